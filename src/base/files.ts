@@ -1,0 +1,103 @@
+/** @file Files that are never seen half-written: a temporary name, fsync, rename. And JSON read through a schema. */
+import { randomBytes } from "node:crypto";
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import type { z } from "zod";
+import { InputError, reasonOf } from "./errors.ts";
+
+function temporaryName(path: string): string {
+  return join(dirname(path), `.${basename(path)}.${process.pid}.${randomBytes(4).toString("hex")}.tmp`);
+}
+
+/** Makes a rename in `directory` durable. Windows cannot open directories; there the rename alone must do. */
+function syncDirectory(directory: string): void {
+  if (process.platform === "win32") return;
+  const handle = openSync(directory, "r");
+  try {
+    fsyncSync(handle);
+  } finally {
+    closeSync(handle);
+  }
+}
+
+/** Writes all of `chunks` to `path`, or nothing: a reader sees the old file or the whole new one. */
+export function writeFileAtomic(path: string, chunks: string | Uint8Array | Iterable<Uint8Array>): void {
+  mkdirSync(dirname(path), { recursive: true });
+  const temporary = temporaryName(path);
+  const parts = typeof chunks === "string" ? [Buffer.from(chunks)] : chunks instanceof Uint8Array ? [chunks] : chunks;
+  const handle = openSync(temporary, "wx");
+  try {
+    try {
+      for (const part of parts) {
+        for (let done = 0; done < part.byteLength; ) done += writeSync(handle, part, done);
+      }
+      fsyncSync(handle);
+    } finally {
+      closeSync(handle);
+    }
+    renameSync(temporary, path);
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    throw error;
+  }
+  syncDirectory(dirname(path));
+}
+
+/**
+ * Fills a directory under a temporary name beside `path`, then renames it into place. An existing directory at
+ * `path` is replaced as a whole; when `fill` throws, nothing changes.
+ */
+export async function writeDirectoryAtomic(
+  path: string,
+  fill: (directory: string) => void | Promise<void>,
+): Promise<void> {
+  mkdirSync(dirname(path), { recursive: true });
+  const temporary = temporaryName(path);
+  mkdirSync(temporary);
+  try {
+    await fill(temporary);
+    syncDirectory(temporary);
+    const old = temporaryName(path);
+    let replaced = false;
+    try {
+      renameSync(path, old);
+      replaced = true;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    }
+    renameSync(temporary, path);
+    if (replaced) rmSync(old, { recursive: true, force: true });
+  } catch (error) {
+    rmSync(temporary, { recursive: true, force: true });
+    throw error;
+  }
+  syncDirectory(dirname(path));
+}
+
+/** Reads JSON through a zod schema. Throws `InputError` with every problem and the path of each field. */
+export function readJson<S extends z.ZodType>(path: string, schema: S): z.infer<S> {
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch (error) {
+    const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
+    throw new InputError("FILE_UNREADABLE", path, missing ? "no such file" : reasonOf(error), { cause: error });
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new InputError("JSON_INVALID", path, `not valid JSON (${reasonOf(error)})`, { cause: error });
+  }
+  return parseWith(schema, value, path);
+}
+
+/** Checks `value` with a zod schema; `where` names its origin in the error. */
+export function parseWith<S extends z.ZodType>(schema: S, value: unknown, where: string): z.infer<S> {
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  const problems = result.error.issues.map((issue) =>
+    issue.path.length ? `${issue.path.map(String).join(".")}: ${issue.message}` : issue.message,
+  );
+  throw new InputError("CONFIG_INVALID", where, problems);
+}

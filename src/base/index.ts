@@ -1,0 +1,4 @@
+/** @file Door of the room `base`: what every room may use. Errors, atomic files, seeded random numbers. */
+export * from "./errors.ts";
+export * from "./files.ts";
+export * from "./random.ts";

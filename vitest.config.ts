@@ -1,0 +1,13 @@
+/** @file Test runner settings: unit tests beside their file, cross-cutting tests under test/. */
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  oxc: { target: "es2022" },
+  test: {
+    include: ["src/**/*.test.ts", "test/**/*.test.ts"],
+    pool: "forks",
+    maxWorkers: 2,
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+  },
+});
