@@ -1,0 +1,88 @@
+/** @file The one seam through which training, generation and evaluation see a PEFT method. */
+import type { z } from "zod";
+import type { Graph, Value } from "../graph/index.ts";
+import type { BackboneConfig, Hooks } from "../models/index.ts";
+
+/** How a fresh parameter is filled; all draws come from one seeded generator, in the order of the specs. */
+export type Init =
+  | { readonly kind: "zeros" }
+  /** Uniform in ±sqrt(6 / ((1 + 5) · fanIn)): PyTorch's `kaiming_uniform_(a=√5)`, PEFT's choice for lora_A. */
+  | { readonly kind: "kaimingUniform"; readonly fanIn: number }
+  | { readonly kind: "normal"; readonly std: number }
+  | { readonly kind: "values"; readonly values: readonly number[] };
+
+/** A trainable float32 tensor of a method. */
+export interface ParameterSpec {
+  /** Its key in adapter_model.safetensors. */
+  readonly key: string;
+  readonly shape: readonly number[];
+  readonly init: Init;
+  /** `activation` parameters are Θ of the bi-level loop (learned activation functions), the rest is Ω. */
+  readonly group: "weights" | "activation";
+}
+
+/** Which part of a sequence's life a graph is built for. */
+export type Phase =
+  /** Whole sequences with gradients; `promptMask` float32 [B, T] is 1 on prompt tokens, 0 on response and padding. */
+  | { readonly kind: "train"; readonly promptMask: Value }
+  /** The prompt's pass that fills the KV cache; mask as above (0 on padding). */
+  | { readonly kind: "prefill"; readonly promptMask: Value }
+  /**
+   * New tokens, one per row (N = B). `state` gives what the method's prefill graph returned for each sequence.
+   * Where all sequences share one route it is given as `route`, and modules that are not in it are left out of the graph.
+   */
+  | { readonly kind: "decode"; state(name: string, shape: readonly number[]): Value; readonly route?: Route };
+
+/** For each layer the indices of its active experts, ascending. */
+export type Route = readonly (readonly number[])[];
+
+export interface BuildContext<C> {
+  readonly graph: Graph;
+  readonly config: C;
+  readonly backbone: BackboneConfig;
+  readonly phase: Phase;
+  /** The graph value of a parameter of this method, by its key. */
+  parameter(key: string): Value;
+}
+
+/** What a method adds to the graph of a forward pass. The getters may be read once the pass is built. */
+export interface MethodGraph {
+  readonly hooks: Hooks;
+  /** Auxiliary losses, already weighted, to be added to the cross entropy: float32 scalars, by name. */
+  losses?(): ReadonlyMap<string, Value>;
+  /** Prefill only: per-sequence tensors [B, …] that decoding needs, by the name `Phase.state` asks for. */
+  state?(): ReadonlyMap<string, Value>;
+  /** Things worth reporting, [B, …] each, by name (router probabilities). */
+  reports?(): ReadonlyMap<string, Value>;
+}
+
+/** What a routed method knows about its routes. */
+export interface Routing {
+  /** Expert names, e.g. `["q_proj", …]`, in the order of the gate's columns. */
+  readonly experts: readonly string[];
+  /** How many experts a layer activates. */
+  readonly active: number;
+}
+
+export interface Method<C = unknown> {
+  /** As on the command line, e.g. `milora`. */
+  readonly name: string;
+  /** `peft_type` of adapter_config.json. */
+  readonly peftType: string;
+  /** adapter_config.json of this method; fills defaults, refuses what is not supported. */
+  readonly configSchema: z.ZodType<C>;
+  readonly properties: {
+    /** Chooses experts per prompt: prefill returns the state `gates` float32 [B, layers, experts], 0 = not active. */
+    readonly routed: boolean;
+    /** Its change can be folded into the backbone's weights. */
+    readonly mergeable: boolean;
+  };
+  routing?(config: C): Routing;
+  /** All parameters, in file order. Throws `InputError` when the config does not fit the backbone. */
+  parameters(config: C, backbone: BackboneConfig): readonly ParameterSpec[];
+  /** Numbers of trainable parameters: all, and the most that one token can use (the paper's two columns). */
+  countParameters(config: C, backbone: BackboneConfig): { readonly tunable: number; readonly activated: number };
+  /** True when these values leave the backbone as it is; `values(key)` reads a parameter. */
+  isIdentity(config: C, backbone: BackboneConfig, values: (key: string) => Float32Array): boolean;
+  build(context: BuildContext<C>): MethodGraph;
+}
