@@ -1,0 +1,37 @@
+/** @file Ctrl-C: the first asks the work to stop and save, the second ends the process at once. */
+import { MiloraError } from "../base/index.ts";
+import { note } from "./terminal.ts";
+
+export interface Interrupt extends Disposable {
+  readonly signal: AbortSignal;
+}
+
+/** Thrown when a command ends because of Ctrl-C; exit code 130 as shells expect. */
+export class InterruptError extends MiloraError {
+  constructor(message = "interrupted") {
+    super("INTERRUPTED", message, { exitCode: 130 });
+  }
+}
+
+/**
+ * From now until disposal SIGINT and SIGTERM abort `signal` instead of ending the process.
+ *
+ * @param message what the person is told, e.g. `saving the run …`
+ */
+export function onInterrupt(message = "stopping …"): Interrupt {
+  const controller = new AbortController();
+  const handler = () => {
+    if (controller.signal.aborted) process.exit(130);
+    note(`\n${message} (Ctrl-C again to quit at once)`);
+    controller.abort(new InterruptError());
+  };
+  process.on("SIGINT", handler);
+  process.on("SIGTERM", handler);
+  return {
+    signal: controller.signal,
+    [Symbol.dispose]() {
+      process.off("SIGINT", handler);
+      process.off("SIGTERM", handler);
+    },
+  };
+}

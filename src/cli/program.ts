@@ -1,0 +1,78 @@
+/** @file The command line as a whole: which commands there are, how errors become one line and an exit code. */
+import { Command, CommanderError } from "commander";
+import { MiloraError, reasonOf } from "../base/index.ts";
+import { oneLine, paint } from "./terminal.ts";
+import { version } from "./version.ts";
+
+/** What a file in commands/ exports. */
+export interface CommandModule {
+  /** Adds flags, help and action to the command. */
+  configure(command: Command): void;
+}
+
+/** In the order of the help. A command's file is loaded only when it is called, so that `--help` is quick. */
+const COMMANDS: Record<string, { summary: string; load(): Promise<CommandModule> }> = {
+  demo: {
+    summary: "train two tenants' adapters on the bundled model and compare bare, LoRA and MiLoRA",
+    load: () => import("./commands/demo.ts"),
+  },
+  train: { summary: "fine-tune an adapter", load: () => import("./commands/train.ts") },
+  generate: { summary: "write a continuation or an answer", load: () => import("./commands/generate.ts") },
+  eval: { summary: "measure accuracy and perplexity on labelled rows", load: () => import("./commands/eval.ts") },
+  inspect: { summary: "show what an adapter holds, or count parameters", load: () => import("./commands/inspect.ts") },
+  logits: {
+    summary: "print logits, log-probabilities and routes of tokens",
+    load: () => import("./commands/logits.ts"),
+  },
+};
+
+export const COMMAND_NAMES: readonly string[] = Object.keys(COMMANDS);
+
+/**
+ * Runs one command line.
+ *
+ * @param argv without `node` and the script
+ * @returns the exit code: 0, 1 unexpected failure, 2 bad input, 130 interrupted
+ */
+export async function run(argv: readonly string[]): Promise<number> {
+  try {
+    await (await buildProgram(argv)).parseAsync(argv, { from: "user" });
+    return 0;
+  } catch (error) {
+    return report(error);
+  }
+}
+
+async function buildProgram(argv: readonly string[]): Promise<Command> {
+  const program = new Command("milora")
+    .description("Mixtures of LoRA experts chosen by the prompt: train, use, measure and inspect adapters.")
+    .version(version, "-V, --version")
+    .exitOverride()
+    .configureOutput({
+      outputError: (text, write) =>
+        write(`${oneLine(text).replace(/^error:/, paint("red", "error:", process.stderr))}\n`),
+      getOutHasColors: () => false,
+      getErrHasColors: () => false,
+    })
+    .addHelpText("after", "\nFirst steps:\n  $ milora demo\n  $ milora train --help");
+  for (const [name, { summary, load }] of Object.entries(COMMANDS)) {
+    const command = program
+      .command(name)
+      .summary(summary)
+      .description(`${summary[0]!.toUpperCase()}${summary.slice(1)}.`);
+    if (argv.slice(0, 2).includes(name)) (await load()).configure(command); // `milora train …` and `milora help train`
+  }
+  return program;
+}
+
+function report(error: unknown): number {
+  if (error instanceof CommanderError) {
+    // Commander has already printed its line. 0: help or version was asked for.
+    return error.exitCode === 0 ? 0 : 2;
+  }
+  const known = error instanceof MiloraError;
+  const message = known ? error.message : `${reasonOf(error)} (unexpected; MILORA_DEBUG=1 shows where)`;
+  process.stderr.write(`${paint("red", "error:", process.stderr)} ${oneLine(message)}\n`);
+  if (process.env.MILORA_DEBUG && error instanceof Error) process.stderr.write(`${error.stack}\n`);
+  return known ? error.exitCode : 1;
+}

@@ -1,0 +1,91 @@
+/** @file Accuracy by generation (Hu et al. 2023): write an answer, read the label out of it, compare. */
+import { createHash } from "node:crypto";
+import type { Engine } from "../generation/index.ts";
+import type { Adapter } from "../methods/index.ts";
+import type { Tokenizer } from "../models/index.ts";
+import { renderPrompt, type Template } from "../training/index.ts";
+import { chooseExtraction, type Extraction, extractAnswer, isCorrect } from "./extract.ts";
+import { type Accuracy, accuracyOf } from "./interval.ts";
+import { type LabelledRow, questionOf } from "./rows.ts";
+
+export interface ExactMatchOptions {
+  readonly adapter?: Adapter;
+  /** How rows become prompts; must be what the adapter was trained with. Default alpaca. */
+  readonly template?: Template;
+  /** 1 (default) is greedy; the paper's tests use 3. */
+  readonly beams?: number;
+  /** Longest answer in tokens. Default 32, as in LLM-Adapters. */
+  readonly maxNewTokens?: number;
+  readonly signal?: AbortSignal;
+  /** Called as rows are finished. */
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+export interface ScoredRow {
+  /** As in the data file, from 1. */
+  readonly number: number;
+  readonly answer: string;
+  /** What the model wrote. */
+  readonly output: string;
+  /** The answer read out of it; null where none was found, which counts as wrong. */
+  readonly extracted: string | null;
+  readonly correct: boolean;
+}
+
+/** An accuracy with all that decides it, so that two numbers can be told to be comparable. */
+export interface ExactMatchResult {
+  readonly protocol: "hu2023";
+  readonly accuracy: Accuracy;
+  readonly extraction: Extraction;
+  readonly template: Template;
+  readonly decoding: { readonly beams: number; readonly maxNewTokens: number; readonly temperature: 0 };
+  /** sha256 of all prompts as token ids, in order. */
+  readonly promptDigest: string;
+  /** Digest of the adapter; null for the bare backbone. */
+  readonly adapter: string | null;
+  readonly rows: readonly ScoredRow[];
+}
+
+/** Lets the model answer every row and compares. Rows of a cancelled request are never scored: it throws instead. */
+export async function exactMatch(
+  engine: Engine,
+  tokenizer: Tokenizer,
+  rows: readonly LabelledRow[],
+  options: ExactMatchOptions = {},
+): Promise<ExactMatchResult> {
+  const { adapter, template = "alpaca", beams = 1, maxNewTokens = 32, signal, onProgress } = options;
+  const extraction = chooseExtraction(rows.map((row) => ({ instruction: questionOf(row), answer: row.answer })));
+  const prompts = rows.map((row) => renderPrompt(row, tokenizer, { template }));
+  const results = await engine.generate(
+    prompts.map((prompt) => ({
+      prompt,
+      options: { maxNewTokens, beams, temperature: 0 },
+      ...(adapter ? { adapter } : {}),
+      ...(signal ? { signal } : {}),
+    })),
+    onProgress,
+  );
+  signal?.throwIfAborted();
+  const scored = rows.map((row, i): ScoredRow => {
+    const output = results[i]!.text;
+    const extracted = extractAnswer(output, extraction);
+    const correct = isCorrect(extracted, row.answer, extraction);
+    return { number: row.number, answer: row.answer, output, extracted: extracted ?? null, correct };
+  });
+  return {
+    protocol: "hu2023",
+    accuracy: accuracyOf(scored.filter((row) => row.correct).length, scored.length),
+    extraction,
+    template,
+    decoding: { beams, maxNewTokens, temperature: 0 },
+    promptDigest: digestOf(prompts),
+    adapter: adapter?.digest ?? null,
+    rows: scored,
+  };
+}
+
+function digestOf(prompts: readonly (readonly number[])[]): string {
+  const hash = createHash("sha256");
+  for (const prompt of prompts) hash.update(`${prompt.join(",")}\n`);
+  return hash.digest("hex");
+}
