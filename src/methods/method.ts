@@ -56,6 +56,13 @@ export interface MethodGraph {
   reports?(): ReadonlyMap<string, Value>;
 }
 
+/** The paper's two columns, each by part of the method. */
+export interface ParameterCount {
+  readonly tunable: Readonly<Record<string, number>>;
+  /** The most that one token can use. */
+  readonly activated: Readonly<Record<string, number>>;
+}
+
 /** What a routed method knows about its routes. */
 export interface Routing {
   /** Expert names, e.g. `["q_proj", …]`, in the order of the gate's columns. */
@@ -77,11 +84,13 @@ export interface Method<C = unknown> {
     /** Its change can be folded into the backbone's weights. */
     readonly mergeable: boolean;
   };
+  /** The config of a new adapter: `options` over the paper's setting for this backbone. */
+  newConfig(options: Readonly<Record<string, unknown>>, backbone: BackboneConfig): C;
   routing?(config: C): Routing;
   /** All parameters, in file order. Throws `InputError` when the config does not fit the backbone. */
   parameters(config: C, backbone: BackboneConfig): readonly ParameterSpec[];
-  /** Numbers of trainable parameters: all, and the most that one token can use (the paper's two columns). */
-  countParameters(config: C, backbone: BackboneConfig): { readonly tunable: number; readonly activated: number };
+  /** Numbers of trainable parameters by part, e.g. `experts`, `routers`. The totals are the sums. */
+  countParameters(config: C, backbone: BackboneConfig): ParameterCount;
   /** True when these values leave the backbone as it is; `values(key)` reads a parameter. */
   isIdentity(config: C, backbone: BackboneConfig, values: (key: string) => Float32Array): boolean;
   build(context: BuildContext<C>): MethodGraph;

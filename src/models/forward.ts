@@ -1,6 +1,9 @@
 /** @file What a backbone's graph offers and takes: the sites where a method may act, and how attention is computed. */
 import type { Value } from "../graph/index.ts";
 
+/** How linear weights are stored at run time. Embeddings and norms are float32 always. */
+export type WeightForm = { readonly kind: "float32" } | { readonly kind: "int4"; readonly blockSize: number };
+
 /** A linear module of one decoder layer, named as in the checkpoint. */
 export interface Site {
   /** Module path, e.g. `model.layers.3.self_attn.q_proj`; PEFT keys are `base_model.model.` + this. */

@@ -1,0 +1,185 @@
+/** @file An adapter: a method, its config and its tensors; read from and written to PEFT directories, strictly. */
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+import { z } from "zod";
+import { InputError, parseWith, Random, readJson, writeDirectoryAtomic, writeFileAtomic } from "../base/index.ts";
+import { type BackboneConfig, SafetensorsFile, writeSafetensors } from "../models/index.ts";
+import { Tensor } from "../runtime/index.ts";
+import type { Init, Method, ParameterSpec } from "./method.ts";
+import { methodOfPeftType } from "./registry.ts";
+
+export const CONFIG_FILE = "adapter_config.json";
+export const WEIGHTS_FILE = "adapter_model.safetensors";
+
+/** Floats to which each tensor's start in a flat buffer is rounded up: 64 bytes. */
+const ALIGNMENT = 16;
+
+type Group = ParameterSpec["group"];
+
+interface FlatBuffer {
+  readonly tensor: Tensor; // float32 [n]
+  readonly offsets: ReadonlyMap<string, number>;
+}
+
+function sizeOf(shape: readonly number[]): number {
+  return shape.reduce((a, b) => a * b, 1);
+}
+
+function allocate(specs: readonly ParameterSpec[], group: Group): FlatBuffer | undefined {
+  const offsets = new Map<string, number>();
+  let end = 0;
+  for (const { key, shape, group: g } of specs) {
+    if (g !== group) continue;
+    offsets.set(key, end);
+    end += Math.ceil(sizeOf(shape) / ALIGNMENT) * ALIGNMENT;
+  }
+  return end === 0 ? undefined : { tensor: Tensor.allocate("float32", [end]), offsets };
+}
+
+function fill(target: Float32Array, init: Init, random: Random): void {
+  if (init.kind === "zeros") target.fill(0);
+  else if (init.kind === "values") target.set(init.values);
+  else if (init.kind === "normal") for (let i = 0; i < target.length; i++) target[i] = init.std * random.normal();
+  else {
+    const bound = 1 / Math.sqrt(init.fanIn); // sqrt(6 / ((1 + 5) · fanIn))
+    for (let i = 0; i < target.length; i++) target[i] = bound * (2 * random.uniform() - 1);
+  }
+}
+
+/** Every way in which the tensors of a file differ from what the config asks for. */
+function misfits(specs: readonly ParameterSpec[], file: SafetensorsFile): string[] {
+  const problems: string[] = [];
+  const expected = new Set(specs.map(({ key }) => key));
+  for (const { key, shape } of specs) {
+    const found = file.entries.get(key);
+    if (found === undefined) problems.push(`${key} [${shape.join(", ")}] is missing`);
+    else if (found.shape.join() !== shape.join()) {
+      problems.push(`${key} is [${found.shape.join(", ")}], expected [${shape.join(", ")}]`);
+    } else if (!["F32", "F16", "BF16", "F64"].includes(found.storedDType)) {
+      problems.push(`${key} is ${found.storedDType}, expected F32, F16 or BF16`);
+    }
+  }
+  for (const key of file.entries.keys()) if (!expected.has(key)) problems.push(`${key} is not used by this adapter`);
+  return problems;
+}
+
+/**
+ * An adapter of one backbone. Its float32 tensors are views into one flat buffer per parameter group, which is what
+ * the optimizer works on; they belong to the adapter and go with it.
+ */
+export class Adapter implements Disposable {
+  readonly method: Method;
+  readonly config: unknown;
+  readonly backbone: BackboneConfig;
+  readonly specs: readonly ParameterSpec[];
+  /** float32, by key of adapter_model.safetensors. */
+  readonly tensors: ReadonlyMap<string, Tensor>;
+  readonly #flat: ReadonlyMap<Group, FlatBuffer>;
+
+  private constructor(method: Method, config: unknown, backbone: BackboneConfig) {
+    this.method = method;
+    this.config = config;
+    this.backbone = backbone;
+    this.specs = method.parameters(config, backbone);
+    const flat = new Map<Group, FlatBuffer>();
+    for (const group of ["weights", "activation"] as const) {
+      const buffer = allocate(this.specs, group);
+      if (buffer) flat.set(group, buffer);
+    }
+    this.#flat = flat;
+    this.tensors = new Map(
+      this.specs.map(({ key, shape, group }) => {
+        const { tensor, offsets } = flat.get(group)!;
+        return [key, tensor.view(offsets.get(key)!, shape)];
+      }),
+    );
+  }
+
+  /** A fresh adapter: `options` over the method's defaults, parameters drawn from `seed`. */
+  static create(
+    method: Method,
+    options: Readonly<Record<string, unknown>>,
+    backbone: BackboneConfig,
+    seed: number,
+  ): Adapter {
+    const adapter = new Adapter(method, method.newConfig(options, backbone), backbone);
+    const random = new Random(seed);
+    for (const { key, init } of adapter.specs) fill(adapter.values(key), init, random);
+    return adapter;
+  }
+
+  /**
+   * Reads a PEFT directory. Throws `InputError` listing every missing, unused, ill-shaped or non-finite tensor, and
+   * refuses an adapter that would change nothing unless `allowIdentity` (a training run's first checkpoint).
+   */
+  static load(directory: string, backbone: BackboneConfig, options: { allowIdentity?: boolean } = {}): Adapter {
+    const configPath = join(directory, CONFIG_FILE);
+    const raw = readJson(configPath, z.looseObject({ peft_type: z.string({ error: "is missing or no text" }) }));
+    const method = methodOfPeftType(raw.peft_type);
+    const config = parseWith(method.configSchema, raw, configPath);
+    const weightsPath = join(directory, WEIGHTS_FILE);
+    using file = SafetensorsFile.open(weightsPath);
+    const problems = misfits(method.parameters(config, backbone), file);
+    if (problems.length) {
+      throw new InputError("ADAPTER_MISMATCH", `${weightsPath} does not fit its config and this backbone`, problems);
+    }
+    const adapter = new Adapter(method, config, backbone);
+    for (const { key } of adapter.specs) {
+      const values = file.readFloat32(key, adapter.values(key));
+      if (!values.every(Number.isFinite)) problems.push(`${key} has numbers that are not finite`);
+    }
+    if (!problems.length && !options.allowIdentity && method.isIdentity(config, backbone, (key) => adapter.values(key))) {
+      problems.push("would change nothing (its output matrices are zero); it is not an adapter worth loading");
+    }
+    if (problems.length) {
+      adapter.dispose();
+      throw new InputError("ADAPTER_INVALID", weightsPath, problems);
+    }
+    return adapter;
+  }
+
+  /** The numbers of one parameter: a live view. */
+  values(key: string): Float32Array {
+    return this.tensors.get(key)!.data as Float32Array;
+  }
+
+  /** The flat buffer of a group, float32 [n]; undefined when the method has no such parameters. */
+  flat(group: Group): Tensor | undefined {
+    return this.#flat.get(group)?.tensor;
+  }
+
+  /** Where each tensor starts in its group's flat buffer, in elements. */
+  offsets(group: Group): ReadonlyMap<string, number> {
+    return this.#flat.get(group)?.offsets ?? new Map();
+  }
+
+  /** SHA-256 over method, config and tensors: the adapter's identity. Computed anew at each call. */
+  get digest(): string {
+    const hash = createHash("sha256").update(JSON.stringify([this.method.name, this.config]));
+    for (const [key, tensor] of this.tensors) {
+      const { buffer, byteOffset, byteLength } = tensor.data;
+      hash.update(JSON.stringify([key, tensor.shape])).update(new Uint8Array(buffer, byteOffset, byteLength));
+    }
+    return hash.digest("hex");
+  }
+
+  /** Writes adapter_config.json and adapter_model.safetensors into an existing directory, each atomically. */
+  saveInto(directory: string): void {
+    writeFileAtomic(join(directory, CONFIG_FILE), `${JSON.stringify(this.config, null, 2)}\n`);
+    writeSafetensors(join(directory, WEIGHTS_FILE), this.tensors, { format: "pt" });
+  }
+
+  /** Writes the adapter as a directory of its own, replacing it as a whole. */
+  async save(directory: string): Promise<void> {
+    await writeDirectoryAtomic(directory, (temporary) => this.saveInto(temporary));
+  }
+
+  dispose(): void {
+    for (const tensor of this.tensors.values()) tensor.dispose();
+    for (const { tensor } of this.#flat.values()) tensor.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

@@ -1,0 +1,16 @@
+/** @file Door of the room `methods`: the methods of the paper, and adapters. */
+export * from "./adapter.ts";
+export { type LoraConfig, lora } from "./lora/index.ts";
+export type {
+  BuildContext,
+  Init,
+  Method,
+  MethodGraph,
+  ParameterCount,
+  ParameterSpec,
+  Phase,
+  Route,
+  Routing,
+} from "./method.ts";
+export { geluDenominator, geluNumerator, type MiloraConfig, milora, rational } from "./milora/index.ts";
+export { methodOf, methodOfPeftType, methods } from "./registry.ts";

@@ -1,0 +1,145 @@
+/**
+ * @file MiLoRA (Zhang et al. 2024, arXiv 2410.18035): the LoRA modules of a layer are experts, and a prompt-aware
+ * router picks k of them once per prompt; every token of the prompt and of the response reuses the choice.
+ */
+import { parseWith } from "../../base/index.ts";
+import { add, concat, gemm, mul, reshape, split, type Value } from "../../graph/index.ts";
+import type { BackboneConfig, Site } from "../../models/index.ts";
+import { loraKeys, loraSpecs } from "../lora/index.ts";
+import type { BuildContext, Method, MethodGraph, ParameterSpec } from "../method.ts";
+import { activationOf, configSchema, expertsOf, type MiloraConfig, scalingOf } from "./config.ts";
+import { geluDenominator, geluNumerator, loadBalance, PromptMask, type Routes, route, routerSpecs } from "./router.ts";
+
+export type { MiloraConfig } from "./config.ts";
+export { geluDenominator, geluNumerator, rational, routerKeys } from "./router.ts";
+
+/** An expert's index in its layer, by site path. */
+function expertIndex(layers: readonly (readonly Site[])[]): ReadonlyMap<string, number> {
+  return new Map(layers.flatMap((experts) => experts.map((site, index) => [site.path, index] as const)));
+}
+
+/** y + gate · scaling · (x Aᵀ) Bᵀ. The gate [N, 1] scales the narrow [N, r] product; without one it is 1. */
+function expert(context: BuildContext<MiloraConfig>, site: Site, x: Value, y: Value, gate: Value | undefined): Value {
+  const { a, b } = loraKeys(site);
+  const low = gemm(x, context.parameter(a), { transB: true }); // [N, r]
+  const gated = gate === undefined ? low : mul(low, gate);
+  return gemm(gated, context.parameter(b), { c: y, transB: true, alpha: scalingOf(context.config) }); // [N, out]
+}
+
+/** Training and prefill: the router of a layer runs where the prompt reaches it, and gates that layer's experts. */
+function buildRouted(context: BuildContext<MiloraConfig>, promptMask: Value): MethodGraph {
+  const { config, backbone, parameter } = context;
+  const index = expertIndex(expertsOf(config, backbone));
+  const prompt = new PromptMask(promptMask);
+  const experts = config.target_modules.length;
+  const routes: Routes[] = [];
+  let gates: Value[] = []; // of the current layer, [N, 1] each
+  const perLayer = (values: readonly Value[]) =>
+    reshape(concat(values, 1), [prompt.batch, backbone.numLayers, experts]); // [B, L, E]
+  return {
+    hooks: {
+      beforeLayer(layer, hidden) {
+        const routed = route(config, layer, hidden, prompt, parameter);
+        routes.push(routed);
+        const spread = mul(reshape(routed.gates, [prompt.batch, 1, experts]), prompt.ones); // [B, T, E]
+        gates = split(reshape(spread, [hidden.shape[0]!, experts]), 1, new Array<number>(experts).fill(1));
+      },
+      linear(site, x, y) {
+        const i = index.get(site.path);
+        return i === undefined ? y : expert(context, site, x, y, gates[i]);
+      },
+    },
+    losses() {
+      if (config.load_balance_coefficient === 0) return new Map();
+      const total = routes.map(({ probabilities }) => loadBalance(probabilities)).reduce((a, b) => add(a, b));
+      return new Map([["load_balance", mul(total, config.load_balance_coefficient / backbone.numLayers)]]);
+    },
+    state: () => new Map([["gates", perLayer(routes.map((r) => r.gates))]]),
+    reports: () => new Map([["probabilities", perLayer(routes.map((r) => r.probabilities))]]),
+  };
+}
+
+/** Decoding: no router. Gates are the prefill's, or, under one known route, the other experts are simply not there. */
+function buildDecode(
+  context: BuildContext<MiloraConfig>,
+  phase: Extract<BuildContext<MiloraConfig>["phase"], { kind: "decode" }>,
+): MethodGraph {
+  const { config, backbone } = context;
+  const index = expertIndex(expertsOf(config, backbone));
+  const experts = config.target_modules.length;
+  const active = phase.route?.map((indices) => new Set(indices));
+  let gates: readonly Value[] | undefined;
+  const gateOf = (layer: number, i: number): Value => {
+    if (gates === undefined) {
+      const state = phase.state("gates", [backbone.numLayers, experts]); // [B, L, E]
+      const count = backbone.numLayers * experts;
+      gates = split(reshape(state, [state.shape[0]!, count]), 1, new Array<number>(count).fill(1));
+    }
+    return gates[layer * experts + i]!; // [B, 1]
+  };
+  // Under a known route an active straight-through expert has weight 1 and needs no gate at all.
+  const gated = active === undefined || config.gate !== "straight_through";
+  return {
+    hooks: {
+      linear(site, x, y) {
+        const i = index.get(site.path);
+        if (i === undefined || (active !== undefined && !active[site.layer]!.has(i))) return y;
+        return expert(context, site, x, y, gated ? gateOf(site.layer, i) : undefined);
+      },
+    },
+  };
+}
+
+function parameters(config: MiloraConfig, backbone: BackboneConfig): ParameterSpec[] {
+  return expertsOf(config, backbone).flatMap((experts, layer) => [
+    ...experts.flatMap((site) => loraSpecs(site, config.r)),
+    ...routerSpecs(config, layer, backbone.hiddenSize),
+  ]);
+}
+
+export const milora: Method<MiloraConfig> = {
+  name: "milora",
+  peftType: "MILORA",
+  configSchema,
+  properties: { routed: true, mergeable: false },
+
+  newConfig(options, backbone) {
+    const config = parseWith(configSchema, { peft_type: "MILORA", task_type: "CAUSAL_LM", ...options }, "milora");
+    expertsOf(config, backbone);
+    return { ...config, lora_alpha: config.lora_alpha ?? config.r };
+  },
+
+  routing: (config) => ({ experts: config.target_modules, active: config.top_k }),
+
+  parameters,
+
+  countParameters(config, backbone) {
+    const { hiddenSize: d } = backbone;
+    const layers = expertsOf(config, backbone);
+    const sizes = layers.map((experts) => experts.map((s) => config.r * (s.inFeatures + s.outFeatures)));
+    const total = (numbers: readonly number[]) => numbers.reduce((a, b) => a + b, 0);
+    const router = {
+      routers: layers.length * config.target_modules.length * d,
+      poolers: config.pooler === "self_attention" ? layers.length * d : 0,
+      activations:
+        layers.filter((_, layer) => activationOf(config, layer) === "rational").length *
+        (geluNumerator.length + geluDenominator.length),
+    };
+    const largest = sizes.map((layer) => total(layer.toSorted((a, b) => b - a).slice(0, config.top_k)));
+    return {
+      tunable: { experts: total(sizes.map(total)), ...router },
+      activated: { experts: total(largest), ...router },
+    };
+  },
+
+  isIdentity(config, backbone, values) {
+    return expertsOf(config, backbone)
+      .flat()
+      .every((site) => values(loraKeys(site).b).every((v) => v === 0));
+  },
+
+  build(context) {
+    const { phase } = context;
+    return phase.kind === "decode" ? buildDecode(context, phase) : buildRouted(context, phase.promptMask);
+  },
+};

@@ -1,0 +1,192 @@
+/** @file The prompt-aware router of one layer (eq. 2, 3, 6, 8): pooler → activation → linear → softmax → top-k → gates. */
+import {
+  abs,
+  add,
+  concat,
+  div,
+  gelu,
+  gemm,
+  matmul,
+  max,
+  mean,
+  mul,
+  oneHot,
+  relu,
+  reshape,
+  softmax,
+  split,
+  reciprocal,
+  slice,
+  sqrt,
+  square,
+  straightThrough,
+  sub,
+  sum,
+  topK,
+  unsqueeze,
+  type Value,
+} from "../../graph/index.ts";
+import type { ParameterSpec } from "../method.ts";
+import { KEY_PREFIX } from "../peft.ts";
+import { type ActivationKind, activationOf, type MiloraConfig } from "./config.ts";
+
+/**
+ * Least-squares fit of Ra(x) = Σ a_j x^j / (1 + |Σ b_i x^i|) to GELU on [-3, 3] (orders 6 and 5).
+ * The fit is made by test/reference/milora.py; a test holds its largest error there below 1e-3.
+ */
+export const geluNumerator: readonly number[] = [
+  2.79785236e-5, 0.5, 0.398502916, 0.162250817, 0.0640100688, 0.018305501, 0.00209952891,
+];
+export const geluDenominator: readonly number[] = [0, 0.324501634, 0, 0.0366110019, 0];
+
+/** Hides what is not prompt: added to scores before a softmax or a maximum. */
+const HIDDEN = 1e30;
+const RMS_EPSILON = 1e-6;
+
+export function routerKeys(layer: number): { pooler: string; numerator: string; denominator: string; gate: string } {
+  const prefix = `${KEY_PREFIX}model.layers.${layer}.milora_router`;
+  return {
+    pooler: `${prefix}.pooler.weight`,
+    numerator: `${prefix}.activation.numerator`,
+    denominator: `${prefix}.activation.denominator`,
+    gate: `${prefix}.gate.weight`,
+  };
+}
+
+export function routerSpecs(config: MiloraConfig, layer: number, hiddenSize: number): ParameterSpec[] {
+  const keys = routerKeys(layer);
+  const experts = config.target_modules.length;
+  // Small normal weights, as BERT's and LLaMA's: at the start every expert has about the same probability.
+  const specs: ParameterSpec[] = [
+    { key: keys.gate, shape: [experts, hiddenSize], init: { kind: "normal", std: 0.02 }, group: "weights" },
+  ];
+  if (config.pooler === "self_attention") {
+    specs.push({ key: keys.pooler, shape: [1, hiddenSize], init: { kind: "normal", std: 0.02 }, group: "weights" });
+  }
+  if (activationOf(config, layer) === "rational") {
+    const values = (numbers: readonly number[]) => ({ kind: "values", values: numbers }) as const;
+    specs.push(
+      { key: keys.numerator, shape: [geluNumerator.length], init: values(geluNumerator), group: "activation" },
+      { key: keys.denominator, shape: [geluDenominator.length], init: values(geluDenominator), group: "activation" },
+    );
+  }
+  return specs;
+}
+
+/** x·(c_0 + x·(c_1 + …)) without the first factor: Horner's rule over coefficients [1] each. */
+function polynomial(x: Value, coefficients: readonly Value[]): Value {
+  let result = coefficients.at(-1)!;
+  for (const coefficient of coefficients.slice(0, -1).reverse()) result = add(mul(result, x), coefficient);
+  return result;
+}
+
+function scalars(vector: Value, count: number): Value[] {
+  return split(vector, 0, new Array<number>(count).fill(1));
+}
+
+/** Eq. 6, elementwise: numerator [m + 1], denominator [n]. */
+export function rational(x: Value, numerator: Value, denominator: Value): Value {
+  const a = scalars(numerator, geluNumerator.length);
+  const b = scalars(denominator, geluDenominator.length);
+  return div(polynomial(x, a), add(abs(mul(polynomial(x, b), x)), 1));
+}
+
+/** What the routers of all layers share: the prompt's mask in the forms the poolers need. */
+export class PromptMask {
+  readonly mask: Value; // float32 [B, T]
+  /** 0 on the prompt, -1e30 elsewhere. */
+  readonly penalty: Value; // [B, T]
+  /** Ones, to spread a per-prompt value over its tokens. */
+  readonly ones: Value; // [B, T, 1]
+
+  constructor(mask: Value) {
+    this.mask = mask;
+    this.penalty = mul(sub(mask, 1), HIDDEN);
+    this.ones = unsqueeze(add(mul(mask, 0), 1), [2]);
+  }
+
+  get batch() {
+    return this.mask.shape[0]!;
+  }
+
+  get length() {
+    return this.mask.shape[1]!;
+  }
+}
+
+/** 1 on the last prompt token of each row: the prompt's one token whose right neighbour is not prompt. */
+function lastToken({ mask }: PromptMask): Value {
+  const next = concat([slice(mask, 1, 1), mul(slice(mask, 1, 0, 1), 0)], 1); // [B, T], shifted left
+  return sub(mask, next);
+}
+
+/** Pools the prompt's rows of `hidden` [N, d] to one vector a prompt, [B, d]. */
+function pool(kind: MiloraConfig["pooler"], hidden: Value, prompt: PromptMask, weight: (() => Value) | undefined): Value {
+  const { batch: B, length: T } = prompt;
+  const d = hidden.shape[1]!;
+  const rows = reshape(hidden, [B, T, d]); // [B, T, d]
+  if (kind === "max") return max(add(rows, unsqueeze(prompt.penalty, [2])), { axes: [1], keepDims: false });
+  let weights: Value; // [B, T], sums to 1
+  if (kind === "self_attention") {
+    const scores = reshape(gemm(hidden, weight!(), { transB: true }), [B, T]);
+    weights = softmax(add(scores, prompt.penalty), -1);
+  } else if (kind === "mean") {
+    weights = div(prompt.mask, sum(prompt.mask, { axes: [1], keepDims: true }));
+  } else {
+    weights = lastToken(prompt);
+  }
+  return reshape(matmul(unsqueeze(weights, [1]), rows), [B, d]);
+}
+
+function activate(kind: ActivationKind, x: Value, layer: number, parameter: (key: string) => Value): Value {
+  if (kind === "gelu") return gelu(x);
+  if (kind === "relu") return relu(x);
+  if (kind === "identity") return x;
+  const keys = routerKeys(layer);
+  return rational(x, parameter(keys.numerator), parameter(keys.denominator));
+}
+
+/** What the router of a layer decides for each prompt. */
+export interface Routes {
+  readonly probabilities: Value; // [B, E]
+  /** Weight of each expert, 0 for those not chosen. */
+  readonly gates: Value; // [B, E]
+}
+
+/** Routes the prompts of a batch at one layer, from its residual stream before the norm, float32 [N, d]. */
+export function route(
+  config: MiloraConfig,
+  layer: number,
+  hidden: Value,
+  prompt: PromptMask,
+  parameter: (key: string) => Value,
+): Routes {
+  const keys = routerKeys(layer);
+  let pooled = pool(config.pooler, hidden, prompt, () => parameter(keys.pooler)); // [B, d]
+  if (config.router_input === "rms") {
+    const power = add(mean(square(pooled), { axes: [1], keepDims: true }), RMS_EPSILON);
+    pooled = mul(pooled, reciprocal(sqrt(power)));
+  }
+  const features = activate(activationOf(config, layer), pooled, layer, parameter); // [B, d]
+  const probabilities = softmax(gemm(features, parameter(keys.gate), { transB: true }), -1); // [B, E]
+  const experts = config.target_modules.length;
+  const chosen = topK(probabilities, config.top_k, -1).indices; // [B, k]
+  const mask = sum(oneHot(chosen, experts), { axes: [1], keepDims: false }); // [B, E]
+  const weighted = mul(mask, probabilities);
+  const gates = {
+    // Forward the mask itself, backward mask · (1 + p − stop_gradient(p)), so that the loss reaches the router.
+    straight_through: () => straightThrough(mask, weighted),
+    probability: () => weighted,
+    renormalized: () => div(weighted, sum(weighted, { axes: [1], keepDims: true })),
+  }[config.gate]();
+  return { probabilities, gates };
+}
+
+/** Load-balance loss of one layer (eq. 4, 5): E · Σ_i f_i · p̂_i, f_i the share of prompts whose first expert is i. */
+export function loadBalance(probabilities: Value): Value {
+  const experts = probabilities.shape[1] as number;
+  const first = reshape(topK(probabilities, 1, -1).indices, [probabilities.shape[0]!]); // [B]
+  const shares = mean(oneHot(first, experts), { axes: [0], keepDims: false }); // [E], no gradient
+  const means = mean(probabilities, { axes: [0], keepDims: false }); // [E]
+  return mul(sum(mul(shares, means)), experts);
+}
