@@ -1,0 +1,10 @@
+/** @file Door of the room `runtime`: ONNX Runtime through its C API. Sessions, tensors, bindings, devices. */
+export type { Binding } from "./binding.ts";
+export { availableDevices, type DeviceName } from "./devices.ts";
+export type { DType, TensorData } from "./dtypes.ts";
+export { configureRuntime, type LogLevel, type RuntimeOptions, runtimeVersion } from "./environment.ts";
+export { RuntimeError, type RuntimeErrorCode } from "./errors.ts";
+export { PrepackedWeights } from "./prepacked.ts";
+export { EXTERNAL_LOCATION, type RunOptions, Session, type SessionOptions } from "./session.ts";
+export type { Port } from "./signature.ts";
+export { Tensor } from "./tensor.ts";

@@ -1,0 +1,318 @@
+/** @file Tensors: typed, shaped memory that sessions read and write in place, owned by JavaScript or by the runtime. */
+import koffi from "koffi";
+import { check, out, outPointer } from "./api.ts";
+import { type DeviceName, deviceAllocator } from "./devices.ts";
+import { DTYPES, type DType, dtypeOfOnnx, type TensorData } from "./dtypes.ts";
+import { environment } from "./environment.ts";
+import { RuntimeError } from "./errors.ts";
+import { unwatchLeak, watchLeak } from "./leaks.ts";
+import type { Pointer } from "./library.ts";
+import { Memory } from "./memory.ts";
+
+/** What sessions and bindings need of a tensor; it outlives the Tensor object until it has been released. */
+export class TensorHandle {
+  readonly kind = "Tensor";
+  readonly value: Pointer;
+  readonly memory: Memory;
+  /** Asynchronous runs that are reading or writing it. */
+  runs = 0;
+  released = false;
+
+  constructor(value: Pointer, memory: Memory) {
+    this.value = value;
+    this.memory = memory;
+  }
+
+  release(): void {
+    if (this.released) return;
+    this.released = true;
+    epoch.freed++;
+    if (this.value !== this.memory.value) environment().api.ReleaseValue(this.value);
+    this.memory.release();
+  }
+}
+
+/**
+ * A value of its own over the memory of a tensor, which it keeps alive: initializers must not own their memory in the
+ * runtime's eyes, and a value over an address never does. The caller releases it.
+ */
+export let borrow: (tensor: Tensor) => TensorHandle;
+
+/** Counts released tensors, so that a binding looks through its tensors only after one has been released. */
+export const epoch = { freed: 0 };
+
+/** The handle of a tensor, for this room only. */
+export let handleOf: (tensor: Tensor) => TensorHandle;
+/** Wraps an OrtValue that a run has created; the tensor owns it. */
+export let adoptValue: (value: Pointer, device: DeviceName, onFree?: () => void) => Tensor;
+
+/**
+ * A dense tensor in row-major order.
+ *
+ * Owns native memory or shares JavaScript memory; release it with `dispose()` or `using`. Memory that views and
+ * sessions still use stays until they have gone too.
+ */
+export class Tensor implements Disposable {
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  /** Number of elements. */
+  readonly size: number;
+  readonly byteLength: number;
+  readonly #handle: TensorHandle;
+  /** Where this tensor starts in its memory. */
+  readonly #byteOffset: number;
+  #data: TensorData | undefined;
+
+  static {
+    handleOf = (tensor) => tensor.#handle;
+    borrow = (tensor) => {
+      const { memory } = tensor.#handle;
+      const value = createValue(tensor.dtype, tensor.shape, memory, tensor.#byteOffset);
+      return new TensorHandle(value, memory.retain());
+    };
+    adoptValue = (value, device, onFree) => {
+      const { dtype, shape } = describe(value);
+      const byteLength = countElements(shape) * DTYPES[dtype].bytes;
+      const address = device === "cpu" ? addressOf(value) : 0n;
+      const memory = new Memory({ byteLength, device, address, value, ...(onFree && { onFree }) });
+      return new Tensor(dtype, shape, new TensorHandle(value, memory), 0);
+    };
+  }
+
+  private constructor(dtype: DType, shape: readonly number[], handle: TensorHandle, byteOffset: number) {
+    this.dtype = dtype;
+    this.shape = Object.freeze([...shape]);
+    this.size = countElements(shape);
+    this.byteLength = this.size * DTYPES[dtype].bytes;
+    this.#handle = handle;
+    this.#byteOffset = byteOffset;
+    watchLeak(this, handle);
+  }
+
+  /**
+   * A tensor over the memory of `data`, without a copy: runs read and write the array in place.
+   *
+   * The array must not be transferred to another thread while the tensor lives (using it then is TENSOR_FREED).
+   * Arrays of up to 64 bytes lie in V8's moving heap at first; they are moved out of it here, once, and stay the same
+   * array for the caller.
+   *
+   * @throws RuntimeError DTYPE_MISMATCH for an array of another type, SHAPE_MISMATCH for another number of elements
+   */
+  static from(dtype: DType, shape: readonly number[], data: TensorData): Tensor {
+    const info = dtypeInfo(dtype);
+    if (!(data instanceof info.array)) {
+      throw new RuntimeError(
+        "DTYPE_MISMATCH",
+        `a ${dtype} tensor needs a ${info.array.name}, not a ${Object.prototype.toString.call(data).slice(8, -1)}`,
+      );
+    }
+    const size = countElements(shape);
+    if (data.length !== size) {
+      throw new RuntimeError(
+        "SHAPE_MISMATCH",
+        `shape ${showShape(shape)} holds ${size} elements, the array has ${data.length}`,
+      );
+    }
+    const buffer = data.buffer; // also moves a small array out of V8's moving heap
+    if ("resizable" in buffer && buffer.resizable) {
+      throw new RuntimeError(
+        "SHAPE_MISMATCH",
+        "a resizable ArrayBuffer cannot be shared with the runtime; copy the array",
+      );
+    }
+    const address = size === 0 ? 0n : (koffi.address(data) as Pointer);
+    const memory = new Memory({ byteLength: data.byteLength, device: "cpu", address, shared: data });
+    return new Tensor(dtype, shape, new TensorHandle(createValue(dtype, shape, memory, 0), memory), 0);
+  }
+
+  /**
+   * A tensor of zeros in memory of the runtime's own allocator, 64-byte aligned on the CPU, gone at once when disposed.
+   *
+   * @throws RuntimeError DEVICE_UNAVAILABLE, RUNTIME_FAILED when there is not enough memory
+   */
+  static allocate(dtype: DType, shape: readonly number[], device: DeviceName = "cpu"): Tensor {
+    const info = dtypeInfo(dtype);
+    const byteLength = countElements(shape) * info.bytes;
+    const { api } = environment();
+    const { allocator, onFree } = deviceAllocator(device);
+    const status = api.CreateTensorAsOrtValue(allocator, dims(shape), shape.length, info.onnx, out);
+    check(api, status, `allocate ${byteLength} bytes for a tensor of shape ${showShape(shape)} on ${device}`);
+    const value = outPointer();
+    const address = device === "cpu" ? addressOf(value) : 0n;
+    const memory = new Memory({ byteLength, device, address, value, ...(onFree && { onFree }) });
+    if (device === "cpu") {
+      const { buffer } = memory.window();
+      new Uint8Array(buffer).fill(0);
+    }
+    return new Tensor(dtype, shape, new TensorHandle(value, memory), 0);
+  }
+
+  /** A tensor of shape [] holding one number; integers of int64 may be given as number or bigint. */
+  static scalar(dtype: DType, value: number | bigint): Tensor {
+    const data = new (dtypeInfo(dtype).array)(1);
+    if (data instanceof BigInt64Array) data[0] = BigInt(value);
+    else data[0] = Number(value);
+    return Tensor.from(dtype, [], data);
+  }
+
+  /** Where the memory is. */
+  get device(): DeviceName {
+    return this.#handle.memory.device;
+  }
+
+  /** True once disposed. */
+  get disposed(): boolean {
+    return this.#handle.released;
+  }
+
+  /**
+   * The elements, live: what a run writes shows here and what is written here a run reads.
+   * An array got before `dispose()` has length 0 afterwards when the memory was the runtime's.
+   *
+   * @throws RuntimeError TENSOR_FREED after dispose, DEVICE_UNAVAILABLE when the memory is on a device
+   */
+  get data(): TensorData {
+    requireUsable(this.#handle, "a tensor");
+    if (this.device !== "cpu") {
+      throw new RuntimeError(
+        "DEVICE_UNAVAILABLE",
+        `the memory of this tensor is on ${this.device} and the CPU cannot read it; bind the output to a CPU tensor`,
+      );
+    }
+    if (this.#data === undefined) {
+      const { buffer, byteOffset } = this.#handle.memory.window();
+      this.#data = new DTYPES[this.dtype].array(buffer, byteOffset + this.#byteOffset, this.size);
+    }
+    return this.#data;
+  }
+
+  /**
+   * A tensor over part of this one's memory: elements from `elementOffset` on, in the given shape.
+   * It keeps the memory alive on its own, also after this tensor was disposed.
+   *
+   * @throws RuntimeError SHAPE_MISMATCH when it would reach past the end, DEVICE_UNAVAILABLE off the CPU
+   */
+  view(elementOffset: number, shape: readonly number[]): Tensor {
+    requireUsable(this.#handle, "a tensor");
+    const size = countElements(shape);
+    if (!Number.isInteger(elementOffset) || elementOffset < 0 || elementOffset + size > this.size) {
+      throw new RuntimeError(
+        "SHAPE_MISMATCH",
+        `a view of ${size} elements at offset ${elementOffset} does not fit into a tensor of ${this.size}`,
+      );
+    }
+    if (this.device !== "cpu") {
+      throw new RuntimeError("DEVICE_UNAVAILABLE", `views need memory on the CPU, this tensor is on ${this.device}`);
+    }
+    const byteOffset = this.#byteOffset + elementOffset * DTYPES[this.dtype].bytes;
+    const { memory } = this.#handle;
+    const value = createValue(this.dtype, shape, memory, byteOffset);
+    return new Tensor(this.dtype, shape, new TensorHandle(value, memory.retain()), byteOffset);
+  }
+
+  /**
+   * Releases the tensor. A second call does nothing.
+   *
+   * @throws RuntimeError RUN_IN_PROGRESS while an asynchronous run uses it
+   */
+  dispose(): void {
+    const handle = this.#handle;
+    if (handle.released) return;
+    if (handle.runs > 0) {
+      throw new RuntimeError("RUN_IN_PROGRESS", "a tensor cannot be disposed while a run uses it; await the run first");
+    }
+    unwatchLeak(handle);
+    handle.release();
+    this.#data = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** @throws RuntimeError TENSOR_FREED when the memory behind a handle is gone */
+export function requireUsable(handle: TensorHandle, what: string): void {
+  if (handle.released) throw new RuntimeError("TENSOR_FREED", `${what} was disposed and cannot be used any more`);
+  if (!handle.memory.intact) {
+    throw new RuntimeError(
+      "TENSOR_FREED",
+      `the array behind ${what} was transferred or detached; keep it on this thread`,
+    );
+  }
+}
+
+/** Shapes in messages: [2, 3]. */
+export function showShape(shape: readonly (number | string)[]): string {
+  return `[${shape.join(", ")}]`;
+}
+
+function dtypeInfo(dtype: DType): (typeof DTYPES)[DType] {
+  const info = Object.hasOwn(DTYPES, dtype) ? DTYPES[dtype] : undefined;
+  if (info !== undefined) return info;
+  throw new RuntimeError("DTYPE_MISMATCH", `${dtype} is no element type; use one of ${Object.keys(DTYPES).join(", ")}`);
+}
+
+function countElements(shape: readonly number[]): number {
+  let size = 1;
+  for (const dim of shape) {
+    if (!Number.isSafeInteger(dim) || dim < 0) {
+      throw new RuntimeError("SHAPE_MISMATCH", `shape ${showShape(shape)} must hold non-negative integers`);
+    }
+    size *= dim;
+  }
+  if (size > Number.MAX_SAFE_INTEGER / 8) {
+    throw new RuntimeError("SHAPE_MISMATCH", `shape ${showShape(shape)} holds more elements than can be addressed`);
+  }
+  return size;
+}
+
+function dims(shape: readonly number[]): BigInt64Array | null {
+  return shape.length === 0 ? null : BigInt64Array.from(shape, BigInt);
+}
+
+/** Where empty tensors point to: the runtime wants an address even for no bytes. */
+const nothing = new Uint8Array(64);
+
+function createValue(dtype: DType, shape: readonly number[], memory: Memory, byteOffset: number): Pointer {
+  const { api, cpu } = environment();
+  const { onnx, bytes } = DTYPES[dtype];
+  const byteLength = countElements(shape) * bytes;
+  const address = byteLength === 0 ? nothing : memory.address + BigInt(byteOffset);
+  const status = api.CreateTensorWithDataAsOrtValue(cpu, address, byteLength, dims(shape), shape.length, onnx, out);
+  check(api, status, `make a tensor of shape ${showShape(shape)}`);
+  return outPointer();
+}
+
+function addressOf(value: Pointer): Pointer {
+  const { api } = environment();
+  check(api, api.GetTensorMutableData(value, out), "give the address of a tensor");
+  return outPointer();
+}
+
+/** Element type and shape of an OrtValue. */
+function describe(value: Pointer): { dtype: DType; shape: number[] } {
+  const { api } = environment();
+  check(api, api.GetTensorTypeAndShape(value, out), "describe a tensor");
+  const info = outPointer();
+  try {
+    return typeOfInfo(info);
+  } finally {
+    api.ReleaseTensorTypeAndShapeInfo(info);
+  }
+}
+
+/** Element type and shape of an OrtTensorTypeAndShapeInfo, -1 for a dimension that is not fixed. */
+export function typeOfInfo(info: Pointer): { dtype: DType; shape: number[] } {
+  const { api } = environment();
+  check(api, api.GetTensorElementType(info, out), "give the type of a tensor");
+  const onnx = Number(out[0]! & 0xffff_ffffn); // an enum: 4 bytes, little end first
+  const dtype = dtypeOfOnnx(onnx);
+  if (dtype === undefined)
+    throw new RuntimeError("DTYPE_MISMATCH", `tensors of ONNX element type ${onnx} are not supported`);
+  check(api, api.GetDimensionsCount(info, out), "give the rank of a tensor");
+  const rank = Number(out[0]!);
+  const shape = new BigInt64Array(rank);
+  if (rank > 0) check(api, api.GetDimensions(info, shape, rank), "give the shape of a tensor");
+  return { dtype, shape: Array.from(shape, Number) };
+}
