@@ -81,7 +81,8 @@ export function ropeTables(config: BackboneConfig): Map<string, { shape: readonl
 
 /** x [N, in] times the frozen weight `name` [out, in], transposed, in whatever form it is stored. */
 function project(g: Graph, form: WeightForm, name: string, x: Value, inFeatures: number, outFeatures: number): Value {
-  if (form.kind === "float32") return gemm(x, g.parameter(name, "float32", [outFeatures, inFeatures]), { transB: true });
+  if (form.kind === "float32")
+    return gemm(x, g.parameter(name, "float32", [outFeatures, inFeatures]), { transB: true });
   const blocks = Math.ceil(inFeatures / form.blockSize);
   return matmulNBits(x, {
     quantized: g.parameter(`${name}.q4`, "uint8", [outFeatures, blocks, form.blockSize / 2]),

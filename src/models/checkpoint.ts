@@ -1,0 +1,98 @@
+/** @file The weights of a model directory, one safetensors file or several with an index, seen as one set of tensors. */
+import { existsSync } from "node:fs";
+import { basename, join } from "node:path";
+import { z } from "zod";
+import { InputError, readJson } from "../base/index.ts";
+import { SafetensorsFile } from "./safetensors.ts";
+import type { TensorEntry } from "./safetensors-header.ts";
+
+const indexSchema = z.looseObject({ weight_map: z.record(z.string(), z.string()) });
+
+const SINGLE = "model.safetensors";
+const INDEX = "model.safetensors.index.json";
+
+export interface CheckpointTensor {
+  readonly file: SafetensorsFile;
+  readonly entry: TensorEntry;
+}
+
+/** All tensors of a model directory, by name. */
+export class Checkpoint implements Disposable {
+  readonly directory: string;
+  readonly tensors: ReadonlyMap<string, CheckpointTensor>;
+  readonly #files: readonly SafetensorsFile[];
+
+  private constructor(directory: string, files: SafetensorsFile[], tensors: Map<string, CheckpointTensor>) {
+    this.directory = directory;
+    this.#files = files;
+    this.tensors = tensors;
+  }
+
+  /**
+   * Opens every file of the checkpoint and checks the headers.
+   * @throws InputError `MODEL_NOT_FOUND`, `CHECKPOINT_INVALID`, or what `SafetensorsFile.open` throws
+   */
+  static open(directory: string): Checkpoint {
+    const files: SafetensorsFile[] = [];
+    try {
+      const single = join(directory, SINGLE);
+      if (existsSync(single)) {
+        const file = SafetensorsFile.open(single);
+        files.push(file);
+        const tensors = new Map([...file.entries].map(([name, entry]) => [name, { file, entry }]));
+        return new Checkpoint(directory, files, tensors);
+      }
+      const indexPath = join(directory, INDEX);
+      if (!existsSync(indexPath)) {
+        const problem = `has neither ${SINGLE} nor ${INDEX} (weights in other formats, such as pickle, are not read)`;
+        throw new InputError("MODEL_NOT_FOUND", directory, problem);
+      }
+      const weightMap = readJson(indexPath, indexSchema).weight_map;
+      const names = [...new Set(Object.values(weightMap))].sort();
+      // The index must not lead out of the directory.
+      const outside = names.filter(
+        (name) => name !== basename(name) || name.includes("\\") || !name.endsWith(".safetensors"),
+      );
+      if (outside.length > 0) {
+        const problems = outside.map(
+          (name) => `weight_map names ${JSON.stringify(name)}, not a file of this directory`,
+        );
+        throw new InputError("CHECKPOINT_INVALID", indexPath, problems);
+      }
+      const problems: string[] = [];
+      const tensors = new Map<string, CheckpointTensor>();
+      for (const name of names) {
+        const path = join(directory, name);
+        if (!existsSync(path)) {
+          problems.push(`the shard ${name} is missing`);
+          continue;
+        }
+        const file = SafetensorsFile.open(path);
+        files.push(file);
+        for (const [tensor, entry] of file.entries) {
+          if (tensors.has(tensor)) problems.push(`${tensor} is in more than one shard`);
+          tensors.set(tensor, { file, entry });
+        }
+      }
+      if (problems.length === 0) {
+        for (const [tensor, shard] of Object.entries(weightMap)) {
+          const found = tensors.get(tensor);
+          if (!found || basename(found.file.path) !== shard) problems.push(`${tensor} is not in ${shard}`);
+        }
+      }
+      if (problems.length > 0) throw new InputError("CHECKPOINT_INVALID", indexPath, problems);
+      return new Checkpoint(directory, files, tensors);
+    } catch (error) {
+      for (const file of files) file.dispose();
+      throw error;
+    }
+  }
+
+  dispose(): void {
+    for (const file of this.#files) file.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

@@ -1,0 +1,67 @@
+/** @file Reads config.json and generation_config.json of a model directory, as transformers 4 and 5 write them. */
+import { existsSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+import { InputError, readJson } from "../base/index.ts";
+import { type BackboneConfig, tokenIdSchema, tokenIds, tokenIdsSchema } from "./config.ts";
+import { FAMILIES, type Family } from "./families.ts";
+
+const generationSchema = z.looseObject({
+  bos_token_id: tokenIdSchema,
+  eos_token_id: tokenIdsSchema,
+  pad_token_id: tokenIdSchema,
+});
+
+const headSchema = z.looseObject({
+  model_type: z.string().optional(),
+  architectures: z.array(z.string()).nullish(),
+});
+
+function familyFor(path: string, head: z.infer<typeof headSchema>): Family {
+  const families = Object.values(FAMILIES);
+  const architectures = head.architectures ?? [];
+  const family =
+    architectures.length > 0
+      ? families.find((candidate) => architectures.includes(candidate.architecture))
+      : families.find((candidate) => candidate.modelType === head.model_type);
+  if (family) return family;
+  const known = families.map((candidate) => candidate.architecture).join(", ");
+  const problem =
+    architectures.length > 0
+      ? `architectures: ${architectures.join(", ")} is not supported (supported: ${known})`
+      : `model_type: ${head.model_type ?? "missing"} is not supported (supported: ${Object.keys(FAMILIES).join(", ")})`;
+  throw new InputError("CONFIG_UNSUPPORTED", path, problem);
+}
+
+/**
+ * Reads `config.json`, and `generation_config.json` where there is one: its token ids win, as in transformers.
+ * @throws InputError naming every config field that is missing, ill-typed or asks for something not supported
+ */
+export function readBackboneConfig(directory: string): BackboneConfig {
+  if (!existsSync(directory) || !statSync(directory).isDirectory()) {
+    throw new InputError("MODEL_NOT_FOUND", directory, "no such model directory");
+  }
+  const path = join(directory, "config.json");
+  if (!existsSync(path)) {
+    throw new InputError("MODEL_NOT_FOUND", directory, "has no config.json: not a Hugging Face model directory");
+  }
+  const raw = readJson(path, headSchema);
+  const config = familyFor(path, raw).config(raw, path);
+  const generationPath = join(directory, "generation_config.json");
+  if (!existsSync(generationPath)) return config;
+  const generation = readJson(generationPath, generationSchema);
+  const merged = {
+    ...config,
+    ...tokenIds(
+      generation.bos_token_id ?? config.bosTokenId,
+      generation.eos_token_id ?? config.eosTokenIds,
+      generation.pad_token_id ?? config.padTokenId,
+    ),
+  };
+  const outside = merged.eosTokenIds.filter((id) => id >= config.vocabSize);
+  if (outside.length > 0) {
+    const problem = `eos_token_id: ${outside.join(", ")} is outside the vocabulary of ${config.vocabSize}`;
+    throw new InputError("CONFIG_INVALID", generationPath, problem);
+  }
+  return merged;
+}

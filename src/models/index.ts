@@ -1,0 +1,14 @@
+/** @file Door of the room `models`: backbones, their files, tokenizers and quantisation. */
+export * from "./backbone.ts";
+export type { BackboneConfig } from "./config.ts";
+export { readBackboneConfig } from "./config-file.ts";
+export type { DecodeStreamOptions, TokenStream } from "./detokenizer.ts";
+export { FAMILIES, type Family, type ParameterInfo } from "./families.ts";
+export { float32ToBfloat16 } from "./floats.ts";
+export type * from "./forward.ts";
+export { dequantize, type QuantizedLinear, type QuantizeOptions, quantize } from "./quantize.ts";
+export { readSafetensors, SafetensorsFile, type StoredTensor, writeSafetensors } from "./safetensors.ts";
+export type { TensorEntry } from "./safetensors-header.ts";
+export { SHAPES, type ShapeName } from "./shapes.ts";
+export * from "./sites.ts";
+export { type ChatMessage, type TokenIds, Tokenizer } from "./tokenizer.ts";

@@ -1,0 +1,146 @@
+/** @file The LLaMA family on disk: its config.json, field by field, and the names and shapes of its weights. */
+import { z } from "zod";
+import { InputError } from "../base/index.ts";
+import { type BackboneConfig, tokenIdSchema, tokenIds, tokenIdsSchema } from "./config.ts";
+import type { ParameterInfo } from "./families.ts";
+
+/** A size; the bounds are far above every published model and keep a crafted config from asking for the impossible. */
+const size = (most: number) =>
+  z
+    .number({ error: "is missing or not a number" })
+    .int("must be an integer")
+    .min(1, "must be at least 1")
+    .max(most, `must be at most ${most}`);
+
+/** An option that changes the computation, of which only the usual value is implemented. */
+const only = <T extends string | number | boolean>(value: T) =>
+  z
+    .unknown()
+    .refine((given) => given === undefined || given === null || given === value, {
+      error: ({ input }) => `${JSON.stringify(input)} is not supported, only ${JSON.stringify(value)}`,
+    })
+    .optional();
+
+const absent = z
+  .unknown()
+  .refine((given) => given === undefined || given === null, { error: "is not supported" })
+  .optional();
+
+/** `rope_scaling` of transformers 4 (whose kind was first called `type`) and `rope_parameters` of transformers 5. */
+const rope = z
+  .looseObject({
+    rope_type: only("default"),
+    type: only("default"),
+    rope_theta: z.number().positive().optional(),
+    partial_rotary_factor: only(1),
+  })
+  .nullish();
+
+const schema = z.looseObject({
+  hidden_size: size(2 ** 17),
+  intermediate_size: size(2 ** 20),
+  num_hidden_layers: size(2 ** 10),
+  num_attention_heads: size(2 ** 12),
+  num_key_value_heads: size(2 ** 12).nullish(),
+  head_dim: size(2 ** 12).nullish(),
+  vocab_size: size(2 ** 24),
+  max_position_embeddings: size(2 ** 24).default(2048),
+  rms_norm_eps: z.number().positive().default(1e-6),
+  rope_theta: z.number().positive().optional(),
+  rope_scaling: rope,
+  rope_parameters: rope,
+  tie_word_embeddings: z.boolean().nullish(),
+  hidden_act: only("silu"),
+  attention_bias: only(false),
+  mlp_bias: only(false),
+  pretraining_tp: only(1),
+  partial_rotary_factor: only(1),
+  sliding_window: absent,
+  quantization_config: absent,
+  bos_token_id: tokenIdSchema,
+  eos_token_id: tokenIdsSchema,
+  pad_token_id: tokenIdSchema,
+});
+
+/** config.json of `LlamaForCausalLM`. Defaults are those of transformers' `LlamaConfig`. */
+export function llamaConfig(raw: unknown, where: string): BackboneConfig {
+  const result = schema.safeParse(raw);
+  if (!result.success) {
+    const problems = result.error.issues.map((issue) => `${issue.path.map(String).join(".")}: ${issue.message}`);
+    throw new InputError("CONFIG_INVALID", where, problems);
+  }
+  const data = result.data;
+  const problems: string[] = [];
+  const heads = data.num_attention_heads;
+  const kvHeads = data.num_key_value_heads ?? heads;
+  if (heads % kvHeads !== 0) {
+    problems.push(`num_key_value_heads: ${kvHeads} does not divide num_attention_heads ${heads}`);
+  }
+  const headDim = data.head_dim ?? data.hidden_size / heads;
+  if (!Number.isInteger(headDim)) {
+    problems.push(
+      `num_attention_heads: ${heads} does not divide hidden_size ${data.hidden_size}, and there is no head_dim`,
+    );
+  } else if (headDim % 2 !== 0) {
+    problems.push(`head_dim: ${headDim} is odd; rotary embeddings need an even one`);
+  }
+  const theta = data.rope_parameters?.rope_theta ?? data.rope_scaling?.rope_theta ?? data.rope_theta ?? 10000;
+  if (data.rope_theta !== undefined && data.rope_theta !== theta) {
+    problems.push(`rope_theta: ${data.rope_theta} contradicts rope_parameters.rope_theta ${theta}`);
+  }
+  const ids = tokenIds(data.bos_token_id, data.eos_token_id, data.pad_token_id);
+  for (const id of ids.eosTokenIds) {
+    if (id >= data.vocab_size) problems.push(`eos_token_id: ${id} is outside the vocabulary of ${data.vocab_size}`);
+  }
+  if (problems.length > 0) throw new InputError("CONFIG_INVALID", where, problems);
+  return {
+    modelType: "llama",
+    hiddenSize: data.hidden_size,
+    intermediateSize: data.intermediate_size,
+    numLayers: data.num_hidden_layers,
+    numHeads: heads,
+    numKvHeads: kvHeads,
+    headDim,
+    vocabSize: data.vocab_size,
+    rmsNormEps: data.rms_norm_eps,
+    ropeTheta: theta,
+    maxPositions: data.max_position_embeddings,
+    tieWordEmbeddings: data.tie_word_embeddings ?? false,
+    hiddenAct: "silu",
+    ...ids,
+  };
+}
+
+/** The weights of a LLaMA checkpoint. */
+export function llamaParameters(config: BackboneConfig): ParameterInfo[] {
+  const { hiddenSize: d, intermediateSize: ffn, headDim } = config;
+  const q = config.numHeads * headDim;
+  const kv = config.numKvHeads * headDim;
+  const parameters: ParameterInfo[] = [
+    { name: "model.embed_tokens.weight", shape: [config.vocabSize, d], kind: "embedding" },
+  ];
+  for (let layer = 0; layer < config.numLayers; layer++) {
+    const prefix = `model.layers.${layer}.`;
+    const linear = (module: string, out: number, input: number): ParameterInfo => ({
+      name: `${prefix}${module}.weight`,
+      shape: [out, input],
+      kind: "linear",
+    });
+    parameters.push(
+      { name: `${prefix}input_layernorm.weight`, shape: [d], kind: "norm" },
+      linear("self_attn.q_proj", q, d),
+      linear("self_attn.k_proj", kv, d),
+      linear("self_attn.v_proj", kv, d),
+      linear("self_attn.o_proj", d, q),
+      { name: `${prefix}post_attention_layernorm.weight`, shape: [d], kind: "norm" },
+      linear("mlp.gate_proj", ffn, d),
+      linear("mlp.up_proj", ffn, d),
+      linear("mlp.down_proj", d, ffn),
+    );
+  }
+  parameters.push({ name: "model.norm.weight", shape: [d], kind: "norm" });
+  if (!config.tieWordEmbeddings) {
+    parameters.push({ name: "lm_head.weight", shape: [config.vocabSize, d], kind: "head" });
+  }
+  return parameters;
+}

@@ -1,0 +1,171 @@
+/** @file The tokenizer and chat template of a model directory. */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { Template } from "@huggingface/jinja";
+import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
+import { z } from "zod";
+import { InputError, readJson, reasonOf } from "../base/index.ts";
+import type { BackboneConfig } from "./config.ts";
+import { type DecodeStreamOptions, Detokenizer, type TokenStream } from "./detokenizer.ts";
+import { rewriteTokenizerJson } from "./tokenizer-json.ts";
+
+export interface ChatMessage {
+  readonly role: string;
+  readonly content: string;
+}
+
+const tokenizerSchema = z.looseObject({
+  model: z.looseObject({}),
+  added_tokens: z
+    .array(z.looseObject({ id: z.number().int().min(0), content: z.string(), special: z.boolean().optional() }))
+    .default([]),
+  normalizer: z.unknown().default(null),
+  pre_tokenizer: z.unknown().default(null),
+  post_processor: z.unknown().default(null),
+  decoder: z.unknown().default(null),
+});
+
+/** Special tokens are strings, or objects as older versions of transformers wrote them. */
+const specialToken = z.union([z.string(), z.looseObject({ content: z.string() })]).nullish();
+
+const configSchema = z.looseObject({
+  bos_token: specialToken,
+  eos_token: specialToken,
+  pad_token: specialToken,
+  unk_token: specialToken,
+  chat_template: z.union([z.string(), z.array(z.looseObject({ name: z.string(), template: z.string() }))]).nullish(),
+});
+
+const contentOf = (token: z.infer<typeof specialToken>): string | undefined =>
+  token === null || token === undefined ? undefined : typeof token === "string" ? token : token.content;
+
+/** Text to token ids and back, and chat messages to text. */
+export class Tokenizer {
+  readonly bosTokenId: number | undefined;
+  /** Any of these ends a generated sequence. */
+  readonly eosTokenIds: readonly number[];
+  /** Fills up batches; the first end token, or 0, where the model has none of its own. */
+  readonly padTokenId: number;
+  /** Ids of all special tokens. */
+  readonly specialTokenIds: ReadonlySet<number>;
+  readonly #inner: HuggingFaceTokenizer;
+  readonly #detokenizer: Detokenizer;
+  readonly #template: string | undefined;
+  readonly #templateVariables: Readonly<Record<string, string>>;
+  readonly #directory: string;
+  #compiled: Template | undefined;
+
+  private constructor(directory: string, ids: TokenIds) {
+    const path = join(directory, "tokenizer.json");
+    const json = readJson(path, tokenizerSchema);
+    const configPath = join(directory, "tokenizer_config.json");
+    const config = existsSync(configPath) ? readJson(configPath, configSchema) : {};
+    try {
+      this.#inner = new HuggingFaceTokenizer(rewriteTokenizerJson(json), config);
+    } catch (error) {
+      throw new InputError("TOKENIZER_UNSUPPORTED", path, reasonOf(error), { cause: error });
+    }
+    this.#directory = directory;
+    this.specialTokenIds = new Set(json.added_tokens.filter((token) => token.special).map((token) => token.id));
+    this.#detokenizer = new Detokenizer(json.decoder, (id) => this.#inner.id_to_token(id), this.specialTokenIds, path);
+    const variables: Record<string, string> = {};
+    for (const name of ["bos_token", "eos_token", "pad_token", "unk_token"] as const) {
+      const content = contentOf(config[name]);
+      if (content !== undefined) variables[name] = content;
+    }
+    this.#templateVariables = variables;
+    const idOf = (name: string): number | undefined => {
+      const content = variables[name];
+      return content === undefined ? undefined : this.#inner.token_to_id(content);
+    };
+    const eos = idOf("eos_token");
+    this.bosTokenId = ids.bosTokenId ?? idOf("bos_token");
+    this.eosTokenIds = ids.eosTokenIds?.length ? ids.eosTokenIds : eos === undefined ? [] : [eos];
+    this.padTokenId = ids.padTokenId ?? idOf("pad_token") ?? this.eosTokenIds[0] ?? 0;
+    this.#template = templateOf(directory, config);
+  }
+
+  /**
+   * Reads `tokenizer.json`, and where they exist `tokenizer_config.json` and `chat_template.jinja`, which wins.
+   * @param ids special tokens of the model's own config, which win over the tokenizer's
+   * @throws InputError when a file is missing or asks for something not supported
+   */
+  static load(directory: string, ids: TokenIds = {}): Tokenizer {
+    return new Tokenizer(directory, ids);
+  }
+
+  /** Whether the model directory has a chat template. */
+  get hasChatTemplate(): boolean {
+    return this.#template !== undefined;
+  }
+
+  /**
+   * Token ids of a text. The names of special tokens inside the text become those tokens, as everywhere.
+   * @param options.addSpecialTokens add what the tokenizer puts around a text, such as BOS (default true); false for
+   *   text that a chat template has made
+   */
+  encode(text: string, options: { readonly addSpecialTokens?: boolean } = {}): number[] {
+    return this.#inner.encode(text, { add_special_tokens: options.addSpecialTokens ?? true }).ids;
+  }
+
+  /** Text of token ids, without special tokens unless `skipSpecialTokens` is false. Spaces are left as they are. */
+  decode(ids: Iterable<number>, options: DecodeStreamOptions = {}): string {
+    return this.#detokenizer.decode(ids, options);
+  }
+
+  /** Decodes ids as they come. The parts joined are exactly what `decode` gives for all ids. */
+  decodeStream(options: DecodeStreamOptions = {}): TokenStream {
+    return this.#detokenizer.stream(options);
+  }
+
+  /** The id of a token given by its exact spelling in the vocabulary. */
+  tokenToId(token: string): number | undefined {
+    return this.#inner.token_to_id(token);
+  }
+
+  idToToken(id: number): string | undefined {
+    return this.#inner.id_to_token(id);
+  }
+
+  /**
+   * Renders messages with the model's chat template. Encode the text with `addSpecialTokens: false`.
+   * @param options.addGenerationPrompt end with the opening of the assistant's turn (default false)
+   * @throws InputError `CHAT_TEMPLATE_MISSING`; `CHAT_TEMPLATE_INVALID`; `CHAT_REJECTED` when the template refuses
+   *   these messages
+   */
+  applyChatTemplate(
+    messages: readonly ChatMessage[],
+    options: { readonly addGenerationPrompt?: boolean } = {},
+  ): string {
+    if (this.#template === undefined) {
+      const problem = "has no chat template; use a chat model, or give a plain prompt";
+      throw new InputError("CHAT_TEMPLATE_MISSING", this.#directory, problem);
+    }
+    try {
+      this.#compiled ??= new Template(this.#template);
+    } catch (error) {
+      throw new InputError("CHAT_TEMPLATE_INVALID", this.#directory, reasonOf(error), { cause: error });
+    }
+    try {
+      return this.#compiled.render({
+        ...this.#templateVariables,
+        messages: messages.map((message) => ({ ...message })),
+        add_generation_prompt: options.addGenerationPrompt ?? false,
+      });
+    } catch (error) {
+      const problem = `the chat template does not take these messages: ${reasonOf(error)}`;
+      throw new InputError("CHAT_REJECTED", this.#directory, problem, { cause: error });
+    }
+  }
+}
+
+/** Special tokens of a model's config. */
+export type TokenIds = Partial<Pick<BackboneConfig, "bosTokenId" | "eosTokenIds" | "padTokenId">>;
+
+function templateOf(directory: string, config: z.infer<typeof configSchema>): string | undefined {
+  const file = join(directory, "chat_template.jinja");
+  if (existsSync(file)) return readFileSync(file, "utf8");
+  const template = config.chat_template ?? undefined;
+  if (template === undefined || typeof template === "string") return template;
+  return (template.find((entry) => entry.name === "default") ?? template[0])?.template;
+}

@@ -1,0 +1,169 @@
+/** @file Fills the weights of a backbone, from a checkpoint or at random, in the form they have at run time. */
+import { createHash } from "node:crypto";
+import { setImmediate } from "node:timers/promises";
+import { deriveSeed, InputError } from "../base/index.ts";
+import { Tensor } from "../runtime/index.ts";
+import { Checkpoint } from "./checkpoint.ts";
+import type { BackboneConfig } from "./config.ts";
+import { familyOf, type ParameterInfo } from "./families.ts";
+import type { WeightForm } from "./forward.ts";
+import { type QuantizedLinear, quantizedLayout, quantizeRows } from "./quantize.ts";
+
+/** Elements converted and quantised at a time. */
+const ROWS_ELEMENTS = 2 ** 20;
+/** Standard deviation of random weights, the usual `initializer_range`. */
+const RANDOM_STD = 0.02;
+const EMBEDDING = "model.embed_tokens.weight";
+const HEAD = "lm_head.weight";
+
+/**
+ * The weights to hold for a config. Besides the checkpoint's own, a quantised model with tied embeddings has a
+ * quantised copy of the table as its head, since a lookup wants floats and the head is the largest matrix of all.
+ */
+function held(config: BackboneConfig, form: WeightForm): { info: ParameterInfo; source: string; quantized: boolean }[] {
+  const list = familyOf(config)
+    .parameters(config)
+    .map((info) => ({
+      info,
+      source: info.name,
+      quantized: form.kind === "int4" && (info.kind === "linear" || info.kind === "head"),
+    }));
+  if (form.kind === "int4" && config.tieWordEmbeddings) {
+    const info: ParameterInfo = { name: HEAD, shape: [config.vocabSize, config.hiddenSize], kind: "head" };
+    list.push({ info, source: EMBEDDING, quantized: true });
+  }
+  return list;
+}
+
+/** Compares a checkpoint with what the config asks for, and throws one error that lists every difference. */
+function checkTensors(checkpoint: Checkpoint, config: BackboneConfig): void {
+  const family = familyOf(config);
+  const problems: string[] = [];
+  const expected = new Map(family.parameters(config).map((info) => [info.name, info]));
+  for (const [name, { shape }] of expected) {
+    const found = checkpoint.tensors.get(name)?.entry;
+    if (!found) problems.push(`${name} [${shape.join(", ")}] is missing`);
+    else if (found.shape.length !== shape.length || found.shape.some((dim, i) => dim !== shape[i])) {
+      problems.push(`${name} is [${found.shape.join(", ")}], config.json asks for [${shape.join(", ")}]`);
+    } else if (!["F32", "F16", "BF16", "F64"].includes(found.storedDType)) {
+      problems.push(`${name} is ${found.storedDType}; weights may be F32, F16, BF16 or F64`);
+    }
+  }
+  for (const name of checkpoint.tensors.keys()) {
+    // A checkpoint with tied embeddings may repeat the table under the head's name.
+    const repeatsTable = name === HEAD && config.tieWordEmbeddings;
+    if (!expected.has(name) && !repeatsTable && !family.ignored.some((pattern) => pattern.test(name))) {
+      problems.push(`${name} is not a weight of this architecture`);
+    }
+  }
+  if (problems.length > 0) throw new InputError("CHECKPOINT_INVALID", checkpoint.directory, problems);
+}
+
+export interface Weights {
+  readonly tensors: Map<string, Tensor>;
+  /** Hex sha256 of what decides the model's numbers: the config and the stored tensors, however they are sharded. */
+  readonly digest: string;
+}
+
+/** Tensors of the runtime's own memory, which is gone at once when they are disposed. */
+class Holder {
+  readonly tensors = new Map<string, Tensor>();
+
+  float32(name: string, shape: readonly number[]): Float32Array {
+    const tensor = Tensor.allocate("float32", shape);
+    this.tensors.set(name, tensor);
+    return tensor.data as Float32Array;
+  }
+
+  quantized(name: string, shape: readonly number[], form: WeightForm): QuantizedLinear {
+    const [outFeatures, inFeatures] = shape as [number, number];
+    const layout = quantizedLayout(outFeatures, inFeatures, form.kind === "int4" ? form : {});
+    const levels = Tensor.allocate("uint8", layout.shape);
+    this.tensors.set(`${name}.q4`, levels);
+    const scales = this.float32(`${name}.scales`, [layout.blocks]);
+    return { ...layout, quantized: levels.data as Uint8Array, scales };
+  }
+
+  dispose(): void {
+    for (const tensor of this.tensors.values()) tensor.dispose();
+  }
+}
+
+/** What of a config decides the numbers a model computes; its special tokens do not. */
+function numericConfig(config: BackboneConfig): string {
+  const { bosTokenId: _bos, eosTokenIds: _eos, padTokenId: _pad, ...rest } = config;
+  return JSON.stringify(Object.entries(rest).sort(([a], [b]) => (a < b ? -1 : 1)));
+}
+
+/** Reads the weights of a model directory. Gives way to other work of the event loop between tensors. */
+export async function loadWeights(directory: string, config: BackboneConfig, form: WeightForm): Promise<Weights> {
+  using checkpoint = Checkpoint.open(directory);
+  checkTensors(checkpoint, config);
+  const hash = createHash("sha256").update(numericConfig(config));
+  const holder = new Holder();
+  const scratch = new Float32Array(form.kind === "int4" ? ROWS_ELEMENTS : 0);
+  // A fixed order, so that the digest does not depend on the order of the file.
+  const list = held(config, form).sort((a, b) => (a.info.name < b.info.name ? -1 : 1));
+  try {
+    for (const { info, source, quantized } of list) {
+      const { file, entry } = checkpoint.tensors.get(source)!;
+      const observe = info.name === source ? (bytes: Uint8Array) => hash.update(bytes) : undefined;
+      if (observe) hash.update(`\n${source} ${entry.storedDType} ${entry.shape.join(",")}\n`);
+      if (quantized) {
+        const target = holder.quantized(info.name, info.shape, form);
+        const { outFeatures, inFeatures } = target;
+        const step = Math.max(1, Math.floor(ROWS_ELEMENTS / inFeatures));
+        for (let row = 0; row < outFeatures; row += step) {
+          const size = Math.min(step, outFeatures - row) * inFeatures;
+          const rows = size <= scratch.length ? scratch.subarray(0, size) : new Float32Array(size);
+          file.readFloat32(source, rows, row * inFeatures, observe);
+          quantizeRows(rows, target, row, source);
+        }
+      } else file.readFloat32(source, holder.float32(info.name, info.shape), 0, observe);
+      await setImmediate();
+    }
+  } catch (error) {
+    holder.dispose();
+    throw error;
+  }
+  return { tensors: holder.tensors, digest: hash.digest("hex") };
+}
+
+/** xorshift32 (Marsaglia 2003): one multiplication-free step a number, for filling gigabytes. */
+function fillRandom(target: Uint32Array, seed: number): void {
+  let state = seed >>> 0 || 0x9e3779b9;
+  for (let i = 0; i < target.length; i++) {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    target[i] = state;
+  }
+}
+
+/** Random weights of the right shapes; quantised ones are drawn as such, which needs no float copy of the model. */
+export function randomWeights(config: BackboneConfig, form: WeightForm, seed: number): Weights {
+  const holder = new Holder();
+  for (const { info, quantized } of held(config, form)) {
+    const own = deriveSeed(seed, info.name);
+    if (quantized) {
+      const linear = holder.quantized(info.name, info.shape, form);
+      const { buffer, byteOffset, byteLength } = linear.quantized;
+      fillRandom(new Uint32Array(buffer, byteOffset, byteLength / 4), own);
+      // Levels −8 … 7 have mean −0.5 and standard deviation 4.61; signs by turns make the mean zero.
+      const scale = RANDOM_STD / 4.61;
+      for (let i = 0; i < linear.scales.length; i++) linear.scales[i] = i % 2 === 0 ? scale : -scale;
+      continue;
+    }
+    const values = holder.float32(info.name, info.shape);
+    if (info.kind === "norm") values.fill(1);
+    else {
+      const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+      fillRandom(bits, own);
+      const step = (2 * Math.sqrt(3) * RANDOM_STD) / 2 ** 32; // a uniform of this width has RANDOM_STD
+      const half = Math.sqrt(3) * RANDOM_STD;
+      for (let i = 0; i < values.length; i++) values[i] = bits[i]! * step - half;
+    }
+  }
+  const hash = createHash("sha256").update(numericConfig(config)).update(`\nrandom ${form.kind} ${seed}`);
+  return { tensors: holder.tensors, digest: hash.digest("hex") };
+}
