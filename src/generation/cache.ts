@@ -1,0 +1,149 @@
+/** @file Key-value cache of a batch: one flat buffer, written in place by the sessions, from a pool of reused buffers. */
+import type { BackboneConfig } from "../models/index.ts";
+import { Tensor } from "../runtime/index.ts";
+
+/** Keys and values of a layer, float32 [rows, kvHeads, S, headDim] each: views that whoever asked for them disposes. */
+export interface LayerCache {
+  readonly key: Tensor;
+  readonly value: Tensor;
+}
+
+/** Buffers that wait for their next batch, so that a generation neither asks the system for memory nor clears any. */
+export class BufferPool implements Disposable {
+  readonly #free: Tensor[] = [];
+  readonly #keep: number;
+
+  /** @param keep how many unused buffers are kept */
+  constructor(keep = 2) {
+    this.#keep = keep;
+  }
+
+  /** A float32 buffer [n], n ≥ `size`, with whatever was in it before. */
+  take(size: number): Tensor {
+    let best = -1;
+    for (const [index, buffer] of this.#free.entries()) {
+      // A much larger one stays for a batch that needs it.
+      if (buffer.size < size || buffer.size > 4 * size) continue;
+      if (best < 0 || buffer.size < this.#free[best]!.size) best = index;
+    }
+    return best < 0 ? Tensor.allocate("float32", [size]) : this.#free.splice(best, 1)[0]!;
+  }
+
+  give(buffer: Tensor): void {
+    this.#free.push(buffer);
+    if (this.#free.length > this.#keep) {
+      this.#free.sort((a, b) => b.size - a.size);
+      this.#free.pop()!.dispose();
+    }
+  }
+
+  [Symbol.dispose](): void {
+    for (const buffer of this.#free.splice(0)) buffer.dispose();
+  }
+}
+
+/** Positions a cache grows by at least. */
+const STEP = 64;
+
+/**
+ * Cache of up to `rows` sequences with `capacity` positions each. Positions at and after a sequence's length may hold
+ * anything: attention never looks at them before they are written.
+ */
+export class KvCache implements Disposable {
+  readonly rows: number;
+  readonly #pool: BufferPool;
+  readonly #layers: number;
+  readonly #heads: number;
+  readonly #dim: number;
+  #capacity: number;
+  #buffer: Tensor | undefined;
+
+  constructor(config: BackboneConfig, pool: BufferPool, rows: number, capacity: number) {
+    this.rows = rows;
+    this.#pool = pool;
+    this.#layers = config.numLayers;
+    this.#heads = config.numKvHeads;
+    this.#dim = config.headDim;
+    this.#capacity = capacity;
+    this.#buffer = pool.take(this.#blocks * rows * this.#rowSize(capacity));
+  }
+
+  /** Positions a sequence may take. */
+  get capacity(): number {
+    return this.#capacity;
+  }
+
+  /** Keys and values of every layer, for the rows from `first` on. */
+  layers(first: number, rows: number): LayerCache[] {
+    const shape = [rows, this.#heads, this.#capacity, this.#dim];
+    return Array.from({ length: this.#layers }, (_, layer) => ({
+      key: this.#flat.view(this.#offset(2 * layer, first), shape),
+      value: this.#flat.view(this.#offset(2 * layer + 1, first), shape),
+    }));
+  }
+
+  /** Copies positions `start` … `end` - 1 of row `from` to the same positions of row `to`. */
+  copyRow(from: number, to: number, start: number, end: number): void {
+    if (from === to || end <= start) return;
+    const data = this.#flat.data as Float32Array;
+    const head = this.#capacity * this.#dim;
+    for (let block = 0; block < this.#blocks; block++) {
+      const source = this.#offset(block, from);
+      const target = this.#offset(block, to);
+      for (let h = 0; h < this.#heads; h++) {
+        const at = h * head + start * this.#dim;
+        data.copyWithin(target + at, source + at, source + h * head + end * this.#dim);
+      }
+    }
+  }
+
+  /**
+   * Makes room for `needed` positions, by half as much again as there is so that long texts are copied seldom, but for
+   * no more than `limit`. The first `used` positions of each row are kept. Views made before are of the old buffer.
+   */
+  grow(needed: number, limit: number, used: number): void {
+    if (needed <= this.#capacity) return;
+    const wanted = Math.max(needed, Math.ceil((this.#capacity * 1.5) / STEP) * STEP);
+    const capacity = Math.max(needed, Math.min(wanted, limit));
+    const old = this.#flat;
+    const source = old.data as Float32Array;
+    const grown = this.#pool.take(this.#blocks * this.rows * this.#rowSize(capacity));
+    const target = grown.data as Float32Array;
+    const count = this.#blocks * this.rows * this.#heads;
+    for (let i = 0; i < count; i++) {
+      const from = i * this.#capacity * this.#dim;
+      target.set(source.subarray(from, from + used * this.#dim), i * capacity * this.#dim);
+    }
+    this.#pool.give(old);
+    this.#buffer = grown;
+    this.#capacity = capacity;
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#buffer) this.#pool.give(this.#buffer);
+    this.#buffer = undefined;
+  }
+
+  /** Keys and values of all layers. */
+  get #blocks(): number {
+    return 2 * this.#layers;
+  }
+
+  get #flat(): Tensor {
+    if (!this.#buffer) throw new Error("the key-value cache was disposed");
+    return this.#buffer;
+  }
+
+  #rowSize(capacity: number): number {
+    return this.#heads * capacity * this.#dim;
+  }
+
+  #offset(block: number, row: number): number {
+    return (block * this.rows + row) * this.#rowSize(this.#capacity);
+  }
+}
+
+/** Positions to begin with: the whole need when it is small, else room for the beginning of a long answer. */
+export function initialCapacity(prompt: number, needed: number): number {
+  return Math.min(needed, Math.ceil((prompt + 256) / STEP) * STEP);
+}

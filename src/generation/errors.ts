@@ -1,0 +1,49 @@
+/** @file What can go wrong while generating: a failure of the engine, and how requests are refused. */
+import { InputError, MiloraError } from "../base/index.ts";
+
+/** Not the user's input but the engine's state or the numbers it was given. */
+export type GenerationErrorCode =
+  /** The engine was disposed. */
+  | "ENGINE_CLOSED"
+  /** The logits hold NaN, or nothing but -Infinity. */
+  | "LOGITS_NOT_FINITE";
+
+export class GenerationError extends MiloraError {
+  declare readonly code: GenerationErrorCode;
+
+  constructor(code: GenerationErrorCode, message: string, options: { cause?: unknown } = {}) {
+    super(code, message, { ...options, exitCode: 1 });
+  }
+}
+
+/** Codes of the `InputError`s of this room. */
+export type RequestErrorCode =
+  /** The prompt, or prompt + maxNewTokens, does not fit the context. */
+  | "PROMPT_TOO_LONG"
+  /** No token, or token ids outside the vocabulary. */
+  | "PROMPT_INVALID"
+  | "SAMPLING_OPTIONS_INVALID"
+  /** The adapter was made for another backbone. */
+  | "ADAPTER_MISMATCH"
+  /** Text is asked for (stop strings), and the backbone has no tokenizer. */
+  | "TOKENIZER_MISSING";
+
+/** Collects the problems of many requests, so that all are told at once; the first problem's code is the error's. */
+export class Problems {
+  readonly #list: { code: RequestErrorCode; text: string }[] = [];
+
+  add(code: RequestErrorCode, text: string): void {
+    this.#list.push({ code, text });
+  }
+
+  /** @param where what was asked for, as in the error's message */
+  throwIfAny(where: string): void {
+    const first = this.#list[0];
+    if (!first) return;
+    throw new InputError(
+      first.code,
+      where,
+      this.#list.map((problem) => problem.text),
+    );
+  }
+}

@@ -1,0 +1,210 @@
+/** @file The graphs that generation runs, and the sessions made from them: one per method config, shared by its adapters. */
+import { argmax, type Dim, exportOnnx, Graph, gather, gatherElements, logSoftmax, reshape } from "../graph/index.ts";
+import type { Adapter, MethodGraph, Phase, Route } from "../methods/index.ts";
+import type { Backbone } from "../models/index.ts";
+import { PrepackedWeights, Session } from "../runtime/index.ts";
+
+/** Graph inputs and outputs of a method begin with these. */
+export const ADAPTER = "adapter.";
+export const STATE = "state.";
+export const REPORT = "report.";
+
+/**
+ * What a graph is for.
+ * - `prefill`: prompts → hidden states of chosen positions, KV cache, the method's state and reports.
+ * - `decode`: one token a row → logits; no router. Under a `route` all rows share it.
+ * - `head`: hidden states → logits and log-probabilities.
+ * - `pick`: hidden states and target tokens → the targets' log-probabilities and the arg-max tokens.
+ */
+export type Program =
+  | { readonly kind: "prefill"; readonly adapter: Adapter | undefined }
+  | { readonly kind: "decode"; readonly adapter: Adapter | undefined; readonly route?: Route | undefined }
+  | { readonly kind: "head" }
+  | { readonly kind: "pick" };
+
+function buildMethod(graph: Graph, adapter: Adapter, phase: Phase): MethodGraph {
+  const shapes = new Map(adapter.specs.map(({ key, shape }) => [key, shape]));
+  const made = new Map<string, ReturnType<Graph["input"]>>();
+  return adapter.method.build({
+    graph,
+    config: adapter.config,
+    backbone: adapter.backbone,
+    phase,
+    parameter(key) {
+      let value = made.get(key);
+      if (value === undefined) {
+        value = graph.input(ADAPTER + key, "float32", shapes.get(key)!);
+        made.set(key, value);
+      }
+      return value;
+    },
+  });
+}
+
+/** Inputs of the in-place KV cache: where each sequence ends after the step (int32 [B]), and the longest (int32 []). */
+function cachedAttention(graph: Graph) {
+  return {
+    kind: "cached",
+    lastPositions: graph.input("lastPositions", "int32", ["B"]),
+    totalLength: graph.input("totalLength", "int32", []),
+  } as const;
+}
+
+function buildPrefill(backbone: Backbone, adapter: Adapter | undefined): Graph {
+  const graph = new Graph("prefill");
+  const tokens = graph.input("tokens", "int64", ["B", "T"]);
+  const rows = graph.input("rows", "int64", ["R"]); // positions whose hidden states are wanted, as rows of [B·T]
+  const attention = cachedAttention(graph);
+  const method =
+    adapter && buildMethod(graph, adapter, { kind: "prefill", promptMask: graph.input("promptMask", "float32", ["B", "T"]) });
+  const { hidden } = backbone.forward(graph, { tokens, attention, ...(method && { hooks: method.hooks }) });
+  graph.output("hidden", gather(hidden, rows, 0)); // [R, d]
+  for (const [name, value] of method?.state?.() ?? []) graph.output(STATE + name, value);
+  for (const [name, value] of method?.reports?.() ?? []) graph.output(REPORT + name, value);
+  return graph;
+}
+
+function buildDecode(backbone: Backbone, adapter: Adapter | undefined, route: Route | undefined): Graph {
+  const graph = new Graph("decode");
+  const tokens = graph.input("tokens", "int64", ["B", 1]);
+  const attention = cachedAttention(graph);
+  const method =
+    adapter &&
+    buildMethod(graph, adapter, {
+      kind: "decode",
+      state: (name, shape) => graph.input(STATE + name, "float32", ["B", ...shape]),
+      ...(route && { route }),
+    });
+  const { hidden, logits } = backbone.forward(graph, { tokens, attention, ...(method && { hooks: method.hooks }) });
+  const scores = logits(hidden);
+  graph.output("logits", scores); // [B, V]
+  graph.output("logProbs", logSoftmax(scores, -1)); // [B, V]
+  return graph;
+}
+
+/** The head needs the rest of the backbone only to be handed out; what its outputs do not reach is not exported. */
+function buildHead(backbone: Backbone, kind: "head" | "pick"): Graph {
+  const graph = new Graph(kind);
+  const { logits } = backbone.forward(graph, {
+    tokens: graph.input("tokens", "int64", ["B", "T"]),
+    attention: { kind: "full" },
+  });
+  const scores = logits(graph.input("hidden", "float32", ["R", backbone.config.hiddenSize])); // [R, V]
+  const logProbs = logSoftmax(scores, -1);
+  if (kind === "head") {
+    graph.output("logits", scores);
+    graph.output("logProbs", logProbs);
+  } else {
+    const targets = reshape(graph.input("targets", "int64", ["R"]), ["R", 1]);
+    graph.output("picked", reshape(gatherElements(logProbs, targets, 1), ["R"])); // [R]
+    graph.output("best", argmax(scores, -1)); // [R]
+  }
+  return graph;
+}
+
+/** Builds the graph of a program. Exported for tests, which look for what must not be in it. */
+export function buildProgram(backbone: Backbone, program: Program): Graph {
+  if (program.kind === "prefill") return buildPrefill(backbone, program.adapter);
+  if (program.kind === "decode") return buildDecode(backbone, program.adapter, program.route);
+  return buildHead(backbone, program.kind);
+}
+
+function keyOf(program: Program): string {
+  if (program.kind === "head" || program.kind === "pick") return program.kind;
+  const { kind, adapter } = program;
+  const route = program.kind === "decode" ? program.route : undefined;
+  return JSON.stringify([kind, adapter?.method.name, adapter?.config, route]);
+}
+
+interface Entry {
+  readonly session: Session;
+  uses: number;
+  readonly specialised: boolean;
+}
+
+/** A session in use. It stays open at least until it is given back. */
+export interface Lease extends Disposable {
+  readonly session: Session;
+}
+
+export interface SessionCacheOptions {
+  /** Sessions specialised by route that are kept; the least recently used unused ones go. */
+  readonly routes: number;
+  /** Passed to every session, e.g. profiling. */
+  readonly session?: Parameters<typeof Session.create>[1];
+}
+
+/**
+ * Sessions by program. Adapter tensors are inputs, so all adapters of one method config share a session; backbone
+ * weights are initializers that all sessions share, in prepacked form too.
+ */
+export class SessionCache implements Disposable {
+  readonly #backbone: Backbone;
+  readonly #options: SessionCacheOptions;
+  readonly #prepacked = new PrepackedWeights();
+  /** Least recently used first. */
+  readonly #entries = new Map<string, Entry>();
+
+  constructor(backbone: Backbone, options: SessionCacheOptions) {
+    this.#backbone = backbone;
+    this.#options = options;
+  }
+
+  /** Number of open sessions. */
+  get size(): number {
+    return this.#entries.size;
+  }
+
+  has(program: Program): boolean {
+    return this.#entries.has(keyOf(program));
+  }
+
+  lease(program: Program): Lease {
+    const key = keyOf(program);
+    let entry = this.#entries.get(key);
+    if (entry) {
+      this.#entries.delete(key); // to be put at the end again
+    } else {
+      const specialised = program.kind === "decode" && program.route !== undefined;
+      if (specialised) this.#evict();
+      const session = Session.create(exportOnnx(buildProgram(this.#backbone, program)), {
+        initializers: this.#backbone.initializers(),
+        prepacked: this.#prepacked,
+        ...this.#options.session,
+      });
+      entry = { session, uses: 0, specialised };
+    }
+    this.#entries.set(key, entry);
+    entry.uses++;
+    let returned = false;
+    const held = entry;
+    return {
+      session: held.session,
+      [Symbol.dispose]() {
+        if (!returned) held.uses--;
+        returned = true;
+      },
+    };
+  }
+
+  /** Closes the longest unused specialised session when there are as many as are kept. */
+  #evict(): void {
+    const specialised = [...this.#entries].filter(([, entry]) => entry.specialised);
+    if (specialised.length < this.#options.routes) return;
+    const oldest = specialised.find(([, entry]) => entry.uses === 0);
+    if (!oldest) return;
+    this.#entries.delete(oldest[0]);
+    oldest[1].session.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    for (const { session } of this.#entries.values()) session.dispose();
+    this.#entries.clear();
+    this.#prepacked[Symbol.dispose]();
+  }
+}
+
+/** A tensor's shape with its symbols replaced, e.g. `B` by the number of rows. */
+export function resolveShape(shape: readonly Dim[], sizes: Readonly<Record<string, number>>): number[] {
+  return shape.map((dim) => (typeof dim === "number" ? dim : (sizes[dim] ?? Number.NaN)));
+}
