@@ -1,0 +1,75 @@
+/** @file Element types as bytes: ONNX codes, sizes, and turning plain numbers into little-endian storage. */
+import type { DType, TensorData } from "../runtime/index.ts";
+
+/** ONNX TensorProto.DataType and bytes per element. */
+export const dtypeInfo: Readonly<Record<DType, { code: number; bytes: number; float: boolean }>> = {
+  float32: { code: 1, bytes: 4, float: true },
+  uint8: { code: 2, bytes: 1, float: false },
+  int8: { code: 3, bytes: 1, float: false },
+  uint16: { code: 4, bytes: 2, float: false },
+  int16: { code: 5, bytes: 2, float: false },
+  int32: { code: 6, bytes: 4, float: false },
+  int64: { code: 7, bytes: 8, float: false },
+  bool: { code: 9, bytes: 1, float: false },
+  float16: { code: 10, bytes: 2, float: true },
+  float64: { code: 11, bytes: 8, float: true },
+  bfloat16: { code: 16, bytes: 2, float: true },
+};
+
+export function isFloat(dtype: DType): boolean {
+  return dtypeInfo[dtype].float;
+}
+
+const scratch = new DataView(new ArrayBuffer(4));
+
+/** Bits of the bfloat16 nearest to a number, ties to even. */
+function bfloat16Bits(value: number): number {
+  scratch.setFloat32(0, value);
+  const bits = scratch.getUint32(0);
+  if (Number.isNaN(value)) return 0x7fc0;
+  return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
+}
+
+/** Bits of the IEEE half nearest to a number, ties to even. */
+function float16Bits(value: number): number {
+  const sign = Object.is(value, -0) || value < 0 ? 0x8000 : 0;
+  const size = Math.abs(value);
+  if (Number.isNaN(value)) return 0x7e00;
+  if (size >= 65520) return sign | 0x7c00;
+  // Steps of a half are 2^-24 below 2^-14 and 2^(e-10) above.
+  const exponent = size < 2 ** -14 ? -14 : Math.floor(Math.log2(size));
+  const steps = size / 2 ** (exponent - 10);
+  let rounded = Math.round(steps);
+  if (rounded - steps === 0.5 && rounded % 2 === 1) rounded--;
+  return sign | (rounded + (size < 2 ** -14 ? 0 : (exponent + 14) * 1024));
+}
+
+/** Storage bytes of a constant given as numbers or as a typed array that already is its storage. */
+export function toBytes(dtype: DType, data: TensorData | readonly (number | bigint | boolean)[]): Uint8Array {
+  if (ArrayBuffer.isView(data)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength).slice();
+  const numbers = data.map(Number);
+  const view = (array: ArrayBufferView): Uint8Array => new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+  switch (dtype) {
+    case "float32":
+      return view(Float32Array.from(numbers));
+    case "float64":
+      return view(Float64Array.from(numbers));
+    case "int64":
+      return view(BigInt64Array.from(data.map((value) => BigInt(value))));
+    case "int32":
+      return view(Int32Array.from(numbers));
+    case "int16":
+      return view(Int16Array.from(numbers));
+    case "uint16":
+      return view(Uint16Array.from(numbers));
+    case "int8":
+      return view(Int8Array.from(numbers));
+    case "uint8":
+    case "bool":
+      return view(Uint8Array.from(numbers));
+    case "float16":
+      return view(Uint16Array.from(numbers, float16Bits));
+    case "bfloat16":
+      return view(Uint16Array.from(numbers, bfloat16Bits));
+  }
+}

@@ -1,0 +1,27 @@
+/** @file The table of all ops, and their public functions. */
+import { lossOps } from "../losses.ts";
+import { elementwiseOps } from "./elementwise.ts";
+import { flowOps } from "./flow.ts";
+import { indexingOps } from "./indexing.ts";
+import { layoutOps } from "./layout.ts";
+import { linearOps } from "./linear.ts";
+import { reduceOps } from "./reduce.ts";
+import { selectOps } from "./select.ts";
+import { sizeOps } from "./size.ts";
+import { transformerOps } from "./transformer.ts";
+
+/** Every op of the project: inference, lowering and gradient in one entry each. */
+export const ops = {
+  ...elementwiseOps,
+  ...selectOps,
+  ...reduceOps,
+  ...linearOps,
+  ...layoutOps,
+  ...indexingOps,
+  ...sizeOps,
+  ...transformerOps,
+  ...flowOps,
+  ...lossOps,
+};
+
+export type OpName = keyof typeof ops;

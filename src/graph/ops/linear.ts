@@ -1,0 +1,144 @@
+/** @file Matrix products. Transposes are attributes of the product, so no weight is ever transposed by a node of its own. */
+import type { Inference, Typed, Value } from "../graph.ts";
+import { float, int, onnx } from "../lowering.ts";
+import { broadcastShapes, type Dim, formatShape, mulDims, type Shape, shapesEqual } from "../shape.ts";
+import { apply1, needFloat, op, sameDtype } from "./common.ts";
+import { mul } from "./elementwise.ts";
+import { reshape } from "./layout.ts";
+
+interface Product {
+  transA: boolean;
+  transB: boolean;
+  alpha: number;
+}
+
+/** Rows, inner size and columns of the last two axes. */
+function matrixSizes(at: Inference<Product>): { rows: Dim; columns: Dim } {
+  const [a, b] = at.inputs;
+  const { transA, transB } = at.attributes;
+  needFloat(at);
+  sameDtype(at, [a!, b!]);
+  const describe = (value: Value, transposed: boolean): string => formatShape(value.shape) + (transposed ? "ᵀ" : "");
+  const shapes = `${describe(a!, transA)} by ${describe(b!, transB)}`;
+  if (a!.shape.length < 2 || b!.shape.length < 2)
+    at.fail("SHAPE_MISMATCH", `cannot multiply ${shapes}: needs matrices`);
+  const [m, k] = transA ? [a!.shape.at(-1)!, a!.shape.at(-2)!] : [a!.shape.at(-2)!, a!.shape.at(-1)!];
+  const [inner, n] = transB ? [b!.shape.at(-1)!, b!.shape.at(-2)!] : [b!.shape.at(-2)!, b!.shape.at(-1)!];
+  if (k !== inner) at.fail("SHAPE_MISMATCH", `cannot multiply ${shapes}: inner sizes ${k} and ${inner} differ`);
+  return { rows: m, columns: n };
+}
+
+function inferMatmul(at: Inference<Product>): Typed {
+  const { rows, columns } = matrixSizes(at);
+  const [a, b] = at.inputs;
+  const batch = broadcastShapes(a!.shape.slice(0, -2), b!.shape.slice(0, -2));
+  if (batch === undefined) {
+    const shapes = `${formatShape(a!.shape)} by ${formatShape(b!.shape)}`;
+    at.fail("SHAPE_MISMATCH", `cannot multiply ${shapes}: batch sizes do not broadcast`);
+  }
+  return { dtype: a!.dtype, shape: [...(batch as Shape), rows, columns] };
+}
+
+export const linearOps = {
+  /** Batched product alpha · A' B' of the last two axes (' : transposed if so asked). */
+  matmul: op<Product>("matmul", {
+    infer: inferMatmul,
+    lower(to) {
+      const { transA, transB, alpha } = to.attributes;
+      if (!transA && !transB && alpha === 1) {
+        to.emit("MatMul", to.ins);
+      } else if (to.node.inputs[0]!.dtype === "float32") {
+        const attributes = { transA: int(transA), transB: int(transB), alpha: float(alpha) };
+        to.emit("FusedMatMul", to.ins, attributes, to.outs, "com.microsoft");
+      } else {
+        // FusedMatMul exists for float32 only.
+        const [a, b] = [transA, transB].map((transposed, i) => {
+          if (!transposed) return to.in(i);
+          const rank = to.node.inputs[i]!.shape.length;
+          const perm = Array.from({ length: rank }, (_, axis) => axis);
+          perm.push(...perm.splice(-2).reverse());
+          return to.emit("Transpose", [to.in(i)], { perm: { ints: perm } }, [to.temporary()]);
+        });
+        const product = to.emit("MatMul", [a!, b!], {}, [alpha === 1 ? to.out() : to.temporary()]);
+        if (alpha !== 1) to.emit("Mul", [product, to.constant(to.node.inputs[0]!.dtype, [], [alpha])]);
+      }
+    },
+    // With P = A' B': dA' = g B'ᵀ and dB' = A'ᵀ g; a transposed operand swaps the two factors.
+    gradient: ({ inputs: [a, b], attributes: { transA, transB, alpha }, g }) => [
+      () =>
+        transA
+          ? fusedMatmul(b!, g, { transA: transB, transB: true, alpha })
+          : fusedMatmul(g, b!, { transB: !transB, alpha }),
+      () => {
+        // One matrix for the whole batch: its gradient is one product over all rows, not a sum of products.
+        if (b!.shape.length === 2 && a!.shape.length > 2 && !transA) {
+          const rows = mulDims(...a!.shape.slice(0, -1));
+          const flat = (value: Value): Value => reshape(value, [rows, value.shape.at(-1)!]);
+          return transB
+            ? gemm(flat(g), flat(a!), { transA: true, alpha })
+            : gemm(flat(a!), flat(g), { transA: true, alpha });
+        }
+        return transB
+          ? fusedMatmul(g, a!, { transA: true, transB: transA, alpha })
+          : fusedMatmul(a!, g, { transA: !transA, alpha });
+      },
+    ],
+  }),
+  /** alpha · A' B' + beta · C on matrices; C broadcasts to the product. */
+  gemm: op<Product & { beta: number }>("gemm", {
+    infer(at) {
+      const { rows, columns } = matrixSizes(at);
+      const [a, b, c] = at.inputs;
+      const shape = [rows, columns];
+      if (a!.shape.length !== 2 || b!.shape.length !== 2) {
+        const shapes = `${formatShape(a!.shape)} by ${formatShape(b!.shape)}`;
+        at.fail("SHAPE_MISMATCH", `cannot multiply ${shapes}: gemm takes 2-D matrices, matmul takes batches`);
+      }
+      if (c) {
+        sameDtype(at);
+        const joint = broadcastShapes(c.shape, shape);
+        if (joint === undefined || !shapesEqual(joint, shape)) {
+          at.fail(
+            "SHAPE_MISMATCH",
+            `c ${formatShape(c.shape)} does not broadcast to the product ${formatShape(shape)}`,
+          );
+        }
+      }
+      return { dtype: a!.dtype, shape };
+    },
+    lower: onnx("Gemm", ({ transA, transB, alpha, beta }) => ({
+      transA: int(transA),
+      transB: int(transB),
+      alpha: float(alpha),
+      beta: float(beta),
+    })),
+    gradient: ({ inputs: [a, b], attributes: { transA, transB, alpha, beta }, g }) => [
+      () => (transA ? gemm(b!, g, { transA: transB, transB: true, alpha }) : gemm(g, b!, { transB: !transB, alpha })),
+      () => (transB ? gemm(g, a!, { transA: true, transB: transA, alpha }) : gemm(a!, g, { transA: !transA, alpha })),
+      () => mul(g, beta),
+    ],
+  }),
+};
+
+/** Batched product of the last two axes, leading axes broadcast. Both operands have at least two axes. */
+export function matmul(a: Value, b: Value): Value {
+  return fusedMatmul(a, b);
+}
+
+/** alpha · A' B' over batches, each operand transposed in its last two axes if so asked. */
+export function fusedMatmul(a: Value, b: Value, options: Partial<Product> = {}): Value {
+  const { transA = false, transB = false, alpha = 1 } = options;
+  return apply1(linearOps.matmul, [a, b], { transA, transB, alpha });
+}
+
+export interface GemmOptions extends Partial<Product> {
+  /** Added to the product; broadcasts to [M, N]. */
+  c?: Value;
+  beta?: number;
+}
+
+/** alpha · A' B' + beta · c on matrices. A torch Linear weight [out, in] is `b` with `transB: true`. */
+export function gemm(a: Value, b: Value, options: GemmOptions = {}): Value {
+  const { c, transA = false, transB = false, alpha = 1, beta = 1 } = options;
+  return apply1(linearOps.gemm, c ? [a, b, c] : [a, b], { transA, transB, alpha, beta });
+}

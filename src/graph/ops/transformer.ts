@@ -1,0 +1,357 @@
+/** @file Fused ops of language models: RMS norm, rotary positions, quantised products, grouped attention with a cache. */
+import type { Value } from "../graph.ts";
+import { float, int, type OnnxAttributes } from "../lowering.ts";
+import { addDims, type Dim, formatShape, shapesEqual } from "../shape.ts";
+import { apply1, needDtype, needFloat, op, sameDtype } from "./common.ts";
+import { mul, neg, sub } from "./elementwise.ts";
+import { mean } from "./reduce.ts";
+
+interface Attention {
+  numHeads: number;
+  kvNumHeads: number;
+  scale?: number;
+  softcap?: number;
+  localWindowSize?: number;
+  doRotary: boolean;
+  rotaryInterleaved: boolean;
+  packed: boolean;
+  past: boolean;
+  rotary: boolean;
+  bias: boolean;
+}
+
+interface NBits {
+  K: number;
+  N: number;
+  bits: number;
+  blockSize: number;
+  accuracyLevel: number;
+}
+
+export const transformerOps = {
+  /**
+   * y = x r w with r = 1 / sqrt(mean(x²) + eps) over the last axis (Zhang & Sennrich 2019, eq. 4). Outputs: y, and r
+   * for the gradient: dx = r (g w - x r mean(g y)), dw = Σ g x r.
+   */
+  rmsNorm: op<{ eps: number }>("rmsNorm", {
+    infer(at) {
+      const [x, weight] = at.inputs;
+      needFloat(at);
+      sameDtype(at);
+      if (x!.shape.length === 0 || !shapesEqual(weight!.shape, x!.shape.slice(-1))) {
+        at.fail(
+          "SHAPE_MISMATCH",
+          `weight ${formatShape(weight!.shape)} does not scale the last axis of ${formatShape(x!.shape)}`,
+        );
+      }
+      return [x!, { dtype: x!.dtype, shape: [...x!.shape.slice(0, -1), 1] }];
+    },
+    lower: (to) =>
+      void to.emit(
+        "SimplifiedLayerNormalization",
+        to.ins,
+        { axis: int(-1), epsilon: float(to.attributes.eps), stash_type: int(1) },
+        to.optionalOut(1) === "" ? [to.out()] : to.outs,
+      ),
+    gradient: ({ inputs: [x, weight], outputs: [y, r], g }) => [
+      () => {
+        const along = mean(mul(g, y!), { axes: [-1], keepDims: true });
+        return mul(sub(mul(g, weight!), mul(x!, mul(r!, along))), r!);
+      },
+      () => mul(g, mul(x!, r!)),
+    ],
+  }),
+  /** Outputs: rmsNorm(x + skip), and the sum x + skip. */
+  skipRmsNorm: op<{ eps: number }>("skipRmsNorm", {
+    infer(at) {
+      const [x, skip, weight] = at.inputs;
+      needDtype(at, x!, "float32", "float16");
+      sameDtype(at);
+      if (!shapesEqual(x!.shape, skip!.shape)) {
+        at.fail("SHAPE_MISMATCH", `skip ${formatShape(skip!.shape)} should be ${formatShape(x!.shape)}`);
+      }
+      if (!shapesEqual(weight!.shape, x!.shape.slice(-1))) {
+        at.fail(
+          "SHAPE_MISMATCH",
+          `weight ${formatShape(weight!.shape)} does not scale the last axis of ${formatShape(x!.shape)}`,
+        );
+      }
+      return [x!, x!];
+    },
+    lower(to) {
+      const attributes = { epsilon: float(to.attributes.eps) };
+      const outputs = to.optionalOut(1) === "" ? [to.out()] : [to.out(), "", "", to.out(1)];
+      to.emit("SkipSimplifiedLayerNormalization", to.ins, attributes, outputs, "com.microsoft");
+    },
+  }),
+  /** A rotation in planes of two features; its adjoint is the rotation back: the sine negated. */
+  rotary: op<{ interleaved: boolean }>("rotary", {
+    infer(at) {
+      const [x, positions, cos, sin] = at.inputs;
+      needDtype(at, x!, "float32", "float16");
+      needDtype(at, positions!, "int64");
+      sameDtype(at, [x!, cos!, sin!]);
+      const headDim = x!.shape[3];
+      const fits = typeof headDim === "number" && cos!.shape.length === 2 && cos!.shape[1] === headDim / 2;
+      if (x!.shape.length !== 4 || !fits || !shapesEqual(cos!.shape, sin!.shape)) {
+        const tables = `${formatShape(cos!.shape)} and ${formatShape(sin!.shape)}`;
+        at.fail(
+          "SHAPE_MISMATCH",
+          `x ${formatShape(x!.shape)} should be [B, heads, T, D] and the tables ${tables} [positions, D/2]`,
+        );
+      }
+      const expected = [x!.shape[0]!, x!.shape[2]!];
+      if (!shapesEqual(positions!.shape, expected) && !shapesEqual(positions!.shape, [1])) {
+        const shapes = `${formatShape(positions!.shape)} should be ${formatShape(expected)} or [1]`;
+        at.fail("SHAPE_MISMATCH", `positions ${shapes} for x ${formatShape(x!.shape)}`);
+      }
+      return x!;
+    },
+    lower: (to) =>
+      void to.emit(
+        "RotaryEmbedding",
+        to.ins,
+        { interleaved: int(to.attributes.interleaved) },
+        to.outs,
+        "com.microsoft",
+      ),
+    gradient: ({ inputs: [, positions, cos, sin], attributes, g }) => [
+      () => rotary(g, positions!, cos!, neg(sin!), attributes),
+      null,
+    ],
+  }),
+  /** x times a weight [N, K] stored in blocks of 4 or 8 bits. */
+  matmulNBits: op<NBits>("matmulNBits", {
+    infer(at) {
+      const [x, quantized, scales, zeroPoints] = at.inputs;
+      const { K, N, bits, blockSize } = at.attributes;
+      needDtype(at, x!, "float32", "float16");
+      needDtype(at, quantized!, "uint8");
+      sameDtype(at, [x!, scales!]);
+      if (bits !== 4 && bits !== 8) at.fail("BAD_ATTRIBUTE", `bits must be 4 or 8, not ${bits}`);
+      if (blockSize < 16 || !Number.isInteger(Math.log2(blockSize))) {
+        at.fail("BAD_ATTRIBUTE", `the block size must be a power of two from 16 up, not ${blockSize}`);
+      }
+      const blocks = Math.ceil(K / blockSize);
+      const check = (name: string, value: Value | undefined, ...shapes: Dim[][]): void => {
+        if (value && !shapes.some((shape) => shapesEqual(value.shape, shape))) {
+          at.fail(
+            "SHAPE_MISMATCH",
+            `${name} ${formatShape(value.shape)} should be ${shapes.map(formatShape).join(" or ")}`,
+          );
+        }
+      };
+      if (x!.shape.at(-1) !== K)
+        at.fail("SHAPE_MISMATCH", `x ${formatShape(x!.shape)} does not fit the weight [${N}, ${K}]`);
+      check("quantized", quantized, [N, blocks, (blockSize * bits) / 8]);
+      check("scales", scales, [N, blocks], [N * blocks]);
+      const packed = Math.ceil((blocks * bits) / 8);
+      check("zeroPoints", zeroPoints, [N, packed], [N * packed]);
+      return { dtype: x!.dtype, shape: [...x!.shape.slice(0, -1), N] };
+    },
+    lower(to) {
+      const { K, N, bits, blockSize, accuracyLevel } = to.attributes;
+      const attributes = {
+        K: int(K),
+        N: int(N),
+        bits: int(bits),
+        block_size: int(blockSize),
+        accuracy_level: int(accuracyLevel),
+      };
+      to.emit("MatMulNBits", to.ins, attributes, to.outs, "com.microsoft");
+    },
+  }),
+  /** Rows of an embedding table stored in blocks of 4 or 8 bits (uint8, low bits first). */
+  gatherNBits: op<{ bits: number; blockSize: number; columns: number }>("gatherNBits", {
+    infer(at) {
+      const [quantized, indices, scales] = at.inputs;
+      const { bits, blockSize, columns } = at.attributes;
+      needDtype(at, quantized!, "uint8");
+      needDtype(at, indices!, "int64", "int32");
+      needDtype(at, scales!, "float32", "float16");
+      if (bits !== 4 && bits !== 8) at.fail("BAD_ATTRIBUTE", `bits must be 4 or 8, not ${bits}`);
+      const rows = quantized!.shape[0]!;
+      const expected = [
+        [rows, (columns * bits) / 8],
+        [rows, Math.ceil(columns / blockSize)],
+      ] as const;
+      if (!shapesEqual(quantized!.shape, expected[0]) || !shapesEqual(scales!.shape, expected[1])) {
+        const got = `${formatShape(quantized!.shape)} and ${formatShape(scales!.shape)}`;
+        at.fail(
+          "SHAPE_MISMATCH",
+          `quantized and scales are ${got}, should be ${expected.map(formatShape).join(" and ")}`,
+        );
+      }
+      return { dtype: scales!.dtype, shape: [...indices!.shape, columns] };
+    },
+    lower(to) {
+      const { bits, blockSize } = to.attributes;
+      const attributes = { bits: int(bits), block_size: int(blockSize), gather_axis: int(0), quantize_axis: int(1) };
+      to.emit("GatherBlockQuantized", to.ins, attributes, to.outs, "com.microsoft");
+    },
+  }),
+  /** Inputs: query, (key, value), (past key, past value), seqlens, total, (cos, sin), (bias). Outputs: y, present key and value. */
+  groupQueryAttention: op<Attention>("groupQueryAttention", {
+    infer(at) {
+      const { numHeads, kvNumHeads, packed, past } = at.attributes;
+      const query = at.inputs[0]!;
+      needDtype(at, query, "float32", "float16");
+      const [batch, length, width] = query.shape;
+      const heads = packed ? numHeads + 2 * kvNumHeads : numHeads;
+      if (query.shape.length !== 3 || typeof width !== "number" || width % heads !== 0 || numHeads % kvNumHeads !== 0) {
+        at.fail(
+          "SHAPE_MISMATCH",
+          `query ${formatShape(query.shape)} should be [B, T, D * ${heads}] for ${numHeads} heads over ${kvNumHeads}`,
+        );
+      }
+      const headDim = (width as number) / heads;
+      const kv = [batch!, length!, kvNumHeads * headDim];
+      const [key, value] = packed ? [] : at.inputs.slice(1, 3);
+      for (const part of [key, value]) {
+        if (part && !shapesEqual(part.shape, kv)) {
+          at.fail(
+            "SHAPE_MISMATCH",
+            `key or value ${formatShape(part.shape)} should be ${formatShape(kv)} for query ${formatShape(query.shape)}`,
+          );
+        }
+      }
+      const cache = past ? at.inputs[packed ? 1 : 3] : undefined;
+      if (cache && (cache.shape.length !== 4 || cache.shape[1] !== kvNumHeads || cache.shape[3] !== headDim)) {
+        at.fail(
+          "SHAPE_MISMATCH",
+          `past ${formatShape(cache.shape)} should be [B, ${kvNumHeads}, capacity, ${headDim}]`,
+        );
+      }
+      const present = [batch!, kvNumHeads, cache ? cache.shape[2]! : addDims(length!), headDim];
+      return [
+        { dtype: query.dtype, shape: [batch!, length!, numHeads * headDim] },
+        { dtype: query.dtype, shape: present },
+        { dtype: query.dtype, shape: present },
+      ];
+    },
+    lower(to) {
+      const { numHeads, kvNumHeads, scale, softcap, localWindowSize, packed, past, rotary, bias } = to.attributes;
+      let next = 1;
+      const take = (there: boolean): string => (there ? to.in(next++) : "");
+      const inputs = [to.in(0), take(!packed), take(!packed), take(past), take(past), take(true), take(true)];
+      inputs.push(take(rotary), take(rotary), "", take(bias));
+      while (inputs.at(-1) === "") inputs.pop();
+      const attributes: OnnxAttributes = {
+        num_heads: int(numHeads),
+        kv_num_heads: int(kvNumHeads),
+        do_rotary: int(to.attributes.doRotary),
+        rotary_interleaved: int(to.attributes.rotaryInterleaved),
+        scale: scale === undefined ? undefined : float(scale),
+        softcap: softcap === undefined ? undefined : float(softcap),
+        local_window_size: localWindowSize === undefined ? undefined : int(localWindowSize),
+      };
+      to.emit("GroupQueryAttention", inputs, attributes, to.outs, "com.microsoft");
+    },
+  }),
+};
+
+/** x / sqrt(mean(x²) + eps) · weight over the last axis. x [..., d], weight [d]. */
+export function rmsNorm(x: Value, weight: Value, eps: number): Value {
+  return apply1(transformerOps.rmsNorm, [x, weight], { eps });
+}
+
+/** sum = x + skip and y = rmsNorm(sum) in one node. Inference only: no gradient. x of rank 2 or 3. */
+export function skipRmsNorm(x: Value, skip: Value, weight: Value, eps: number): { y: Value; sum: Value } {
+  const [y, sum] = x.graph.apply(transformerOps.skipRmsNorm, [x, skip, weight], { eps });
+  return { y: y!, sum: sum! };
+}
+
+/**
+ * Rotary position embedding (Su et al. 2021). x [B, heads, T, D]; positions int64 [B, T], or [1]: the first position;
+ * cos, sin [positions, D/2]. Not interleaved: feature i is paired with i + D/2, as in transformers.
+ */
+export function rotary(x: Value, positions: Value, cos: Value, sin: Value, { interleaved = false } = {}): Value {
+  return apply1(transformerOps.rotary, [x, positions, cos, sin], { interleaved });
+}
+
+export interface NBitsWeight {
+  /** uint8 [N, ceil(K / blockSize), blockSize * bits / 8], low bits first. */
+  quantized: Value;
+  /** [N, ceil(K / blockSize)] */
+  scales: Value;
+  /** uint8 [N, ceil(ceil(K / blockSize) * bits / 8)]; default 2^(bits-1) */
+  zeroPoints?: Value;
+  K: number;
+  N: number;
+  bits: 4 | 8;
+  blockSize: number;
+  /** 0: exact float32, 4: x rounded to int8 blocks (fastest on CPU). Default 0. */
+  accuracyLevel?: 0 | 1 | 2 | 3 | 4;
+}
+
+/** x [..., K] times the transposed dequantised weight [N, K]: [..., N]. Inference only: no gradient. */
+export function matmulNBits(x: Value, weight: NBitsWeight): Value {
+  const { quantized, scales, zeroPoints, K, N, bits, blockSize, accuracyLevel = 0 } = weight;
+  const inputs = zeroPoints ? [x, quantized, scales, zeroPoints] : [x, quantized, scales];
+  return apply1(transformerOps.matmulNBits, inputs, { K, N, bits, blockSize, accuracyLevel });
+}
+
+/** Rows of a quantised embedding table: quantized uint8 [rows, columns * bits / 8], scales [rows, columns / blockSize]. */
+export function gatherNBits(
+  table: { quantized: Value; scales: Value; columns: number; bits: 4 | 8; blockSize: number },
+  indices: Value,
+): Value {
+  const { bits, blockSize, columns } = table;
+  return apply1(transformerOps.gatherNBits, [table.quantized, indices, table.scales], { bits, blockSize, columns });
+}
+
+export interface GroupQueryAttentionInputs {
+  /** [B, T, heads * D]; without key and value it holds all three, [B, T, (heads + 2 * kvHeads) * D]. */
+  query: Value;
+  /** [B, T, kvHeads * D] */
+  key?: Value;
+  value?: Value;
+  /** [B, kvHeads, capacity, D]; bind the same buffers to `presentKey` and `presentValue` to append in place. */
+  pastKey?: Value;
+  pastValue?: Value;
+  /** int32 [B]: position of the last token, total length - 1 */
+  seqlensK: Value;
+  /** int32 scalar: the largest total length of the batch */
+  totalSequenceLength: Value;
+  /** [positions, D/2]; with them query and key are rotated inside */
+  cos?: Value;
+  sin?: Value;
+  /** Added to the scores, [B or 1, heads or 1, T, total length]. */
+  attentionBias?: Value;
+  numHeads: number;
+  kvNumHeads: number;
+  /** Default 1 / sqrt(D). */
+  scale?: number;
+  softcap?: number;
+  localWindowSize?: number;
+  rotaryInterleaved?: boolean;
+}
+
+/** Causal grouped-query attention with a key-value cache. Inference only: no gradient. */
+export function groupQueryAttention(inputs: GroupQueryAttentionInputs): {
+  y: Value;
+  presentKey: Value;
+  presentValue: Value;
+} {
+  const { query, key, value, pastKey, pastValue, seqlensK, totalSequenceLength, cos, sin, attentionBias } = inputs;
+  const values = [query, key, value, pastKey, pastValue, seqlensK, totalSequenceLength, cos, sin, attentionBias];
+  const { numHeads, kvNumHeads, scale, softcap, localWindowSize, rotaryInterleaved = false } = inputs;
+  const [y, presentKey, presentValue] = query.graph.apply(
+    transformerOps.groupQueryAttention,
+    values.filter((part) => part !== undefined),
+    {
+      numHeads,
+      kvNumHeads,
+      ...(scale === undefined ? {} : { scale }),
+      ...(softcap === undefined ? {} : { softcap }),
+      ...(localWindowSize === undefined ? {} : { localWindowSize }),
+      doRotary: cos !== undefined,
+      rotaryInterleaved,
+      packed: key === undefined,
+      past: pastKey !== undefined,
+      rotary: cos !== undefined,
+      bias: attentionBias !== undefined,
+    },
+  );
+  return { y: y!, presentKey: presentKey!, presentValue: presentValue! };
+}

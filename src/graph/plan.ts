@@ -1,0 +1,111 @@
+/** @file What is exported: the nodes and leaves that outputs depend on, sums folded into products, and updates in place proven safe. */
+import { GraphError } from "./errors.ts";
+import type { Graph, GraphOutput, Node, Value } from "./graph.ts";
+import { elementwiseOps } from "./ops/elementwise.ts";
+import { linearOps } from "./ops/linear.ts";
+import { shapesEqual } from "./shape.ts";
+
+export interface Plan {
+  /** In topological order. */
+  readonly nodes: readonly Node[];
+  /** Inputs and parameters, in order of creation. */
+  readonly leaves: readonly Value[];
+  /** How often each value is read; outputs of the graph count. */
+  readonly uses: ReadonlyMap<Value, number>;
+  /** Sums that become the C of one of their operands, a product used nowhere else. */
+  readonly fused: ReadonlyMap<Node, { gemm: Node; c: Value }>;
+  /** The value behind ops that emit no node. */
+  resolve(value: Value): Value;
+}
+
+function resolve(value: Value): Value {
+  let source = value;
+  while (source.origin.kind === "node" && source.origin.node.op.alias !== undefined) {
+    source = source.origin.node.inputs[source.origin.node.op.alias]!;
+  }
+  return source;
+}
+
+export function analyse(graph: Graph): Plan {
+  const uses = new Map<Value, number>();
+  const reached = new Set<Node>();
+  const leaves = new Set<Value>();
+  const open: Node[] = [];
+  const read = (value: Value): void => {
+    const source = resolve(value);
+    uses.set(source, (uses.get(source) ?? 0) + 1);
+    if (source.origin.kind === "input" || source.origin.kind === "parameter") leaves.add(source);
+    if (source.origin.kind === "node" && !reached.has(source.origin.node)) {
+      reached.add(source.origin.node);
+      open.push(source.origin.node);
+    }
+  };
+  for (const { value } of graph.outputs) read(value);
+  for (let node = open.pop(); node !== undefined; node = open.pop()) node.inputs.forEach(read);
+
+  const ordered = [...reached].sort((a, b) => a.id - b.id);
+  const fused = new Map<Node, { gemm: Node; c: Value }>();
+  const absorbed = new Set<Node>();
+  for (const node of ordered) {
+    const found = node.op === elementwiseOps.add ? productToFuse(node, uses) : undefined;
+    if (found) {
+      fused.set(node, found);
+      absorbed.add(found.gemm);
+    }
+  }
+  for (const output of graph.outputs) if (output.replaces) checkInPlace(output, output.replaces, ordered);
+  return {
+    nodes: ordered.filter((node) => !absorbed.has(node)),
+    leaves: [...leaves].sort((a, b) => a.id - b.id),
+    uses,
+    fused,
+    resolve,
+  };
+}
+
+/** A product without C that only this sum reads: its C can be the other operand, which saves a pass over the result. */
+function productToFuse(sum: Node, uses: ReadonlyMap<Value, number>): { gemm: Node; c: Value } | undefined {
+  for (const [product, other] of [sum.inputs, [...sum.inputs].reverse()]) {
+    const { origin, shape } = resolve(product!);
+    if (
+      origin.kind === "node" &&
+      origin.node.op === linearOps.gemm &&
+      origin.node.inputs.length === 2 &&
+      uses.get(resolve(product!)) === 1 &&
+      shapesEqual(shape, sum.outputs[0]!.shape)
+    ) {
+      return { gemm: origin.node, c: other! };
+    }
+  }
+  return undefined;
+}
+
+/**
+ * An output bound to the buffer of an input may be written only when nothing can read the input any more: every node
+ * that reads it must be the one that writes, or come before it on a path of data.
+ */
+function checkInPlace({ name, value }: GraphOutput, input: Value, nodes: readonly Node[]): void {
+  const source = resolve(value);
+  if (source.dtype !== input.dtype || !shapesEqual(source.shape, input.shape)) {
+    throw new GraphError("SHAPE_MISMATCH", `output "${name}" is ${source} and cannot replace ${input}`);
+  }
+  const before = new Set<Node>();
+  const open = source.origin.kind === "node" ? [source.origin.node] : [];
+  for (let node = open.pop(); node !== undefined; node = open.pop()) {
+    if (before.has(node)) continue;
+    before.add(node);
+    for (const operand of node.inputs) {
+      const { origin } = resolve(operand);
+      if (origin.kind === "node") open.push(origin.node);
+    }
+  }
+  const late = nodes.find((node) => !before.has(node) && node.inputs.some((operand) => resolve(operand) === input));
+  if (late) {
+    const place = late.site === "" ? late.op.name : `${late.op.name} at "${late.site}"`;
+    const advice = "make the output depend on that node, or bind separate buffers";
+    throw new GraphError(
+      "UNSAFE_IN_PLACE",
+      `output "${name}" may be written before ${place} reads the input; ${advice}`,
+    );
+  }
+}
