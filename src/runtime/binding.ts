@@ -6,8 +6,8 @@ import { environment } from "./environment.ts";
 import { RuntimeError } from "./errors.ts";
 import { unwatchLeak, watchLeak } from "./leaks.ts";
 import type { Pointer } from "./library.ts";
-import type { SessionHandle } from "./session.ts";
-import { type Port, requireFit } from "./signature.ts";
+import type { Session, SessionHandle } from "./session.ts";
+import { findPort, type Port, requireConsistent, requireFit } from "./signature.ts";
 import { adoptValue, epoch, handleOf, requireUsable, type Tensor, type TensorHandle } from "./tensor.ts";
 
 /** The native side of a binding. Its session releases it at the latest when it closes. */
@@ -15,13 +15,81 @@ export class BindingHandle {
   readonly kind = "Binding";
   readonly session: SessionHandle;
   readonly pointer: Pointer;
+  readonly inputs = new Map<string, Tensor>();
+  /** A tensor the output is written to, or the device on which the runtime makes one in each run. */
+  readonly outputs = new Map<string, Tensor | DeviceName>();
   running = false;
   released = false;
+  /** Every bound tensor, as of the last check. */
+  #handles: TensorHandle[] = [];
+  /** Those over JavaScript memory: the only ones whose memory may vanish without a dispose. */
+  #shared: TensorHandle[] = [];
+  #changed = true;
+  /** Value of `epoch.freed` at which all tensors were last seen usable. */
+  #checkedAt = -1;
 
-  constructor(session: SessionHandle, pointer: Pointer) {
+  constructor(session: SessionHandle) {
+    const { api } = environment();
+    check(api, api.CreateIoBinding(session.pointer, out), "create a binding");
+    this.pointer = outPointer();
     this.session = session;
-    this.pointer = pointer;
     session.bindings.add(this);
+  }
+
+  changed(): void {
+    this.#changed = true;
+  }
+
+  requireIdle(): void {
+    if (this.session.released) throw new RuntimeError("SESSION_CLOSED", "the session of this binding was disposed");
+    if (this.released) throw new RuntimeError("SESSION_CLOSED", "the binding was disposed; make a new one with bind()");
+    if (this.running) throw inUse();
+  }
+
+  /** Throws unless a run may start. Costs next to nothing while nothing has changed. */
+  requireReady(): void {
+    this.requireIdle();
+    if (this.#changed) this.#checkChange();
+    if (this.#checkedAt !== epoch.freed) {
+      for (const handle of this.#handles) requireUsable(handle, "a bound tensor");
+      this.#checkedAt = epoch.freed;
+    }
+    for (const handle of this.#shared) requireUsable(handle, "a bound tensor");
+  }
+
+  #checkChange(): void {
+    const missing = [...this.session.inputs.keys()].filter((name) => !this.inputs.has(name));
+    if (missing.length > 0) {
+      throw new RuntimeError("MISSING_BINDING", `bind every input before a run; missing: ${missing.join(", ")}`);
+    }
+    if (this.outputs.size === 0) throw new RuntimeError("MISSING_BINDING", "bind at least one output before a run");
+    requireConsistent(this.session.inputs.values(), (name) => this.inputs.get(name)!);
+    this.#handles = [];
+    for (const target of [...this.inputs.values(), ...this.outputs.values()]) {
+      if (typeof target !== "string") this.#handles.push(handleOf(target));
+    }
+    this.#shared = this.#handles.filter((handle) => handle.memory.isShared);
+    this.#checkedAt = -1;
+    this.#changed = false;
+  }
+
+  /** Marks the binding and its tensors as in use by an asynchronous run. */
+  hold(): void {
+    this.running = true;
+    for (const handle of this.#handles) handle.runs++;
+  }
+
+  unhold(): void {
+    this.running = false;
+    for (const handle of this.#handles) handle.runs--;
+  }
+
+  clear(): void {
+    this.inputs.clear();
+    this.outputs.clear();
+    this.#handles = [];
+    this.#shared = [];
+    this.#changed = true;
   }
 
   release(): void {
@@ -29,50 +97,30 @@ export class BindingHandle {
     this.released = true;
     this.session.bindings.delete(this);
     environment().api.ReleaseIoBinding(this.pointer);
+    this.clear();
   }
 }
 
-/** What a session needs of a binding. */
-export let bindingInternals: (binding: Binding) => BindingInternals;
-export let createBinding: (session: SessionHandle) => Binding;
-
-interface BindingInternals {
-  readonly handle: BindingHandle;
-  /** Throws unless a run may start. */
-  ready(): void;
-  /** Marks the binding and its tensors as in use, or not any more. */
-  hold(): void;
-  unhold(): void;
-}
+/** For sessions only. */
+export let createBinding: (session: Session, handle: SessionHandle) => Binding;
+export let handleOfBinding: (binding: Binding) => BindingHandle;
 
 /**
  * The tensors of a run. Made by `session.bind()`; bind every input and at least one output, run as often as wanted,
  * rebind what changes. It keeps its tensors and its session from being garbage collected.
  */
 export class Binding implements Disposable {
+  readonly session: Session;
   readonly #handle: BindingHandle;
-  readonly #inputs = new Map<string, Tensor>();
-  /** A tensor the output is written to, or the device on which the runtime makes one in each run. */
-  readonly #outputs = new Map<string, Tensor | DeviceName>();
-  /** Tensors over JavaScript memory: the only ones whose memory may vanish without a dispose. */
-  #shared: TensorHandle[] = [];
-  /** Value of `epoch.freed` at which all tensors were last seen usable; -1 after a change. */
-  #checkedAt = -1;
 
   static {
-    createBinding = (session) => new Binding(session);
-    bindingInternals = (binding) => ({
-      handle: binding.#handle,
-      ready: () => binding.#ready(),
-      hold: () => binding.#hold(1),
-      unhold: () => binding.#hold(-1),
-    });
+    createBinding = (session, handle) => new Binding(session, handle);
+    handleOfBinding = (binding) => binding.#handle;
   }
 
-  private constructor(session: SessionHandle) {
-    const { api } = environment();
-    check(api, api.CreateIoBinding(session.pointer, out), "create a binding");
-    this.#handle = new BindingHandle(session, outPointer());
+  private constructor(session: Session, handle: SessionHandle) {
+    this.session = session;
+    this.#handle = new BindingHandle(handle);
     watchLeak(this, this.#handle);
   }
 
@@ -82,154 +130,121 @@ export class Binding implements Disposable {
    * @throws RuntimeError UNKNOWN_NAME, DTYPE_MISMATCH, SHAPE_MISMATCH, TENSOR_FREED, SESSION_CLOSED, RUN_IN_PROGRESS
    */
   input(name: string, tensor: Tensor): this {
-    this.#requireIdle();
-    const port = findPort(this.#handle.session.inputs, name, "input");
-    requireFit(port, tensor);
-    const handle = handleOf(tensor);
-    requireUsable(handle, `the tensor for ${name}`);
+    const handle = this.#handle;
+    handle.requireIdle();
+    const value = bindable(findPort(handle.session.inputs, name, "input"), tensor);
     const { api } = environment();
-    check(api, api.BindInput(this.#handle.pointer, name, handle.value), `bind the input ${name}`);
-    this.#inputs.set(name, tensor);
-    this.#checkedAt = -1;
+    check(api, api.BindInput(handle.pointer, name, value), `bind the input ${name}`);
+    handle.inputs.set(name, tensor);
+    handle.changed();
     return this;
   }
 
-  /** Writes an output into a tensor, in place. The same tensor may be an input too where the model allows it. Errors as {@link input}. */
+  /**
+   * Writes an output into a tensor, in place. The tensor may be an input too where the model's operators allow that.
+   *
+   * @throws RuntimeError as {@link input}; a symbolic dimension of the wrong size shows only in the run
+   */
   output(name: string, tensor: Tensor): this {
-    this.#requireIdle();
-    const port = findPort(this.#handle.session.outputs, name, "output");
-    requireFit(port, tensor);
-    const handle = handleOf(tensor);
-    requireUsable(handle, `the tensor for ${name}`);
+    const handle = this.#handle;
+    handle.requireIdle();
+    const value = bindable(findPort(handle.session.outputs, name, "output"), tensor);
     const { api } = environment();
-    check(api, api.BindOutput(this.#handle.pointer, name, handle.value), `bind the output ${name}`);
-    this.#outputs.set(name, tensor);
-    this.#checkedAt = -1;
+    check(api, api.BindOutput(handle.pointer, name, value), `bind the output ${name}`);
+    handle.outputs.set(name, tensor);
+    handle.changed();
     return this;
   }
 
-  /** Lets the runtime make the output in each run, on a device; get it with {@link results}. Errors as {@link input}. */
+  /**
+   * Lets the runtime make the output in each run, on a device; get it with {@link results}.
+   *
+   * @throws RuntimeError UNKNOWN_NAME, DEVICE_UNAVAILABLE, SESSION_CLOSED, RUN_IN_PROGRESS
+   */
   outputOn(name: string, device: DeviceName): this {
-    this.#requireIdle();
-    findPort(this.#handle.session.outputs, name, "output");
+    const handle = this.#handle;
+    handle.requireIdle();
+    findPort(handle.session.outputs, name, "output");
     const { api } = environment();
     const info = deviceMemoryInfo(device);
-    check(api, api.BindOutputToDevice(this.#handle.pointer, name, info), `bind the output ${name} to ${device}`);
-    this.#outputs.set(name, device);
-    this.#checkedAt = -1;
+    check(api, api.BindOutputToDevice(handle.pointer, name, info), `bind the output ${name} to ${device}`);
+    handle.outputs.set(name, device);
+    handle.changed();
     return this;
   }
 
   /**
    * The outputs of the last run by name: the bound tensors themselves, and for {@link outputOn} a new tensor at each
    * call, which the caller disposes.
+   *
+   * @throws RuntimeError SESSION_CLOSED, RUN_IN_PROGRESS
    */
   results(): Map<string, Tensor> {
-    this.#requireIdle();
+    this.#handle.requireIdle();
+    const { outputs, pointer } = this.#handle;
     const results = new Map<string, Tensor>();
-    const made = [...this.#outputs.values()].some((target) => typeof target === "string");
-    const values = made ? boundOutputs(this.#handle.pointer) : [];
+    const made = [...outputs.values()].some((target) => typeof target === "string");
+    const values = made ? boundOutputs(pointer) : [];
     // The runtime lists outputs in the order in which they were first bound, and so does the map.
-    [...this.#outputs].forEach(([name, target], index) => {
-      const value = values[index];
+    [...outputs].forEach(([name, target], index) => {
+      const value = values[index] ?? null;
       if (typeof target !== "string") {
-        if (value !== undefined) environment().api.ReleaseValue(value);
+        if (value !== null) environment().api.ReleaseValue(value);
         results.set(name, target);
-      } else if (value !== undefined) {
+      } else if (value !== null) {
         results.set(name, adoptValue(value, target));
       }
     });
     return results;
   }
 
-  /** Forgets all inputs and outputs. @throws RuntimeError RUN_IN_PROGRESS */
+  /** Forgets all inputs and outputs. @throws RuntimeError SESSION_CLOSED, RUN_IN_PROGRESS */
   clear(): this {
-    this.#requireIdle();
+    const handle = this.#handle;
+    handle.requireIdle();
     const { api } = environment();
-    api.ClearBoundInputs(this.#handle.pointer);
-    api.ClearBoundOutputs(this.#handle.pointer);
-    this.#inputs.clear();
-    this.#outputs.clear();
-    this.#checkedAt = -1;
+    api.ClearBoundInputs(handle.pointer);
+    api.ClearBoundOutputs(handle.pointer);
+    handle.clear();
     return this;
   }
 
   /** Releases the binding, not its tensors. A second call does nothing. @throws RuntimeError RUN_IN_PROGRESS */
   dispose(): void {
-    if (this.#handle.released) return;
-    if (this.#handle.running) throw busy();
+    if (this.#handle.running) throw inUse();
     unwatchLeak(this.#handle);
     this.#handle.release();
-    this.#inputs.clear();
-    this.#outputs.clear();
-    this.#shared = [];
   }
 
   [Symbol.dispose](): void {
     this.dispose();
   }
-
-  #requireIdle(): void {
-    const handle = this.#handle;
-    if (handle.session.released) throw new RuntimeError("SESSION_CLOSED", "the session of this binding was disposed");
-    if (handle.released)
-      throw new RuntimeError("SESSION_CLOSED", "the binding was disposed; make a new one with bind()");
-    if (handle.running) throw busy();
-  }
-
-  #ready(): void {
-    this.#requireIdle();
-    if (this.#checkedAt !== epoch.freed) this.#checkTensors();
-    for (const handle of this.#shared) requireUsable(handle, "a bound tensor");
-  }
-
-  /** The checks that only a change of the binding or a disposed tensor makes necessary again. */
-  #checkTensors(): void {
-    const missing = this.#handle.session.inputs.filter((port) => !this.#inputs.has(port.name)).map((port) => port.name);
-    if (missing.length > 0) {
-      throw new RuntimeError("MISSING_BINDING", `bind every input before a run; missing: ${missing.join(", ")}`);
-    }
-    if (this.#outputs.size === 0) throw new RuntimeError("MISSING_BINDING", "bind at least one output before a run");
-    this.#shared = [];
-    for (const [name, tensor] of [...this.#inputs, ...this.#outputs]) {
-      if (typeof tensor === "string") continue;
-      const handle = handleOf(tensor);
-      requireUsable(handle, `the tensor bound to ${name}`);
-      if (handle.memory.isShared) this.#shared.push(handle);
-    }
-    this.#checkedAt = epoch.freed;
-  }
-
-  #hold(change: 1 | -1): void {
-    this.#handle.running = change > 0;
-    for (const tensor of this.#inputs.values()) handleOf(tensor).runs += change;
-    for (const target of this.#outputs.values()) if (typeof target !== "string") handleOf(target).runs += change;
-  }
 }
 
-function busy(): RuntimeError {
+function inUse(): RuntimeError {
   return new RuntimeError(
     "RUN_IN_PROGRESS",
     "the binding is in use by a run; await that run first, or use another binding",
   );
 }
 
-function findPort(ports: readonly Port[], name: string, what: "input" | "output"): Port {
-  const port = ports.find((candidate) => candidate.name === name);
-  if (port !== undefined) return port;
-  const names = ports.map((candidate) => candidate.name);
-  throw new RuntimeError("UNKNOWN_NAME", `the model has no ${what} ${name}; it has ${names.join(", ") || "none"}`);
+/** The OrtValue of a tensor that fits a port. */
+function bindable(port: Port, tensor: Tensor): Pointer {
+  const handle = handleOf(tensor);
+  requireUsable(handle, `the tensor for ${port.name}`);
+  requireFit(port, tensor);
+  return handle.value;
 }
 
-/** The OrtValues of all bound outputs, in binding order; the caller owns them. */
-function boundOutputs(binding: Pointer): Pointer[] {
+/** The OrtValues of all bound outputs, in binding order, owned by the caller; null for what no run has filled yet. */
+function boundOutputs(binding: Pointer): (Pointer | null)[] {
   const { api, allocator } = environment();
-  const count = new BigUint64Array(8);
+  const count = new BigUint64Array(1);
   check(api, api.GetBoundOutputValues(binding, allocator, out, count), "give the outputs of a run");
   const length = Number(count[0]!);
   if (length === 0) return [];
   const list = outPointer();
-  const values = koffi.decode(list, koffi.array("void *", length)) as Pointer[];
+  const values = koffi.decode(list, koffi.array("void *", length)) as (Pointer | null)[];
   check(api, api.AllocatorFree(allocator, list), "free a list");
   return values;
 }

@@ -1,174 +1,115 @@
 /** @file Sessions: a model loaded into ONNX Runtime, its inputs and outputs, and the ways to run it. */
 import koffi from "koffi";
 import { check, out, outPointer } from "./api.ts";
-import { type Binding, type BindingHandle, bindingInternals, createBinding } from "./binding.ts";
-import { appendDevice, type DeviceName } from "./devices.ts";
-import { environment } from "./environment.ts";
+import { type Binding, type BindingHandle, createBinding, handleOfBinding } from "./binding.ts";
+import { type Environment, environment } from "./environment.ts";
 import { RuntimeError } from "./errors.ts";
 import { unwatchLeak, watchLeak } from "./leaks.ts";
 import type { Pointer } from "./library.ts";
-import { type PrepackedHandle, type PrepackedWeights, prepackedHandle } from "./prepacked.ts";
+import { type LoadedModel, loadModel, type SessionOptions } from "./load.ts";
 import { type Port, readPorts } from "./signature.ts";
-import { borrow, handleOf, requireUsable, type Tensor, type TensorHandle } from "./tensor.ts";
-
-export interface SessionOptions {
-  /** Where the model runs. Default: cpu. */
-  device?: DeviceName;
-  /**
-   * Weights by name, for initializers that the model declares as external data at {@link EXTERNAL_LOCATION}. Several
-   * sessions may share the same tensors; nothing is copied and the memory stays until the last of them is closed.
-   */
-  initializers?: ReadonlyMap<string, Tensor>;
-  /** Where prepacked weights are kept, so that sessions with the same weights keep them once. */
-  prepacked?: PrepackedWeights;
-  /** Whether kernels may rearrange weights for speed, at the price of a second copy of them. Default: true. */
-  prepacking?: boolean;
-  /** How far the runtime rewrites the graph. Default: all. */
-  optimization?: "none" | "basic" | "extended" | "all";
-  /** Prefix of the file that profiling writes; without it there is no profiling. */
-  profile?: string;
-  /** Session config entries of the runtime, such as `session.set_denormal_as_zero`. */
-  config?: Readonly<Record<string, string>>;
-}
+import type { Tensor } from "./tensor.ts";
 
 export interface RunOptions {
   /** Stops an asynchronous run between two operators. A blocking run only looks at it before it starts. */
   signal?: AbortSignal;
 }
 
-/** The `location` a model gives for initializers that come from outside: exists everywhere and holds nothing. */
-export const EXTERNAL_LOCATION = ".";
-
-const OPTIMIZATION = { none: 0, basic: 1, extended: 2, all: 99 } as const;
-
 /** The native side of a session, with everything that must live as long as it. */
 export class SessionHandle {
   readonly kind = "Session";
   readonly pointer: Pointer;
-  readonly inputs: readonly Port[];
-  readonly outputs: readonly Port[];
+  readonly inputs: ReadonlyMap<string, Port>;
+  readonly outputs: ReadonlyMap<string, Port>;
   readonly bindings = new Set<BindingHandle>();
-  /** The runtime keeps the addresses of these values, not the values. */
-  readonly #weights: readonly TensorHandle[];
-  readonly #prepacked: PrepackedHandle | undefined;
+  readonly loaded: LoadedModel;
+  /** Asynchronous runs under way. */
   runs = 0;
   released = false;
 
-  constructor(pointer: Pointer, weights: readonly TensorHandle[], prepacked: PrepackedHandle | undefined) {
-    this.pointer = pointer;
-    this.#weights = weights;
-    this.#prepacked = prepacked;
-    this.inputs = readPorts(pointer, "Input");
-    this.outputs = readPorts(pointer, "Output");
+  constructor(loaded: LoadedModel) {
+    this.loaded = loaded;
+    this.pointer = loaded.session;
+    try {
+      this.inputs = readPorts(this.pointer, "Input");
+      this.outputs = readPorts(this.pointer, "Output");
+    } catch (error) {
+      loaded.release();
+      throw error;
+    }
   }
 
   release(): void {
     if (this.released) return;
     this.released = true;
     for (const binding of [...this.bindings]) binding.release();
-    environment().api.ReleaseSession(this.pointer);
-    for (const weight of this.#weights) weight.release();
-    this.#prepacked?.drop();
+    this.loaded.release();
   }
 }
 
 /** What asynchronous runs use, kept from garbage collection until they end. */
-const running = new Set<Binding>();
+const underway = new Set<Binding>();
 
-/** A model, ready to run. */
+/** A model, ready to run. Close it with `dispose()` or `using`; that closes its bindings too. */
 export class Session implements Disposable {
   readonly inputs: readonly Port[];
   readonly outputs: readonly Port[];
+  /** False when the runtime had to copy the `initializers` into this session instead of sharing them. */
+  readonly sharesInitializers: boolean;
   readonly #handle: SessionHandle;
+  readonly #environment: Environment;
 
   private constructor(handle: SessionHandle) {
     this.#handle = handle;
-    this.inputs = handle.inputs;
-    this.outputs = handle.outputs;
+    this.#environment = environment();
+    this.inputs = Object.freeze([...handle.inputs.values()]);
+    this.outputs = Object.freeze([...handle.outputs.values()]);
+    this.sharesInitializers = handle.loaded.sharesInitializers;
     watchLeak(this, handle);
   }
 
   /**
    * Loads a model.
    *
-   * @param model the bytes of an ONNX ModelProto
-   * @throws RuntimeError RUNTIME_FAILED when the runtime refuses the model, DEVICE_UNAVAILABLE, TENSOR_FREED
+   * @param model the bytes of an ONNX ModelProto; not used after the call
+   * @throws RuntimeError RUNTIME_FAILED when the runtime refuses the model, MISSING_BINDING, UNKNOWN_NAME,
+   *   DTYPE_MISMATCH and SHAPE_MISMATCH for initializers that do not fit the model, DEVICE_UNAVAILABLE, TENSOR_FREED
    */
   static create(model: Uint8Array, options: SessionOptions = {}): Session {
-    const { api, env } = environment();
-    check(api, api.CreateSessionOptions(out), "create session options");
-    const native = outPointer();
-    const weights: TensorHandle[] = [];
-    const container = options.prepacked === undefined ? undefined : prepackedHandle(options.prepacked).retain();
-    try {
-      check(api, api.DisablePerSessionThreads(native), "share its threads");
-      const level = OPTIMIZATION[options.optimization ?? "all"];
-      check(api, api.SetSessionGraphOptimizationLevel(native, level), "set the optimization level");
-      const config = { ...options.config };
-      if (options.prepacking === false) config["session.disable_prepacking"] = "1";
-      for (const [key, value] of Object.entries(config)) {
-        check(api, api.AddSessionConfigEntry(native, key, value), `set ${key}`);
-      }
-      if (options.profile !== undefined) check(api, api.EnableProfiling(native, options.profile), "set up profiling");
-      appendDevice(native, options.device ?? "cpu");
-      for (const [name, tensor] of options.initializers ?? []) {
-        const handle = handleOf(tensor);
-        requireUsable(handle, `the initializer ${name}`);
-        const weight = borrow(tensor);
-        weights.push(weight);
-        check(api, api.AddInitializer(native, name, weight.value), `use the initializer ${name}`);
-      }
-      const status =
-        container === undefined
-          ? api.CreateSessionFromArray(env, model, model.byteLength, native, out)
-          : api.CreateSessionFromArrayWithPrepackedWeightsContainer(
-              env,
-              model,
-              model.byteLength,
-              native,
-              container.pointer,
-              out,
-            );
-      check(api, status, "load the model");
-      return new Session(new SessionHandle(outPointer(), weights, container));
-    } catch (error) {
-      for (const weight of weights) weight.release();
-      container?.drop();
-      throw error;
-    } finally {
-      api.ReleaseSessionOptions(native);
-    }
+    return new Session(new SessionHandle(loadModel(model, options)));
   }
 
-  /** A new, empty binding of tensors to this session's inputs and outputs. */
+  /** A new, empty binding of tensors to this session's inputs and outputs. @throws RuntimeError SESSION_CLOSED */
   bind(): Binding {
     this.#requireOpen();
-    return createBinding(this.#handle);
+    return createBinding(this, this.#handle);
   }
 
   /**
    * Runs the model on the tensors of a binding and blocks until it is done.
    *
-   * @throws RuntimeError MISSING_BINDING, TENSOR_FREED, SESSION_CLOSED, RUN_IN_PROGRESS, RUN_CANCELLED, RUNTIME_FAILED
+   * @throws RuntimeError MISSING_BINDING, SHAPE_MISMATCH, TENSOR_FREED, SESSION_CLOSED, RUN_IN_PROGRESS,
+   *   RUN_CANCELLED, RUNTIME_FAILED
    */
   run(binding: Binding, options?: RunOptions): void {
-    const inner = this.#start(binding, options?.signal);
-    const { api } = environment();
-    check(api, api.RunWithBinding(this.#handle.pointer, null, inner.handle.pointer), "run the model");
+    const pointer = this.#start(binding, options?.signal).pointer;
+    const { api } = this.#environment;
+    const status = api.RunWithBinding(this.#handle.pointer, null, pointer);
+    if (status !== null) check(api, status, "run the model");
   }
 
   /**
-   * Runs the model on a worker thread; the event loop stays free. Until it ends the binding, its tensors and the
-   * session can neither be disposed nor run again with the same binding; another binding may run meanwhile.
-   * Aborting the signal stops the run before its next operator and rejects with RUN_CANCELLED; a run that was
-   * already past its last operator resolves.
+   * Runs the model on a worker thread; the event loop stays free. Until it ends, its binding, the tensors bound and
+   * the session cannot be disposed, nor can the binding be changed or run; another binding may run meanwhile.
+   * Aborting the signal stops the run before its next operator and rejects with RUN_CANCELLED; what it has written
+   * by then stays written. A run that was already past its last operator resolves.
    *
    * @throws RuntimeError as {@link run}
    */
   async runAsync(binding: Binding, options?: RunOptions): Promise<void> {
     const signal = options?.signal;
-    const inner = this.#start(binding, signal);
-    const { api } = environment();
+    const handle = this.#start(binding, signal);
+    const { api } = this.#environment;
     let runOptions: Pointer | null = null;
     if (signal !== undefined) {
       check(api, api.CreateRunOptions(out), "create run options");
@@ -179,28 +120,24 @@ export class Session implements Disposable {
       aborted = true;
       check(api, api.RunOptionsSetTerminate(runOptions), "stop a run");
     };
-    inner.hold();
+    handle.hold();
     this.#handle.runs++;
-    running.add(binding);
+    underway.add(binding);
     signal?.addEventListener("abort", abort, { once: true });
     try {
       const status = await new Promise<Pointer | null>((resolve, reject) => {
-        api.RunWithBinding.async(this.#handle.pointer, runOptions, inner.handle.pointer, (error, result) => {
-          if (error) reject(error);
+        api.RunWithBinding.async(this.#handle.pointer, runOptions, handle.pointer, (error, result) => {
+          if (error) reject(new RuntimeError("RUNTIME_FAILED", `the run could not be started: ${error.message}`));
           else resolve(result);
         });
       });
-      check(
-        api,
-        status,
-        aborted ? "finish a cancelled run" : "run the model",
-        aborted ? "RUN_CANCELLED" : "RUNTIME_FAILED",
-      );
+      if (aborted) check(api, status, "finish a run that was cancelled", "RUN_CANCELLED");
+      else check(api, status, "run the model");
     } finally {
       signal?.removeEventListener("abort", abort);
-      running.delete(binding);
+      underway.delete(binding);
       this.#handle.runs--;
-      inner.unhold();
+      handle.unhold();
       if (runOptions !== null) api.ReleaseRunOptions(runOptions);
     }
   }
@@ -210,11 +147,12 @@ export class Session implements Disposable {
    *
    * @param fetches names of the wanted outputs; default: all
    * @returns outputs by name; the caller disposes them
+   * @throws RuntimeError as {@link run}, and as `Binding.input`
    */
   call(feeds: Readonly<Record<string, Tensor>>, fetches?: readonly string[]): Record<string, Tensor> {
     using binding = this.bind();
     for (const [name, tensor] of Object.entries(feeds)) binding.input(name, tensor);
-    for (const name of fetches ?? this.outputs.map((port) => port.name)) binding.outputOn(name, "cpu");
+    for (const name of fetches ?? this.#handle.outputs.keys()) binding.outputOn(name, "cpu");
     this.run(binding);
     return Object.fromEntries(binding.results());
   }
@@ -222,17 +160,19 @@ export class Session implements Disposable {
   /** Stops profiling, writes the file and gives its name. @throws RuntimeError RUNTIME_FAILED without `profile` */
   endProfiling(): string {
     this.#requireOpen();
-    const { api, allocator } = environment();
+    const { api, allocator } = this.#environment;
     check(api, api.SessionEndProfiling(this.#handle.pointer, allocator, out), "end profiling");
     const text = outPointer();
     const name = koffi.decode.string(text);
     check(api, api.AllocatorFree(allocator, text), "free a name");
+    if (name === "") {
+      throw new RuntimeError("RUNTIME_FAILED", "the session does not profile; create it with the option `profile`");
+    }
     return name;
   }
 
   /** Closes the session and its bindings. A second call does nothing. @throws RuntimeError RUN_IN_PROGRESS */
   dispose(): void {
-    if (this.#handle.released) return;
     if (this.#handle.runs > 0) {
       throw new RuntimeError("RUN_IN_PROGRESS", "a session cannot be disposed while it runs; await its runs first");
     }
@@ -248,17 +188,17 @@ export class Session implements Disposable {
     if (this.#handle.released) throw new RuntimeError("SESSION_CLOSED", "the session was disposed");
   }
 
-  #start(binding: Binding, signal: AbortSignal | undefined): ReturnType<typeof bindingInternals> {
+  #start(binding: Binding, signal: AbortSignal | undefined): BindingHandle {
     this.#requireOpen();
-    const inner = bindingInternals(binding);
-    if (inner.handle.session !== this.#handle) {
+    const handle = handleOfBinding(binding);
+    if (handle.session !== this.#handle) {
       throw new RuntimeError(
         "SESSION_CLOSED",
-        "the binding belongs to another session; make one with bind() of this one",
+        "the binding belongs to another session; make one with this one's bind()",
       );
     }
-    inner.ready();
+    handle.requireReady();
     if (signal?.aborted) throw new RuntimeError("RUN_CANCELLED", "the run was cancelled before it started");
-    return inner;
+    return handle;
   }
 }

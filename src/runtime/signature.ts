@@ -14,12 +14,13 @@ export interface Port {
   readonly shape: readonly (number | string)[];
 }
 
-/** Reads the inputs or the outputs of a loaded model. */
-export function readPorts(session: Pointer, side: "Input" | "Output"): readonly Port[] {
+/** Reads the inputs or the outputs of a loaded model, by name and in the model's order. */
+export function readPorts(session: Pointer, side: "Input" | "Output"): ReadonlyMap<string, Port> {
   const { api } = environment();
   check(api, api[`SessionGet${side}Count`](session, out), `count the ${side.toLowerCase()}s`);
   const count = Number(out[0]!);
-  return Object.freeze(Array.from({ length: count }, (_, index) => readPort(session, side, index)));
+  const ports = Array.from({ length: count }, (_, index) => readPort(session, side, index));
+  return new Map(ports.map((port) => [port.name, port]));
 }
 
 function readPort(session: Pointer, side: "Input" | "Output", index: number): Port {
@@ -48,6 +49,16 @@ function readPort(session: Pointer, side: "Input" | "Output", index: number): Po
   }
 }
 
+/** @throws RuntimeError UNKNOWN_NAME, listing the names there are */
+export function findPort(ports: ReadonlyMap<string, Port>, name: string, what: "input" | "output"): Port {
+  const port = ports.get(name);
+  if (port !== undefined) return port;
+  throw new RuntimeError(
+    "UNKNOWN_NAME",
+    `the model has no ${what} ${name}; it has ${[...ports.keys()].join(", ") || "none"}`,
+  );
+}
+
 /** @throws RuntimeError DTYPE_MISMATCH, SHAPE_MISMATCH when a tensor does not fit a port; symbols fit any size */
 export function requireFit(port: Port, tensor: Tensor): void {
   if (tensor.dtype !== port.dtype) {
@@ -64,4 +75,57 @@ export function requireFit(port: Port, tensor: Tensor): void {
     "SHAPE_MISMATCH",
     `${port.name} has shape ${showShape(port.shape)} in the model, the tensor has ${showShape(tensor.shape)}`,
   );
+}
+
+const SYMBOL = /^[A-Za-z_]\w*$/;
+
+/**
+ * Checks that a symbol stands for one size in all inputs, and that sums of products of symbols ("B*T", "P+T") hold.
+ *
+ * Kernels trust these equalities, so a batch bound with two lengths would read past an end instead of failing.
+ *
+ * @throws RuntimeError SHAPE_MISMATCH naming both inputs
+ */
+export function requireConsistent(ports: Iterable<Port>, tensorOf: (name: string) => Tensor): void {
+  const known = new Map<string, { size: number; by: string }>();
+  const expressions: { expression: string; size: number; port: Port }[] = [];
+  for (const port of ports) {
+    port.shape.forEach((dim, axis) => {
+      if (typeof dim === "number" || dim === "?") return;
+      const size = tensorOf(port.name).shape[axis]!;
+      const other = known.get(dim);
+      if (other !== undefined && other.size !== size) {
+        throw new RuntimeError(
+          "SHAPE_MISMATCH",
+          `${dim} is ${other.size} in ${other.by} but ${size} in ${port.name} ${showShape(port.shape)}`,
+        );
+      }
+      known.set(dim, { size, by: port.name });
+      if (!SYMBOL.test(dim)) expressions.push({ expression: dim, size, port });
+    });
+  }
+  for (const { expression, size, port } of expressions) {
+    const expected = evaluate(expression, (symbol) => known.get(symbol)?.size);
+    if (expected !== undefined && expected !== size) {
+      throw new RuntimeError(
+        "SHAPE_MISMATCH",
+        `${expression} is ${expected} by the other inputs but ${size} in ${port.name} ${showShape(port.shape)}`,
+      );
+    }
+  }
+}
+
+/** Value of a sum of products; undefined when it is none or a symbol is unknown. */
+function evaluate(expression: string, sizeOf: (symbol: string) => number | undefined): number | undefined {
+  let sum = 0;
+  for (const term of expression.split("+")) {
+    let product = 1;
+    for (const factor of term.split("*").map((part) => part.trim())) {
+      const size = /^\d+$/.test(factor) ? Number(factor) : SYMBOL.test(factor) ? sizeOf(factor) : undefined;
+      if (size === undefined) return undefined;
+      product *= size;
+    }
+    sum += product;
+  }
+  return sum;
 }

@@ -1,0 +1,172 @@
+/** @file Loads a model into a native session, with its weights shared from outside. */
+import { type Api, check, out, outPointer } from "./api.ts";
+import { appendDevice, type DeviceName } from "./devices.ts";
+import { DTYPES, dtypeOfOnnx } from "./dtypes.ts";
+import { environment } from "./environment.ts";
+import { RuntimeError } from "./errors.ts";
+import { type ExternalInitializer, externalInitializers } from "./initializers.ts";
+import type { Pointer } from "./library.ts";
+import { type PrepackedHandle, type PrepackedWeights, prepackedHandle } from "./prepacked.ts";
+import { borrow, handleOf, requireUsable, showShape, type Tensor, type TensorHandle } from "./tensor.ts";
+
+export interface SessionOptions {
+  /** Where the model runs. Default: cpu. */
+  device?: DeviceName;
+  /**
+   * Weights by name, for the initializers that the model declares as external data at {@link EXTERNAL_LOCATION}.
+   * Several sessions may share the same tensors; nothing is copied, and the memory stays until the last of them is
+   * closed. (A model in which the runtime can compute something from weights alone, such as a transposed weight,
+   * needs them at load time; that session then gets a copy, see `Session.sharesInitializers`.)
+   */
+  initializers?: ReadonlyMap<string, Tensor>;
+  /** Where prepacked weights are kept, so that sessions with the same weights keep them once. */
+  prepacked?: PrepackedWeights;
+  /** Whether kernels may rearrange weights for speed, at the price of a second copy of them. Default: true. */
+  prepacking?: boolean;
+  /** How far the runtime rewrites the graph. Default: all. */
+  optimization?: "none" | "basic" | "extended" | "all";
+  /** Prefix of the file that profiling writes; without it there is no profiling. */
+  profile?: string;
+  /** Session config entries of the runtime, such as `session.set_denormal_as_zero`. */
+  config?: Readonly<Record<string, string>>;
+}
+
+/**
+ * The `location` a model gives for initializers that come from outside. The runtime insists that it exists, and reads
+ * it only to compute something from weights alone; a directory exists everywhere and cannot be mistaken for data.
+ */
+export const EXTERNAL_LOCATION = ".";
+
+const OPTIMIZATION = { none: 0, basic: 1, extended: 2, all: 99 } as const;
+
+/** A native session and what it borrows. */
+export interface LoadedModel {
+  readonly session: Pointer;
+  readonly sharesInitializers: boolean;
+  release(): void;
+}
+
+/** @throws RuntimeError see `Session.create` */
+export function loadModel(model: Uint8Array, options: SessionOptions): LoadedModel {
+  const wanted = externalInitializers(model);
+  const given = options.initializers ?? new Map<string, Tensor>();
+  if (wanted !== undefined) requireWeights(wanted, given);
+  const prepacked = options.prepacked === undefined ? undefined : prepackedHandle(options.prepacked).retain();
+  const weights: TensorHandle[] = [];
+  const releaseBorrowed = (): void => {
+    for (const weight of weights) weight.release();
+    prepacked?.drop();
+  };
+  try {
+    for (const tensor of given.values()) weights.push(borrow(tensor));
+    const names = [...given.keys()];
+    const { session, shared } = createShared(model, options, names, weights, prepacked);
+    const { api } = environment();
+    return {
+      session,
+      sharesInitializers: shared,
+      release: () => {
+        api.ReleaseSession(session);
+        releaseBorrowed();
+      },
+    };
+  } catch (error) {
+    releaseBorrowed();
+    throw error;
+  }
+}
+
+/** Shares the weights if the runtime can, else lets it copy them. */
+function createShared(
+  model: Uint8Array,
+  options: SessionOptions,
+  names: readonly string[],
+  weights: readonly TensorHandle[],
+  prepacked: PrepackedHandle | undefined,
+): { session: Pointer; shared: boolean } {
+  const add = (api: Api, native: Pointer): void =>
+    names.forEach((name, index) => {
+      check(api, api.AddInitializer(native, name, weights[index]!.value), `use the initializer ${name}`);
+    });
+  try {
+    return { session: create(model, options, prepacked, add), shared: true };
+  } catch (error) {
+    if (names.length === 0 || !(error instanceof RuntimeError) || !readsPlaceholder(error.message)) throw error;
+  }
+  const inject = (api: Api, native: Pointer): void => {
+    const values = BigUint64Array.from(weights, (weight) => weight.value);
+    check(api, api.AddExternalInitializers(native, names, values, names.length), "copy the initializers");
+  };
+  return { session: create(model, options, prepacked, inject), shared: false };
+}
+
+/** Whether loading failed because the runtime went to the placeholder for the data of an initializer. */
+function readsPlaceholder(message: string): boolean {
+  return /External data path|External initializer|cannot get file size|external data/i.test(message);
+}
+
+function create(
+  model: Uint8Array,
+  options: SessionOptions,
+  prepacked: PrepackedHandle | undefined,
+  addWeights: (api: Api, native: Pointer) => void,
+): Pointer {
+  const { api, env } = environment();
+  check(api, api.CreateSessionOptions(out), "create session options");
+  const native = outPointer();
+  try {
+    check(api, api.DisablePerSessionThreads(native), "share its threads");
+    const level = OPTIMIZATION[options.optimization ?? "all"];
+    check(api, api.SetSessionGraphOptimizationLevel(native, level), "set the optimization level");
+    const config: Record<string, string> = { ...options.config };
+    if (options.prepacking === false) config["session.disable_prepacking"] = "1";
+    for (const [key, value] of Object.entries(config)) {
+      check(api, api.AddSessionConfigEntry(native, key, value), `set ${key}`);
+    }
+    if (options.profile !== undefined) check(api, api.EnableProfiling(native, options.profile), "set up profiling");
+    appendDevice(native, options.device ?? "cpu");
+    addWeights(api, native);
+    const size = model.byteLength;
+    const status =
+      prepacked === undefined
+        ? api.CreateSessionFromArray(env, model, size, native, out)
+        : api.CreateSessionFromArrayWithPrepackedWeightsContainer(env, model, size, native, prepacked.pointer, out);
+    check(api, status, "load the model");
+    return outPointer();
+  } finally {
+    api.ReleaseSessionOptions(native);
+  }
+}
+
+/** The runtime ignores unknown names and trusts shapes, so both are checked here. */
+function requireWeights(wanted: ReadonlyMap<string, ExternalInitializer>, given: ReadonlyMap<string, Tensor>): void {
+  const missing = [...wanted.keys()].filter((name) => !given.has(name));
+  if (missing.length > 0) {
+    throw new RuntimeError(
+      "MISSING_BINDING",
+      `the model needs initializers that were not given: ${missing.join(", ")}`,
+    );
+  }
+  for (const [name, tensor] of given) {
+    const initializer = wanted.get(name);
+    if (initializer === undefined) {
+      const names = [...wanted.keys()].join(", ") || "none";
+      throw new RuntimeError("UNKNOWN_NAME", `the model has no external initializer ${name}; it has ${names}`);
+    }
+    requireUsable(handleOf(tensor), `the initializer ${name}`);
+    const { onnxType, shape } = initializer;
+    if (DTYPES[tensor.dtype].onnx !== onnxType) {
+      const dtype = dtypeOfOnnx(onnxType) ?? `ONNX type ${onnxType}`;
+      throw new RuntimeError(
+        "DTYPE_MISMATCH",
+        `initializer ${name} is ${dtype} in the model, the tensor ${tensor.dtype}`,
+      );
+    }
+    if (shape.length !== tensor.shape.length || shape.some((dim, axis) => dim !== tensor.shape[axis])) {
+      throw new RuntimeError(
+        "SHAPE_MISMATCH",
+        `initializer ${name} has shape ${showShape(shape)} in the model, the tensor has ${showShape(tensor.shape)}`,
+      );
+    }
+  }
+}
