@@ -1,0 +1,129 @@
+/** @file Checkpoints: everything a run needs to go on as if it had never stopped, written as one directory or not at all. */
+import { readdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+import { readJson, writeDirectoryAtomic, writeFileAtomic } from "../base/index.ts";
+import type { Adapter } from "../methods/index.ts";
+import { SafetensorsFile, writeSafetensors } from "../models/index.ts";
+import type { Tensor } from "../runtime/index.ts";
+import { configDifferences } from "./config.ts";
+import { TrainingError } from "./errors.ts";
+import type { Group, OptimizerGroup } from "./optimizer.ts";
+
+const STATE_FILE = "state.json";
+const MOMENTS_FILE = "optimizer.safetensors";
+
+const stepCount = z.int().min(0);
+
+const stateSchema = z.strictObject({
+  format: z.literal(1),
+  /** Optimizer steps done. The order of the data and the learning rate follow from it and the seed alone. */
+  step: stepCount,
+  /** Updates of each parameter group: AdamW's bias correction, and the position in the order of dev batches. */
+  updates: z.partialRecord(z.enum(["weights", "activation"]), stepCount),
+  best: z.strictObject({ step: stepCount, dev_loss: z.number(), dev_perplexity: z.number() }).nullable(),
+  evaluations_without_improvement: stepCount,
+  /** Step of the last evaluation, -1 before the first. */
+  last_evaluation: z.int().min(-1),
+  /** Length of metrics.jsonl. */
+  metrics_bytes: stepCount,
+  /** Time spent on the run so far. */
+  seconds: z.number().min(0),
+  /** What decides the run's course, by field: config, backbone and data. */
+  identity: z.record(z.string(), z.string()),
+  identity_digest: z.string(),
+});
+
+export type CheckpointState = z.infer<typeof stateSchema>;
+
+/** AdamW's two moments of one group, float32 [n] each, in the layout of the adapter's flat buffer. */
+type Moments = Pick<OptimizerGroup, "first" | "second">;
+
+export function checkpointsDirectory(run: string): string {
+  return join(run, "checkpoints");
+}
+
+/** Steps of the complete checkpoints of a run, ascending. */
+export function listCheckpoints(run: string): number[] {
+  let names: string[];
+  try {
+    names = readdirSync(checkpointsDirectory(run));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
+    throw error;
+  }
+  return names
+    .map((name) => /^step-(\d+)$/.exec(name)?.[1])
+    .filter((digits) => digits !== undefined)
+    .map(Number)
+    .sort((a, b) => a - b);
+}
+
+export function checkpointPath(run: string, step: number): string {
+  return join(checkpointsDirectory(run), `step-${step}`);
+}
+
+/** Writes `checkpoints/step-N` and removes all but the newest `keep`, and what killed processes left half-written. */
+export async function saveCheckpoint(
+  run: string,
+  adapter: Adapter,
+  moments: ReadonlyMap<Group, Moments>,
+  state: CheckpointState,
+  keep: number,
+): Promise<string> {
+  const path = checkpointPath(run, state.step);
+  await writeDirectoryAtomic(path, (directory) => {
+    adapter.saveInto(directory);
+    const tensors = new Map<string, Tensor>();
+    for (const [group, { first, second }] of moments) {
+      tensors.set(`${group}.exp_avg`, first);
+      tensors.set(`${group}.exp_avg_sq`, second);
+    }
+    writeSafetensors(join(directory, MOMENTS_FILE), tensors, { format: "pt" });
+    writeFileAtomic(join(directory, STATE_FILE), `${JSON.stringify(state, null, 2)}\n`);
+  });
+  for (const step of listCheckpoints(run).slice(0, -keep)) {
+    rmSync(checkpointPath(run, step), { recursive: true, force: true });
+  }
+  for (const name of readdirSync(checkpointsDirectory(run))) {
+    if (name.endsWith(".tmp")) rmSync(join(checkpointsDirectory(run), name), { recursive: true, force: true });
+  }
+  return path;
+}
+
+/** Reads and checks the state of a checkpoint. Throws `InputError` for a file that does not hold one. */
+export function readCheckpointState(path: string): CheckpointState {
+  return readJson(join(path, STATE_FILE), stateSchema);
+}
+
+/** Throws CHECKPOINT_MISMATCH, naming every difference, when the checkpoint belongs to another run. */
+export function requireSameRun(path: string, state: CheckpointState, identity: ReadonlyMap<string, string>): void {
+  const differences = configDifferences(new Map(Object.entries(state.identity)), identity);
+  if (differences.length === 0) return;
+  throw new TrainingError(
+    "CHECKPOINT_MISMATCH",
+    `${path} belongs to another run: ${differences.join("; ")}. Resume with the settings it was made with, or choose another output_dir`,
+  );
+}
+
+/** Fills the moments from a checkpoint. Throws CHECKPOINT_INVALID when they do not fit the adapter. */
+export function loadMoments(path: string, moments: ReadonlyMap<Group, Moments>): void {
+  const where = join(path, MOMENTS_FILE);
+  using file = SafetensorsFile.open(where);
+  for (const [group, { first, second }] of moments) {
+    for (const [name, tensor] of [
+      [`${group}.exp_avg`, first],
+      [`${group}.exp_avg_sq`, second],
+    ] as const) {
+      const found = file.entries.get(name);
+      if (found === undefined || found.shape.join() !== tensor.shape.join() || found.storedDType !== "F32") {
+        const what = found === undefined ? "is missing" : `is ${found.storedDType} [${found.shape.join(", ")}]`;
+        throw new TrainingError(
+          "CHECKPOINT_INVALID",
+          `${where}: ${name} ${what}, expected F32 [${tensor.shape.join(", ")}]`,
+        );
+      }
+      file.readFloat32(name, tensor.data as Float32Array);
+    }
+  }
+}

@@ -1,0 +1,141 @@
+/** @file What a training run is told: every field with its meaning and default, unknown keys refused by name. */
+import { createHash } from "node:crypto";
+import { z } from "zod";
+import { parseWith } from "../base/index.ts";
+import { nearest } from "./text.ts";
+
+/** An object that refuses unknown keys and says which known key was probably meant. */
+function strict<S extends z.ZodRawShape>(shape: S) {
+  const known = Object.keys(shape);
+  return z.strictObject(shape, {
+    error: (issue) => {
+      if (issue.code !== "unrecognized_keys") return undefined;
+      return (issue.keys as string[])
+        .map((key) => {
+          const meant = nearest(key, known);
+          return meant === undefined ? `unknown key "${key}"` : `unknown key "${key}", did you mean "${meant}"?`;
+        })
+        .join("; ");
+    },
+  });
+}
+
+const positive = z.number().positive();
+const count = z.int().min(1);
+const beta = z.number().min(0).lt(1);
+
+const dataSchema = strict({
+  train: z.string().min(1).describe("Training rows: a JSON array or one JSON object a line (JSONL)."),
+  dev: z
+    .union([z.string().min(1), z.number().min(0).lt(1)])
+    .default(0.05)
+    .describe(
+      "Dev rows for perplexity, early stopping and the activation steps: a file, or the share of the training rows that is split off (seeded, before training). 0 = none.",
+    ),
+  template: z
+    .enum(["alpaca", "chat", "none"])
+    .default("alpaca")
+    .describe("How a row becomes a prompt: Alpaca's two prompts, the model's own chat template, or the bare text."),
+});
+
+export const trainingConfigSchema = strict({
+  model: z.string().min(1).describe("Directory of the backbone, as Hugging Face saves it."),
+  weights: z.literal("float32").default("float32").describe("How the backbone's weights are held during training."),
+  method: z.string().min(1).describe("The PEFT method, e.g. lora or milora."),
+  adapter: z
+    .record(z.string(), z.unknown())
+    .default({})
+    .describe("The method's own settings, as in adapter_config.json (r, lora_alpha, top_k, …)."),
+  data: dataSchema.describe("Where the rows come from and how they are rendered."),
+  max_length: z
+    .int()
+    .min(2)
+    .default(768)
+    .describe(
+      "Longest sequence in tokens. A longer row loses its end; a row whose prompt alone fills it is dropped and counted.",
+    ),
+  batch_size: count.default(16).describe("Rows for one optimizer step."),
+  micro_batch_size: count
+    .default(8)
+    .describe("Rows that are in memory at once; gradients of a batch's micro-batches are accumulated."),
+  epochs: positive.default(10).describe("Passes over the training rows, at most; may be a fraction."),
+  max_steps: count.optional().describe("Optimizer steps, at most; the schedule is planned for the smaller limit."),
+  lr: positive.default(1e-4).describe("Peak learning rate."),
+  activation_lr: positive
+    .default(1e-6)
+    .describe("Peak learning rate of learned activation functions in the bi-level loop."),
+  bilevel: z
+    .boolean()
+    .default(true)
+    .describe(
+      "After each step on a training batch, step the learned activation functions (if the method has any) on a dev batch. false: they are trained with everything else.",
+    ),
+  betas: z.tuple([beta, beta]).default([0.9, 0.999]).describe("AdamW's decay rates of the two moments."),
+  eps: positive.default(1e-8).describe("AdamW's epsilon."),
+  weight_decay: z.number().min(0).default(0).describe("Decoupled weight decay."),
+  max_grad_norm: z
+    .number()
+    .min(0)
+    .default(1)
+    .describe("Gradients are scaled down to this global norm; 0 = no clipping."),
+  schedule: z.enum(["linear", "constant"]).default("linear").describe("Learning rate after the warm-up."),
+  warmup_ratio: z.number().min(0).max(1).default(0.06).describe("Share of all steps in which the rate rises linearly."),
+  eval_every: count.default(200).describe("Steps between two dev perplexities; there is also one at the end."),
+  patience: z
+    .int()
+    .min(0)
+    .default(10)
+    .describe("Stop after this many evaluations in a row without a better dev perplexity; 0 = never."),
+  checkpoint_every: count.default(200).describe("Steps between two checkpoints."),
+  keep_checkpoints: count.default(2).describe("Newest checkpoints that are kept."),
+  seed: z.int().min(0).default(0).describe("Seed of the initial values, the order of the rows and the dev split."),
+  output_dir: z
+    .string()
+    .min(1)
+    .describe("Directory of the run: config.json, metrics.jsonl, checkpoints/, best/ are written here."),
+});
+
+/** A fully resolved training config. */
+export type TrainingConfig = z.infer<typeof trainingConfigSchema>;
+/** What a user writes: fields with a default may be left out. */
+export type TrainingConfigInput = z.input<typeof trainingConfigSchema>;
+
+/** Fills the defaults. Throws `InputError` (CONFIG_INVALID) with every problem; `where` names the origin. */
+export function resolveTrainingConfig(input: unknown, where = "training config"): TrainingConfig {
+  return parseWith(trainingConfigSchema, input, where);
+}
+
+/**
+ * Fields that may change between a checkpoint and its resumption: they do not touch what is computed. The paths are
+ * among them because the content behind them is compared by digest.
+ */
+const FREE_FIELDS = new Set(["output_dir", "checkpoint_every", "keep_checkpoints", "model", "data.train", "data.dev"]);
+
+/** Every leaf of the config that decides what a run computes, by its dotted path. */
+export function decisiveFields(config: TrainingConfig): Map<string, string> {
+  const fields = new Map<string, string>();
+  const visit = (path: string, value: unknown): void => {
+    if (FREE_FIELDS.has(path) && !(path === "data.dev" && typeof value === "number")) return;
+    if (value !== null && typeof value === "object" && !Array.isArray(value)) {
+      for (const key of Object.keys(value).sort()) {
+        visit(path === "" ? key : `${path}.${key}`, (value as Record<string, unknown>)[key]);
+      }
+    } else if (value !== undefined) fields.set(path, JSON.stringify(value));
+  };
+  visit("", config);
+  return fields;
+}
+
+/** sha256 of what decides the run's course. */
+export function configDigest(fields: ReadonlyMap<string, string>): string {
+  const hash = createHash("sha256");
+  for (const [path, value] of [...fields].sort(([a], [b]) => (a < b ? -1 : 1))) hash.update(`${path}=${value}\n`);
+  return hash.digest("hex");
+}
+
+/** What differs between two runs, one line a field. */
+export function configDifferences(then: ReadonlyMap<string, string>, now: ReadonlyMap<string, string>): string[] {
+  return [...new Set([...then.keys(), ...now.keys()])]
+    .filter((path) => then.get(path) !== now.get(path))
+    .map((path) => `${path} was ${then.get(path) ?? "not set"}, is ${now.get(path) ?? "not set"}`);
+}

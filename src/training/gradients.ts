@@ -1,0 +1,172 @@
+/** @file The session that runs forward and backward over a micro-batch and adds its gradients to flat buffers. */
+import { add, exportOnnx, Graph, grad, mul } from "../graph/index.ts";
+import type { Adapter } from "../methods/index.ts";
+import type { Backbone } from "../models/index.ts";
+import { type Binding, type PrepackedWeights, Session, type SessionOptions, Tensor } from "../runtime/index.ts";
+import type { Collated } from "./batches.ts";
+import { BATCH_INPUTS, buildObjective } from "./objective.ts";
+import { GROUPS, type Group } from "./optimizer.ts";
+
+/** What one pass over a micro-batch gave, besides the gradients. */
+export interface PassResult {
+  /** Sum of the negative log-likelihoods of its supervised tokens, nats. */
+  readonly crossEntropy: number;
+  /** The method's own losses of its prompts, already weighted, by name. */
+  readonly auxiliary: ReadonlyMap<string, number>;
+  /** Routed methods: how often each expert was active, [layers][experts]. */
+  readonly active: readonly (readonly number[])[] | undefined;
+}
+
+/** How a session is set up; what training settles on is the default. */
+export type SessionTuning = Pick<SessionOptions, "prepacking" | "optimization" | "profile" | "config">;
+
+/** Runs a graph with the inputs of `Collated`, scalar outputs, and perhaps gates. */
+export class PassSession implements Disposable {
+  readonly binding: Binding;
+  readonly #session: Session;
+  readonly #crossEntropy = Tensor.scalar("float32", 0);
+  readonly #auxiliary: ReadonlyMap<string, Tensor>;
+  readonly #gates: boolean;
+
+  /** @param auxiliary names of the method's losses, each an output `loss.<name>` */
+  constructor(session: Session, auxiliary: Iterable<string>, gates: boolean) {
+    this.#session = session;
+    this.binding = session.bind();
+    this.binding.output("crossEntropy", this.#crossEntropy);
+    this.#auxiliary = new Map([...auxiliary].map((name) => [name, Tensor.scalar("float32", 0)]));
+    for (const [name, tensor] of this.#auxiliary) this.binding.output(`loss.${name}`, tensor);
+    this.#gates = gates;
+    if (gates) this.binding.outputOn("gates", "cpu");
+  }
+
+  async run(batch: Collated): Promise<PassResult> {
+    for (const name of BATCH_INPUTS) this.binding.input(name, batch[name]);
+    await this.#session.runAsync(this.binding);
+    let active: number[][] | undefined;
+    if (this.#gates) {
+      using gates = this.binding.results().get("gates")!; // [B, layers, experts]
+      active = countActive(gates);
+    }
+    return {
+      crossEntropy: this.#crossEntropy.data[0] as number,
+      auxiliary: new Map([...this.#auxiliary].map(([name, tensor]) => [name, tensor.data[0] as number])),
+      active,
+    };
+  }
+
+  /** Stops profiling and gives the name of the file. */
+  endProfiling(): string {
+    return this.#session.endProfiling();
+  }
+
+  [Symbol.dispose](): void {
+    this.binding.dispose();
+    this.#session.dispose();
+    this.#crossEntropy.dispose();
+    for (const tensor of this.#auxiliary.values()) tensor.dispose();
+  }
+}
+
+function countActive(gates: Tensor): number[][] {
+  const [B, layers, experts] = gates.shape as [number, number, number];
+  const values = gates.data as Float32Array;
+  const counts = Array.from({ length: layers }, () => new Array<number>(experts).fill(0));
+  for (let b = 0; b < B; b++) {
+    for (let l = 0; l < layers; l++) {
+      for (let e = 0; e < experts; e++) if (values[(b * layers + l) * experts + e] !== 0) counts[l]![e]!++;
+    }
+  }
+  return counts;
+}
+
+/** Adds the counts of several passes. */
+export function addActive(results: readonly PassResult[]): number[][] | undefined {
+  const [first, ...rest] = results.map(({ active }) => active).filter((active) => active !== undefined);
+  return first?.map((layer, l) => layer.map((count, e) => rest.reduce((sum, other) => sum + other[l]![e]!, count)));
+}
+
+/** Counts of each layer as shares of their sum. */
+export function shares(active: readonly (readonly number[])[]): number[][] {
+  return active.map((layer) => {
+    const total = layer.reduce((a, b) => a + b, 0);
+    return layer.map((count) => (total === 0 ? 0 : count / total));
+  });
+}
+
+/**
+ * Forward and backward. The gradient that a pass adds is that of
+ * `crossEntropy · inverseTokens + Σ auxiliary · promptShare`, so that after all micro-batches of a batch the buffers
+ * hold the gradient of the mean over the supervised tokens of the whole batch, however unevenly they are spread.
+ */
+export class GradientSession implements Disposable {
+  /** Accumulated gradients by group, float32 [n], in the layout of the adapter's flat buffer. */
+  readonly accumulated: ReadonlyMap<Group, Tensor>;
+  readonly #views: Tensor[] = [];
+  readonly #pass: PassSession;
+  readonly #inverseTokens = Tensor.scalar("float32", 0);
+  readonly #promptShare = Tensor.scalar("float32", 0);
+
+  constructor(backbone: Backbone, adapter: Adapter, prepacked: PrepackedWeights, tuning: SessionTuning = {}) {
+    const graph = new Graph("gradients");
+    const objective = buildObjective(graph, backbone, adapter);
+    const inverseTokens = graph.input("inverseTokens", "float32", []);
+    const promptShare = graph.input("promptShare", "float32", []);
+    let loss = mul(objective.crossEntropy, inverseTokens);
+    for (const value of objective.auxiliary.values()) loss = add(loss, mul(value, promptShare));
+    graph.output("crossEntropy", objective.crossEntropy);
+    for (const [name, value] of objective.auxiliary) graph.output(`loss.${name}`, value);
+    if (objective.gates) graph.output("gates", objective.gates);
+    const gradients = grad(loss, [...objective.parameters.values()]);
+    for (const [i, { key, shape }] of adapter.specs.entries()) {
+      const sum = graph.input(`sum.${key}`, "float32", shape);
+      graph.output(`gradient.${key}`, add(sum, gradients[i]!), { replaces: sum });
+    }
+    const session = Session.create(exportOnnx(graph), {
+      initializers: backbone.initializers(),
+      prepacked,
+      ...tuning,
+    });
+    this.#pass = new PassSession(session, objective.auxiliary.keys(), objective.gates !== undefined);
+    const { binding } = this.#pass;
+    binding.input("inverseTokens", this.#inverseTokens).input("promptShare", this.#promptShare);
+    const accumulated = new Map<Group, Tensor>();
+    for (const group of GROUPS) {
+      const flat = adapter.flat(group);
+      if (flat) accumulated.set(group, Tensor.allocate("float32", flat.shape));
+    }
+    this.accumulated = accumulated;
+    for (const { key, shape, group } of adapter.specs) {
+      const view = accumulated.get(group)!.view(adapter.offsets(group).get(key)!, shape);
+      this.#views.push(view);
+      binding.input(key, adapter.tensors.get(key)!).input(`sum.${key}`, view).output(`gradient.${key}`, view);
+    }
+  }
+
+  /**
+   * Adds the gradients of a micro-batch.
+   * @param inverseTokens 1 / supervised tokens of the whole batch
+   * @param promptShare this micro-batch's share of the batch's sequences
+   */
+  async accumulate(batch: Collated, inverseTokens: number, promptShare: number): Promise<PassResult> {
+    this.#inverseTokens.data[0] = inverseTokens;
+    this.#promptShare.data[0] = promptShare;
+    return this.#pass.run(batch);
+  }
+
+  /** Sets the accumulated gradients of some groups, or of all, to zero. */
+  clear(groups: readonly Group[] = GROUPS): void {
+    for (const group of groups) (this.accumulated.get(group)?.data as Float32Array | undefined)?.fill(0);
+  }
+
+  endProfiling(): string {
+    return this.#pass.endProfiling();
+  }
+
+  [Symbol.dispose](): void {
+    this.#pass[Symbol.dispose]();
+    for (const view of this.#views) view.dispose();
+    for (const tensor of this.accumulated.values()) tensor.dispose();
+    this.#inverseTokens.dispose();
+    this.#promptShare.dispose();
+  }
+}

@@ -1,0 +1,26 @@
+/** @file Door of the room `training`: runs from a config, the step machinery alone, and how rows become tokens. */
+export { batchOfStep, Collated, Order, stepsPerEpoch } from "./batches.ts";
+export {
+  resolveTrainingConfig,
+  type TrainingConfig,
+  type TrainingConfigInput,
+  trainingConfigSchema,
+} from "./config.ts";
+export {
+  type DataOptions,
+  type DataSet,
+  type Example,
+  examplesDigest,
+  loadData,
+  splitRows,
+  toExample,
+} from "./data.ts";
+export { TrainingError, type TrainingErrorCode } from "./errors.ts";
+export type { Evaluation } from "./evaluate.ts";
+export type { EvaluationMetrics, StepLosses, StepMetrics } from "./metrics.ts";
+export { alpacaPrompt, outputOf, type RenderedRow, renderPrompt, renderRow, type Template } from "./render.ts";
+export { loadRows, type Message, parseRow, type Row } from "./rows.ts";
+export { readRunConfig } from "./run-directory.ts";
+export { scheduleFactor, warmupSteps } from "./schedule.ts";
+export { type TrainingEvent, type TrainingResult, type TrainOptions, train } from "./train.ts";
+export { type StepInput, type StepOutcome, Trainer, type TrainerOptions } from "./trainer.ts";

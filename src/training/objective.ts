@@ -1,0 +1,47 @@
+/** @file What training minimises, as a graph: backbone and method over whole sequences, cross entropy where supervised. */
+import { crossEntropy, type Graph, gather, type Value } from "../graph/index.ts";
+import type { Adapter } from "../methods/index.ts";
+import type { Backbone } from "../models/index.ts";
+
+/** Names of the inputs that `Collated` fills. */
+export const BATCH_INPUTS = ["tokens", "promptMask", "positions", "labels", "weights"] as const;
+
+export interface Objective {
+  /** Sum of the negative log-likelihoods of the supervised tokens, float32 []. */
+  readonly crossEntropy: Value;
+  /** The method's own losses over the prompts of this pass, already weighted, float32 [] each. */
+  readonly auxiliary: ReadonlyMap<string, Value>;
+  /** Routed methods: how much each expert counts, 0 = not active, float32 [B, layers, experts]. */
+  readonly gates: Value | undefined;
+  /** The adapter's tensors, as inputs named like their keys. */
+  readonly parameters: ReadonlyMap<string, Value>;
+}
+
+/** Only supervised positions pass the language-model head, which on small models is much of the work. */
+export function buildObjective(graph: Graph, backbone: Backbone, adapter: Adapter): Objective {
+  const tokens = graph.input("tokens", "int64", ["B", "T"]);
+  const promptMask = graph.input("promptMask", "float32", ["B", "T"]);
+  const positions = graph.input("positions", "int64", ["S"]); // rows of [B·T, d]
+  const labels = graph.input("labels", "int64", ["S"]);
+  const weights = graph.input("weights", "float32", ["S"]);
+  const parameters = new Map(adapter.specs.map(({ key, shape }) => [key, graph.input(key, "float32", shape)] as const));
+  const method = adapter.method.build({
+    graph,
+    config: adapter.config,
+    backbone: adapter.backbone,
+    phase: { kind: "train", promptMask },
+    parameter(key) {
+      const value = parameters.get(key);
+      if (value === undefined) throw new Error(`${adapter.method.name} has no parameter ${key}`);
+      return value;
+    },
+  });
+  const { hidden, logits } = backbone.forward(graph, { tokens, attention: { kind: "full" }, hooks: method.hooks });
+  const supervised = gather(hidden, positions, 0); // [S, d]
+  return {
+    crossEntropy: crossEntropy(logits(supervised), labels, weights).sum,
+    auxiliary: method.losses?.() ?? new Map(),
+    gates: adapter.method.properties.routed ? method.state?.().get("gates") : undefined,
+    parameters,
+  };
+}

@@ -1,0 +1,103 @@
+/** @file Data files: the row forms, JSON and JSONL, and errors that name every bad row. */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, it } from "vitest";
+import { InputError } from "../base/index.ts";
+import { loadRows } from "./rows.ts";
+
+const directory = mkdtempSync(join(tmpdir(), "milora-rows-"));
+afterAll(() => rmSync(directory, { recursive: true }));
+
+function file(name: string, content: string): string {
+  const path = join(directory, name);
+  writeFileSync(path, content);
+  return path;
+}
+
+function errorOf(path: string): InputError {
+  try {
+    loadRows(path);
+  } catch (error) {
+    if (error instanceof InputError) return error;
+    throw error;
+  }
+  throw new Error("expected an InputError");
+}
+
+const rows = [
+  { instruction: "add", input: "1 1", output: "2", answer: "2" },
+  { instruction: "say hi", output: "hi" },
+  { prompt: "a", completion: "b" },
+  { prompt: "a", response: "b" },
+  {
+    messages: [
+      { role: "user", content: "q" },
+      { role: "assistant", content: "a" },
+      { role: "user", content: "thanks" },
+    ],
+  },
+];
+const expected = [
+  { number: 1, form: "instruction", instruction: "add", input: "1 1", output: "2", answer: "2" },
+  { number: 2, form: "instruction", instruction: "say hi", input: "", output: "hi" },
+  { number: 3, form: "completion", prompt: "a", response: "b" },
+  { number: 4, form: "completion", prompt: "a", response: "b" },
+  { number: 5, form: "messages", messages: rows[4]!.messages!.slice(0, 2) },
+];
+
+describe("loadRows", () => {
+  it("reads every form from a JSON array", () => {
+    expect(loadRows(file("a.json", JSON.stringify(rows)))).toEqual(expected);
+  });
+
+  it("reads the same from JSONL, with blank lines, a byte-order mark and CRLF", () => {
+    const content = `\uFEFF${rows.map((row) => JSON.stringify(row)).join("\r\n")}\r\n\r\n`;
+    expect(loadRows(file("a.jsonl", content))).toEqual(expected);
+  });
+
+  it("numbers JSONL rows by line", () => {
+    const path = file("b.jsonl", `\n\n{"prompt":"a","completion":"b"}\n`);
+    expect(loadRows(path)[0]?.number).toBe(3);
+  });
+
+  it("names all bad rows and what each lacks", () => {
+    const bad = [
+      { instruction: "x" },
+      { output: "y" },
+      { prompt: "p" },
+      { messages: [{ role: "boss", content: "" }] },
+      7,
+    ];
+    const error = errorOf(file("bad.json", JSON.stringify([rows[0], ...bad, { instruction: 1, output: null }])));
+    expect(error.message).toContain("6 bad rows of 7");
+    expect(error.problems).toEqual([
+      'row 2: missing "output"',
+      'row 3: needs "instruction", "prompt" or "messages", has "output"',
+      'row 4: missing "completion" (or "response")',
+      "row 5: messages[0].role is not one of system, user, assistant, tool",
+      "row 6: a number, not an object",
+      'row 7: "instruction" is a number, not text, "output" is null, not text',
+    ]);
+  });
+
+  it("shows twenty bad rows and counts the others", () => {
+    const error = errorOf(file("many.jsonl", "{}\n".repeat(15) + "{nonsense\n".repeat(10)));
+    expect(error.problems).toHaveLength(21);
+    expect(error.problems[14]).toBe('row 15: needs "instruction", "prompt" or "messages", has nothing');
+    expect(error.problems[15]).toMatch(/^row 16: not valid JSON/);
+    expect(error.problems.at(-1)).toBe("and 5 more");
+  });
+
+  it("refuses conversations without an answer or a question, empty files and missing ones", () => {
+    const lone = { messages: [{ role: "assistant", content: "a" }] };
+    const open = { messages: [{ role: "user", content: "a" }] };
+    expect(errorOf(file("turns.json", JSON.stringify([lone, open]))).problems).toEqual([
+      "row 1: no message before the assistant's",
+      "row 2: no assistant message",
+    ]);
+    expect(errorOf(file("empty.jsonl", "\n")).message).toContain("has no rows");
+    expect(errorOf(join(directory, "none.json")).message).toContain("no such file");
+    expect(errorOf(file("cut.json", '[{"prompt":')).message).toContain("not valid JSON");
+  });
+});

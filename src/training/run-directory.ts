@@ -1,0 +1,93 @@
+/** @file runs/<name>/: who may write there, config.json, and the way back from a directory to its run. */
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { readJson, reasonOf, writeFileAtomic } from "../base/index.ts";
+import { listCheckpoints } from "./checkpoint.ts";
+import { type TrainingConfig, trainingConfigSchema } from "./config.ts";
+import { TrainingError } from "./errors.ts";
+
+const CONFIG_FILE = "config.json";
+const LOCK_FILE = "training.lock";
+
+export const bestDirectory = (run: string): string => join(run, "best");
+export const metricsPath = (run: string): string => join(run, "metrics.jsonl");
+
+/** The resolved config of a run that has been started, e.g. to resume it. Throws `InputError`. */
+export function readRunConfig(run: string): TrainingConfig {
+  return readJson(join(run, CONFIG_FILE), trainingConfigSchema);
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
+}
+
+/** Takes the lock, or throws RUN_EXISTS when a living process has it. A dead process's lock is taken over. */
+function lock(path: string): void {
+  for (let attempt = 0; attempt < 2; attempt++) {
+    try {
+      writeFileSync(path, `${process.pid}\n`, { flag: "wx" });
+      return;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+    }
+    const pid = Number.parseInt(readFileSync(path, "utf8"), 10);
+    if (Number.isInteger(pid) && pid !== process.pid && isAlive(pid)) break;
+    if (pid === process.pid && held.has(path)) break;
+    rmSync(path, { force: true });
+  }
+  throw new TrainingError("RUN_EXISTS", `another process is training into ${join(path, "..")}; wait for it or stop it`);
+}
+
+/** Locks of this process: a restarted process may get the number of the one that died. */
+const held = new Set<string>();
+
+/** A run's directory, held by this process until disposed. */
+export class RunDirectory implements Disposable {
+  readonly path: string;
+  /** The newest complete checkpoint to go on from. */
+  readonly checkpoint: number | undefined;
+  readonly #lock: string;
+
+  private constructor(path: string, checkpoint: number | undefined) {
+    this.path = path;
+    this.checkpoint = checkpoint;
+    this.#lock = join(path, LOCK_FILE);
+  }
+
+  /**
+   * Makes or reopens the directory. Throws RUN_EXISTS when it holds a run that is not to be resumed, or another
+   * process is training into it, and CHECKPOINT_MISSING when there is no run to resume. A run that ended before its
+   * first checkpoint starts anew.
+   */
+  static open(path: string, resume: boolean): RunDirectory {
+    const known =
+      existsSync(join(path, CONFIG_FILE)) || existsSync(metricsPath(path)) || listCheckpoints(path).length > 0;
+    if (resume && !known) {
+      throw new TrainingError("CHECKPOINT_MISSING", `${path} holds no run to resume; start it without resuming`);
+    }
+    if (!resume && known) {
+      throw new TrainingError("RUN_EXISTS", `${path} already holds a run; resume it, or choose another output_dir`);
+    }
+    try {
+      mkdirSync(path, { recursive: true });
+    } catch (error) {
+      throw new TrainingError("RUN_EXISTS", `${path} cannot be made (${reasonOf(error)}); choose another output_dir`);
+    }
+    lock(join(path, LOCK_FILE));
+    held.add(join(path, LOCK_FILE));
+    return new RunDirectory(path, listCheckpoints(path).at(-1));
+  }
+
+  writeConfig(config: TrainingConfig): void {
+    writeFileAtomic(join(this.path, CONFIG_FILE), `${JSON.stringify(config, null, 2)}\n`);
+  }
+
+  [Symbol.dispose](): void {
+    if (held.delete(this.#lock)) rmSync(this.#lock, { force: true });
+  }
+}

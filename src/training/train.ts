@@ -1,0 +1,354 @@
+/** @file A training run from its config: data, steps, evaluations, early stopping, checkpoints, and going on from one. */
+import { deriveSeed } from "../base/index.ts";
+import { Adapter, methodOf } from "../methods/index.ts";
+import { Backbone } from "../models/index.ts";
+import { batchOfStep, Order, stepsPerEpoch } from "./batches.ts";
+import {
+  type CheckpointState,
+  checkpointPath,
+  loadMoments,
+  readCheckpointState,
+  requireSameRun,
+  saveCheckpoint,
+} from "./checkpoint.ts";
+import {
+  configDigest,
+  decisiveFields,
+  resolveTrainingConfig,
+  type TrainingConfig,
+  type TrainingConfigInput,
+} from "./config.ts";
+import { type DataSet, loadData } from "./data.ts";
+import { shares } from "./gradients.ts";
+import { type EvaluationMetrics, MetricsLog, type StepMetrics } from "./metrics.ts";
+import { bestDirectory, metricsPath, RunDirectory } from "./run-directory.ts";
+import { scheduleFactor, warmupSteps } from "./schedule.ts";
+import { type StepOutcome, Trainer } from "./trainer.ts";
+
+/** What happens in a run, as it happens. */
+export type TrainingEvent =
+  /** Something about the data or the config that a user should know. */
+  | { readonly type: "warning"; readonly message: string }
+  | {
+      readonly type: "start";
+      readonly directory: string;
+      readonly trainExamples: number;
+      readonly devExamples: number;
+      readonly trainableParameters: number;
+      readonly totalSteps: number;
+      /** Steps that a checkpoint has already; 0 for a new run. */
+      readonly firstStep: number;
+    }
+  | {
+      readonly type: "step";
+      readonly metrics: StepMetrics;
+      readonly totalSteps: number;
+      /** Estimate for the rest of the run; evaluations so far are in it. */
+      readonly secondsLeft: number;
+    }
+  | { readonly type: "evaluation"; readonly metrics: EvaluationMetrics }
+  | { readonly type: "checkpoint"; readonly step: number; readonly directory: string };
+
+export interface TrainOptions {
+  /** Ctrl-C: the current pass ends, a checkpoint is saved, and `train` returns. */
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: ((event: TrainingEvent) => void) | undefined;
+  /** Go on from the newest checkpoint in `output_dir`. */
+  readonly resume?: boolean | undefined;
+  /** A backbone that is loaded already; it stays the caller's. Default: loaded from `model`. */
+  readonly backbone?: Backbone | undefined;
+}
+
+export interface TrainingResult {
+  readonly directory: string;
+  /** The best adapter by dev perplexity (without dev rows: the last); undefined when none was saved yet. */
+  readonly bestDirectory: string | undefined;
+  readonly best: { readonly step: number; readonly devLoss: number; readonly devPerplexity: number } | undefined;
+  readonly steps: number;
+  readonly totalSteps: number;
+  readonly stoppedBecause: "finished" | "early_stopping" | "interrupted";
+  /** Training time, over all resumptions. */
+  readonly seconds: number;
+}
+
+/**
+ * Trains an adapter as `config` says and writes `output_dir` (config.json, metrics.jsonl, checkpoints/, best/).
+ * Equal config, data and machine give equal bytes, also when the run was interrupted and resumed in between.
+ * @throws InputError for a bad config or bad files; TrainingError
+ */
+export async function train(config: TrainingConfigInput, options: TrainOptions = {}): Promise<TrainingResult> {
+  const given = resolveTrainingConfig(config);
+  const method = methodOf(given.method);
+  using loaded = options.backbone === undefined ? await Backbone.load(given.model) : undefined;
+  const backbone = options.backbone ?? loaded!;
+  const settings = { base_model_name_or_path: given.model, ...given.adapter };
+  using adapter = Adapter.create(method, settings, backbone.config, deriveSeed(given.seed, "init"));
+  const resolved: TrainingConfig = { ...given, adapter: adapter.config as Record<string, unknown> };
+  const maxLength = Math.min(given.max_length, backbone.config.maxPositions);
+  const data = await loadData(backbone.tokenizer, {
+    ...given.data,
+    maxLength,
+    seed: given.seed,
+    signal: options.signal,
+  });
+  using directory = RunDirectory.open(given.output_dir, options.resume ?? false);
+  return await new Run(resolved, data, backbone, adapter, directory, options).run();
+}
+
+const NEW_STATE = {
+  format: 1,
+  step: 0,
+  updates: {},
+  best: null,
+  evaluations_without_improvement: 0,
+  last_evaluation: -1,
+  metrics_bytes: 0,
+  seconds: 0,
+} as const;
+
+/** One process's part of a run. */
+class Run {
+  readonly #config: TrainingConfig;
+  readonly #data: DataSet;
+  readonly #adapter: Adapter;
+  readonly #backbone: Backbone;
+  readonly #directory: RunDirectory;
+  readonly #options: TrainOptions;
+  readonly #identity: ReadonlyMap<string, string>;
+  readonly #perEpoch: number;
+  readonly #totalSteps: number;
+  readonly #warmup: number;
+  readonly #trainOrder: Order;
+  readonly #devOrder: Order;
+  readonly #started = performance.now();
+  /** All that changes, as the next checkpoint will hold it. */
+  #state: CheckpointState;
+  /** Seconds of earlier processes. */
+  #secondsBefore = 0;
+  #stepsHere = 0;
+  /** Whether something has happened since the newest checkpoint. */
+  #changed = true;
+
+  constructor(
+    config: TrainingConfig,
+    data: DataSet,
+    backbone: Backbone,
+    adapter: Adapter,
+    directory: RunDirectory,
+    options: TrainOptions,
+  ) {
+    this.#config = config;
+    this.#data = data;
+    this.#backbone = backbone;
+    this.#adapter = adapter;
+    this.#directory = directory;
+    this.#options = options;
+    this.#identity = new Map([
+      ...decisiveFields(config),
+      ["backbone digest", backbone.digest],
+      ["data digest", data.digest],
+    ]);
+    this.#perEpoch = stepsPerEpoch(data.train.length, config.batch_size);
+    this.#totalSteps = Math.min(
+      Math.ceil(config.epochs * this.#perEpoch),
+      config.max_steps ?? Number.POSITIVE_INFINITY,
+    );
+    this.#warmup = warmupSteps(this.#totalSteps, config.warmup_ratio);
+    this.#trainOrder = new Order(data.train.length, config.seed, "train order");
+    this.#devOrder = new Order(data.dev.length, config.seed, "dev order");
+    this.#state = {
+      ...NEW_STATE,
+      identity: Object.fromEntries(this.#identity),
+      identity_digest: configDigest(this.#identity),
+    };
+  }
+
+  async run(): Promise<TrainingResult> {
+    const { checkpoint, path } = this.#directory;
+    // Everything that can be refused is refused before anything is written.
+    const from = checkpoint === undefined ? undefined : checkpointPath(path, checkpoint);
+    if (from !== undefined) {
+      const state = readCheckpointState(from);
+      requireSameRun(from, state, this.#identity);
+      this.#state = state;
+      this.#secondsBefore = state.seconds;
+      this.#changed = false;
+      using saved = Adapter.load(from, this.#backbone.config, { allowIdentity: true });
+      for (const [key, tensor] of saved.tensors) this.#adapter.values(key).set(tensor.data as Float32Array);
+    }
+    using trainer = this.#trainer();
+    if (from !== undefined) {
+      loadMoments(from, trainer.groups);
+      for (const group of trainer.groups.keys()) trainer.updates.set(group, this.#state.updates[group] ?? 0);
+    }
+    using log = MetricsLog.open(metricsPath(path), this.#state.metrics_bytes);
+    this.#directory.writeConfig(this.#config);
+    this.#announce(trainer);
+    const stoppedBecause = await this.#loop(trainer, log);
+    if (this.#data.dev.length === 0 && stoppedBecause === "finished") await this.#adapter.save(bestDirectory(path));
+    await this.#checkpoint(trainer, log);
+    return this.#result(stoppedBecause);
+  }
+
+  #trainer(): Trainer {
+    const { betas, eps, weight_decay, max_grad_norm, micro_batch_size, max_length, bilevel } = this.#config;
+    const trainer = new Trainer(this.#backbone, this.#adapter, {
+      betas,
+      eps,
+      weightDecay: weight_decay,
+      maxGradNorm: max_grad_norm,
+      microBatchSize: micro_batch_size,
+      maxLength: Math.min(max_length, this.#backbone.config.maxPositions),
+      bilevel: bilevel && this.#data.dev.length > 0,
+    });
+    return trainer;
+  }
+
+  async #loop(trainer: Trainer, log: MetricsLog): Promise<TrainingResult["stoppedBecause"]> {
+    const { eval_every, patience, checkpoint_every } = this.#config;
+    const { signal } = this.#options;
+    while (true) {
+      const { step, last_evaluation } = this.#state;
+      const finished = step >= this.#totalSteps;
+      const evaluationDue = this.#data.dev.length > 0 && step > 0 && (step % eval_every === 0 || finished);
+      if (evaluationDue && last_evaluation !== step && !(await this.#evaluate(trainer, log))) return "interrupted";
+      const checkpointDue = step > 0 && step % checkpoint_every === 0;
+      if (checkpointDue && this.#changed) await this.#checkpoint(trainer, log);
+      if (finished) return "finished";
+      if (patience > 0 && this.#state.evaluations_without_improvement >= patience) return "early_stopping";
+      if (signal?.aborted || !(await this.#step(trainer, log))) return "interrupted";
+    }
+  }
+
+  /** False when it was interrupted; the step is then undone. */
+  async #step(trainer: Trainer, log: MetricsLog): Promise<boolean> {
+    const { batch_size, lr, activation_lr, schedule } = this.#config;
+    const { step } = this.#state;
+    const factor = scheduleFactor(schedule, step, this.#totalSteps, this.#warmup);
+    const started = performance.now();
+    const outcome = await trainer.step(batchOfStep(this.#data.train, this.#trainOrder, step, batch_size), {
+      lr: lr * factor,
+      signal: this.#options.signal,
+      ...(trainer.bilevel && {
+        activation: {
+          batch: batchOfStep(this.#data.dev, this.#devOrder, trainer.updates.get("activation")!, batch_size),
+          lr: activation_lr * factor,
+        },
+      }),
+    });
+    if (outcome === undefined) return false;
+    this.#changed = true;
+    this.#state.step++;
+    this.#stepsHere++;
+    this.#state.updates = Object.fromEntries(trainer.updates);
+    const metrics = this.#stepMetrics(outcome, (performance.now() - started) / 1000);
+    log.append(metrics);
+    const perStep = (performance.now() - this.#started) / 1000 / this.#stepsHere;
+    const secondsLeft = perStep * (this.#totalSteps - this.#state.step);
+    this.#options.onProgress?.({ type: "step", metrics, totalSteps: this.#totalSteps, secondsLeft });
+    return true;
+  }
+
+  #stepMetrics(outcome: StepOutcome, seconds: number): StepMetrics {
+    const { losses, activation, active, tokens, supervisedTokens } = outcome;
+    return {
+      type: "step",
+      step: this.#state.step,
+      epoch: this.#epoch(),
+      ...losses,
+      ...(activation && { activation }),
+      ...(active && { expert_shares: shares(active).map((layer) => layer.map((x) => Number(x.toFixed(4)))) }),
+      tokens,
+      supervised_tokens: supervisedTokens,
+      seconds,
+      tokens_per_second: tokens / seconds,
+    };
+  }
+
+  /** False when it was interrupted; it is then still due. */
+  async #evaluate(trainer: Trainer, log: MetricsLog): Promise<boolean> {
+    const started = performance.now();
+    const evaluation = await trainer.evaluate(this.#data.dev, this.#options.signal);
+    if (evaluation === undefined) return false;
+    const { loss, perplexity } = evaluation;
+    const { step, best } = this.#state;
+    const better = best === null ? Number.isFinite(loss) : loss < best.dev_loss;
+    if (better) {
+      await this.#adapter.save(bestDirectory(this.#directory.path));
+      this.#state.best = { step, dev_loss: loss, dev_perplexity: perplexity };
+    }
+    this.#state.evaluations_without_improvement = better ? 0 : this.#state.evaluations_without_improvement + 1;
+    this.#state.last_evaluation = step;
+    this.#changed = true;
+    const metrics: EvaluationMetrics = {
+      type: "evaluation",
+      step,
+      epoch: this.#epoch(),
+      dev_loss: loss,
+      dev_perplexity: perplexity,
+      best: better,
+      seconds: (performance.now() - started) / 1000,
+    };
+    log.append(metrics);
+    this.#options.onProgress?.({ type: "evaluation", metrics });
+    return true;
+  }
+
+  async #checkpoint(trainer: Trainer, log: MetricsLog): Promise<void> {
+    log.sync();
+    this.#state.metrics_bytes = log.bytes;
+    this.#state.seconds = this.#seconds();
+    const { path } = this.#directory;
+    const { keep_checkpoints } = this.#config;
+    const directory = await saveCheckpoint(path, this.#adapter, trainer.groups, this.#state, keep_checkpoints);
+    this.#changed = false;
+    this.#options.onProgress?.({ type: "checkpoint", step: this.#state.step, directory });
+  }
+
+  #epoch(): number {
+    return Number((this.#state.step / this.#perEpoch).toFixed(4));
+  }
+
+  #seconds(): number {
+    return this.#secondsBefore + (performance.now() - this.#started) / 1000;
+  }
+
+  #announce(trainer: Trainer): void {
+    const { onProgress } = this.#options;
+    if (!onProgress) return;
+    const { max_length, bilevel } = this.#config;
+    const { maxPositions } = this.#backbone.config;
+    for (const message of this.#data.warnings) onProgress({ type: "warning", message });
+    if (max_length > maxPositions) {
+      const message = `max_length ${max_length} is more than the backbone's context; sequences end at ${maxPositions}`;
+      onProgress({ type: "warning", message });
+    }
+    if (bilevel && this.#data.dev.length === 0 && trainer.groups.has("activation")) {
+      onProgress({ type: "warning", message: "no dev rows: learned activations are trained with everything else" });
+    }
+    onProgress({
+      type: "start",
+      directory: this.#directory.path,
+      trainExamples: this.#data.train.length,
+      devExamples: this.#data.dev.length,
+      trainableParameters: this.#adapter.specs.reduce((n, { shape }) => n + shape.reduce((a, b) => a * b, 1), 0),
+      totalSteps: this.#totalSteps,
+      firstStep: this.#state.step,
+    });
+  }
+
+  #result(stoppedBecause: TrainingResult["stoppedBecause"]): TrainingResult {
+    const { path } = this.#directory;
+    const { step, best } = this.#state;
+    const saved = best !== null || (this.#data.dev.length === 0 && stoppedBecause === "finished");
+    return {
+      directory: path,
+      bestDirectory: saved ? bestDirectory(path) : undefined,
+      best: best ? { step: best.step, devLoss: best.dev_loss, devPerplexity: best.dev_perplexity } : undefined,
+      steps: step,
+      totalSteps: this.#totalSteps,
+      stoppedBecause,
+      seconds: this.#seconds(),
+    };
+  }
+}

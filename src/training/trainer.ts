@@ -1,0 +1,163 @@
+/** @file One optimizer step, whatever its batch comes from: accumulate gradients, clip, update; and the bi-level pair of steps. */
+import type { Adapter } from "../methods/index.ts";
+import type { Backbone } from "../models/index.ts";
+import { PrepackedWeights, Tensor } from "../runtime/index.ts";
+import { Collated, countTokens, microBatches, supervisedTokens } from "./batches.ts";
+import type { Example } from "./data.ts";
+import { TrainingError } from "./errors.ts";
+import { type Evaluation, EvaluationSession } from "./evaluate.ts";
+import { addActive, GradientSession, type PassResult, type SessionTuning } from "./gradients.ts";
+import type { StepLosses } from "./metrics.ts";
+import { AdamW, type AdamWOptions, type Group, type OptimizerGroup } from "./optimizer.ts";
+
+export interface TrainerOptions extends AdamWOptions {
+  /** Sequences that are in memory at once. */
+  readonly microBatchSize: number;
+  /** Tokens; padding never goes beyond it. */
+  readonly maxLength: number;
+  /** Θ is stepped on dev batches, apart from Ω. Without effect for methods that have no Θ. */
+  readonly bilevel: boolean;
+  readonly tuning?: SessionTuning;
+}
+
+export interface StepInput {
+  readonly lr: number;
+  /** Batch and learning rate of the step on Θ; needed where `Trainer.bilevel` is true. */
+  readonly activation?: { readonly batch: readonly Example[]; readonly lr: number };
+  /** Aborting leaves the step undone, unless Ω has been updated already. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface StepOutcome {
+  readonly losses: StepLosses;
+  readonly activation?: StepLosses;
+  /** Routed methods: how often each expert was active on the training batch, [layers][experts]. */
+  readonly active?: readonly (readonly number[])[];
+  readonly tokens: number;
+  readonly supervisedTokens: number;
+}
+
+/** Trains one adapter in place. Backbone and adapter belong to the caller and must outlive it. */
+export class Trainer implements Disposable {
+  readonly backbone: Backbone;
+  readonly adapter: Adapter;
+  /** Whether each step takes a dev batch for Θ. */
+  readonly bilevel: boolean;
+  /** The flat buffers of each group; checkpoints save the moments. */
+  readonly groups: ReadonlyMap<Group, OptimizerGroup>;
+  /** Updates done, by group. */
+  readonly updates: Map<Group, number>;
+  readonly #options: TrainerOptions;
+  readonly #prepacked = new PrepackedWeights();
+  readonly #gradients: GradientSession;
+  readonly #optimizer: AdamW;
+  #evaluation: EvaluationSession | undefined;
+
+  constructor(backbone: Backbone, adapter: Adapter, options: TrainerOptions) {
+    this.backbone = backbone;
+    this.adapter = adapter;
+    this.#options = options;
+    this.#gradients = new GradientSession(backbone, adapter, this.#prepacked, options.tuning);
+    this.#optimizer = new AdamW(options);
+    const groups = new Map<Group, OptimizerGroup>();
+    for (const [group, gradient] of this.#gradients.accumulated) {
+      const moment = (): Tensor => Tensor.allocate("float32", gradient.shape);
+      groups.set(group, { parameter: adapter.flat(group)!, gradient, first: moment(), second: moment() });
+    }
+    this.groups = groups;
+    this.updates = new Map([...groups.keys()].map((group) => [group, 0]));
+    this.bilevel = options.bilevel && groups.has("activation") && groups.has("weights");
+  }
+
+  /**
+   * One step on Ω (or on everything) with `batch`; where `bilevel`, then one on Θ with the dev batch, through the
+   * updated Ω (appendix A of the paper). Gradients are those of the mean over all supervised tokens of a batch.
+   * @returns undefined when the signal was aborted; parameters, moments and counts are then as before
+   * @throws TrainingError TRAINING_NOT_FINITE; what was to be updated is then as before
+   */
+  async step(batch: readonly Example[], input: StepInput): Promise<StepOutcome | undefined> {
+    const first: readonly Group[] = this.bilevel ? ["weights"] : [...this.groups.keys()];
+    if (this.bilevel && !input.activation) throw new TypeError("a bi-level step needs a dev batch");
+    const done = await this.#update(first, batch, input.lr, input.signal);
+    if (done === undefined) return undefined;
+    const { losses, active } = done;
+    const outcome = {
+      losses,
+      ...(active === undefined ? {} : { active }),
+      tokens: countTokens(batch),
+      supervisedTokens: supervisedTokens(batch),
+    };
+    if (!this.bilevel || !input.activation) return outcome;
+    const dev = input.activation.batch;
+    const second = (await this.#update(["activation"], dev, input.activation.lr))!;
+    return { ...outcome, activation: second.losses, tokens: outcome.tokens + countTokens(dev) };
+  }
+
+  /** Perplexity on `examples`, without any update; undefined when the signal was aborted. */
+  async evaluate(examples: readonly Example[], signal?: AbortSignal): Promise<Evaluation | undefined> {
+    const { microBatchSize, maxLength, tuning } = this.#options;
+    this.#evaluation ??= new EvaluationSession(this.backbone, this.adapter, this.#prepacked, tuning);
+    return this.#evaluation.evaluate(examples, { microBatchSize, maxLength, signal });
+  }
+
+  async #update(
+    names: readonly Group[],
+    batch: readonly Example[],
+    lr: number,
+    signal?: AbortSignal,
+  ): Promise<{ losses: StepLosses; active: number[][] | undefined } | undefined> {
+    this.#gradients.clear(); // what an aborted or failed step, or the other step of a pair, left behind
+    const tokens = supervisedTokens(batch);
+    const step = this.updates.get(names[0]!)! + 1;
+    const passes: PassResult[] = [];
+    const auxiliary: Record<string, number> = {};
+    let crossEntropy = 0;
+    for (const part of microBatches(batch, this.#options.microBatchSize)) {
+      if (signal?.aborted) return undefined;
+      using collated = new Collated(part, this.#options.maxLength);
+      const share = part.length / batch.length;
+      const pass = await this.#gradients.accumulate(collated, 1 / tokens, share);
+      passes.push(pass);
+      crossEntropy += pass.crossEntropy;
+      for (const [name, value] of pass.auxiliary) auxiliary[name] = (auxiliary[name] ?? 0) + value * share;
+    }
+    const lmLoss = crossEntropy / tokens;
+    const loss = Object.values(auxiliary).reduce((a, b) => a + b, lmLoss);
+    if (!Number.isFinite(loss)) throw notFinite(step, "the loss", loss, names);
+    const groups = names.map((name) => this.groups.get(name)!);
+    const norm = await this.#optimizer.norm(groups);
+    if (!Number.isFinite(norm)) throw notFinite(step, "the norm of the gradients", norm, names);
+    for (const [i, group] of groups.entries()) {
+      const updates = this.updates.get(names[i]!)! + 1;
+      await this.#optimizer.update(group, norm, lr, updates);
+      this.updates.set(names[i]!, updates);
+    }
+    return { losses: { loss, lm_loss: lmLoss, auxiliary, lr, grad_norm: norm }, active: addActive(passes) };
+  }
+
+  /** Stops profiling of the gradient session (see `tuning.profile`) and gives the name of the file. */
+  endProfiling(): string {
+    return this.#gradients.endProfiling();
+  }
+
+  /** Releases sessions, gradients and moments; not the adapter. */
+  [Symbol.dispose](): void {
+    this.#gradients[Symbol.dispose]();
+    this.#evaluation?.[Symbol.dispose]();
+    this.#optimizer[Symbol.dispose]();
+    this.#prepacked.dispose();
+    for (const { first, second } of this.groups.values()) {
+      first.dispose();
+      second.dispose();
+    }
+  }
+}
+
+function notFinite(step: number, what: string, value: number, names: readonly Group[]): TrainingError {
+  const where = names.length === 1 && names[0] === "activation" ? " on the dev batch" : "";
+  return new TrainingError(
+    "TRAINING_NOT_FINITE",
+    `step ${step}: ${what}${where} is ${value}; nothing was updated. Lower the learning rate, or look for damaged weights`,
+    { exitCode: 1 },
+  );
+}
