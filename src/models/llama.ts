@@ -2,7 +2,6 @@
 import {
   add,
   type Dim,
-  dimOf,
   expand,
   fusedMatmul,
   type Graph,
@@ -109,7 +108,7 @@ function fullAttention(g: Graph, config: BackboneConfig, tokens: Value): Attenti
   const cos = g.parameter(COS, "float32", [maxPositions, headDim / 2]);
   const sin = g.parameter(SIN, "float32", [maxPositions, headDim / 2]);
   const start = g.constant("int64", [1], [0]); // row i of a sequence stands at position i
-  const positions = range(0, dimOf(tokens, 1), 1, T); // int64 [T]
+  const positions = range(g, 0, T); // int64 [T]
   const visible = greaterEqual(unsqueeze(positions, [1]), unsqueeze(positions, [0])); // [T, T]
   const mask = reshape(expand(where(visible, 0, -1e30), [shared, T, T]), [stacked, T]);
   const heads = (x: Value, count: number) => transpose(reshape(x, [B, T, count, headDim]), [0, 2, 1, 3]);
@@ -133,8 +132,8 @@ function cachedAttention(
 ): Attention {
   const { numHeads, numKvHeads, headDim, maxPositions } = config;
   const [B, T] = tokens.shape as [Dim, Dim];
-  const cosCache = g.parameter(COS, "float32", [maxPositions, headDim / 2]);
-  const sinCache = g.parameter(SIN, "float32", [maxPositions, headDim / 2]);
+  const cos = g.parameter(COS, "float32", [maxPositions, headDim / 2]);
+  const sin = g.parameter(SIN, "float32", [maxPositions, headDim / 2]);
   const rows = (x: Value) => reshape(x, [B, T, x.shape[1]!]);
   return (layer, q, k, v) => {
     const cacheShape = [B, numKvHeads, "S", headDim];
@@ -146,15 +145,14 @@ function cachedAttention(
       pastValue: g.input(`past.${layer}.value`, "float32", cacheShape),
       seqlensK: mode.lastPositions,
       totalSequenceLength: mode.totalLength,
-      cosCache,
-      sinCache,
+      cos,
+      sin,
       numHeads,
       kvNumHeads: numKvHeads,
-      doRotary: true,
     });
     g.output(`present.${layer}.key`, result.presentKey);
     g.output(`present.${layer}.value`, result.presentValue);
-    return reshape(result.output, [q.shape[0]!, numHeads * headDim]);
+    return reshape(result.y, [q.shape[0]!, numHeads * headDim]);
   };
 }
 
