@@ -124,11 +124,14 @@ export function bindApi(library: Library): Api {
   return api as unknown as Api;
 }
 
+/** Where in the runtime's C++ sources an error arose: of no use to whom the message is for. */
+const SOURCE_PLACE = /\S+\.(?:cc|h):\d+ [^\n]*?\[ONNXRuntimeError\] : \d+ : \w+ : /g;
+
 /** Reads and releases a status. */
-function messageOf(api: Api, status: Pointer): string {
+export function messageOf(api: Api, status: Pointer): string {
   const message = api.GetErrorMessage(status);
   api.ReleaseStatus(status);
-  return message;
+  return message.replaceAll(SOURCE_PLACE, "").trim();
 }
 
 /** Turns a failed status into a thrown error and releases it. @param doing ends the sentence "ONNX Runtime could not …" */

@@ -20,6 +20,12 @@ export class BindingHandle {
   readonly outputs = new Map<string, Tensor | DeviceName>();
   running = false;
   released = false;
+  /** Whether the last run has succeeded, so that the outputs which the runtime makes are there. */
+  filled = false;
+  /** Whether a run may have left values in those outputs. */
+  #stale = false;
+  /** Those outputs, with the memory they are made in. */
+  #made: [name: string, memoryInfo: Pointer][] = [];
   /** Every bound tensor, as of the last check. */
   #handles: TensorHandle[] = [];
   /** Those over JavaScript memory: the only ones whose memory may vanish without a dispose. */
@@ -46,8 +52,8 @@ export class BindingHandle {
     if (this.running) throw inUse();
   }
 
-  /** Throws unless a run may start. Costs next to nothing while nothing has changed. */
-  requireReady(): void {
+  /** Makes ready for a run, or throws. Costs next to nothing while nothing has changed. */
+  prepare(): void {
     this.requireIdle();
     if (this.#changed) this.#checkChange();
     if (this.#checkedAt !== epoch.freed) {
@@ -55,6 +61,17 @@ export class BindingHandle {
       this.#checkedAt = epoch.freed;
     }
     for (const handle of this.#shared) requireUsable(handle, "a bound tensor");
+    if (this.#made.length === 0) return;
+    // Else the runtime would write into what the last run has made, whatever its size.
+    if (this.#stale) for (const [name, info] of this.#made) this.bindMade(name, info);
+    this.filled = false;
+    this.#stale = true;
+  }
+
+  bindMade(name: string, memoryInfo: Pointer): void {
+    const { api } = environment();
+    check(api, api.BindOutputToDevice(this.pointer, name, memoryInfo), `bind the output ${name}`);
+    this.filled = false;
   }
 
   #checkChange(): void {
@@ -65,8 +82,11 @@ export class BindingHandle {
     if (this.outputs.size === 0) throw new RuntimeError("MISSING_BINDING", "bind at least one output before a run");
     requireConsistent(this.session.inputs.values(), (name) => this.inputs.get(name)!);
     this.#handles = [];
-    for (const target of [...this.inputs.values(), ...this.outputs.values()]) {
-      if (typeof target !== "string") this.#handles.push(handleOf(target));
+    this.#made = [];
+    for (const tensor of this.inputs.values()) this.#handles.push(handleOf(tensor));
+    for (const [name, target] of this.outputs) {
+      if (typeof target === "string") this.#made.push([name, deviceMemoryInfo(target)]);
+      else this.#handles.push(handleOf(target));
     }
     this.#shared = this.#handles.filter((handle) => handle.memory.isShared);
     this.#checkedAt = -1;
@@ -88,7 +108,9 @@ export class BindingHandle {
     this.inputs.clear();
     this.outputs.clear();
     this.#handles = [];
+    this.#made = [];
     this.#shared = [];
+    this.filled = false;
     this.#changed = true;
   }
 
@@ -165,9 +187,7 @@ export class Binding implements Disposable {
     const handle = this.#handle;
     handle.requireIdle();
     findPort(handle.session.outputs, name, "output");
-    const { api } = environment();
-    const info = deviceMemoryInfo(device);
-    check(api, api.BindOutputToDevice(handle.pointer, name, info), `bind the output ${name} to ${device}`);
+    handle.bindMade(name, deviceMemoryInfo(device));
     handle.outputs.set(name, device);
     handle.changed();
     return this;
@@ -177,22 +197,22 @@ export class Binding implements Disposable {
    * The outputs of the last run by name: the bound tensors themselves, and for {@link outputOn} a new tensor at each
    * call, which the caller disposes.
    *
-   * @throws RuntimeError SESSION_CLOSED, RUN_IN_PROGRESS
+   * @throws RuntimeError SESSION_CLOSED, RUN_IN_PROGRESS, MISSING_BINDING before a run has made them
    */
   results(): Map<string, Tensor> {
     this.#handle.requireIdle();
-    const { outputs, pointer } = this.#handle;
+    const { outputs, pointer, filled } = this.#handle;
     const results = new Map<string, Tensor>();
     const made = [...outputs.values()].some((target) => typeof target === "string");
+    if (made && !filled) throw new RuntimeError("MISSING_BINDING", "run the binding first; it has no outputs yet");
     const values = made ? boundOutputs(pointer) : [];
     // The runtime lists outputs in the order in which they were first bound, and so does the map.
     [...outputs].forEach(([name, target], index) => {
-      const value = values[index] ?? null;
-      if (typeof target !== "string") {
-        if (value !== null) environment().api.ReleaseValue(value);
+      const value = values[index];
+      if (typeof target === "string") results.set(name, adoptValue(value!, target));
+      else {
+        if (value !== undefined) environment().api.ReleaseValue(value);
         results.set(name, target);
-      } else if (value !== null) {
-        results.set(name, adoptValue(value, target));
       }
     });
     return results;
@@ -236,15 +256,15 @@ function bindable(port: Port, tensor: Tensor): Pointer {
   return handle.value;
 }
 
-/** The OrtValues of all bound outputs, in binding order, owned by the caller; null for what no run has filled yet. */
-function boundOutputs(binding: Pointer): (Pointer | null)[] {
+/** The OrtValues of all bound outputs, in binding order, owned by the caller. */
+function boundOutputs(binding: Pointer): Pointer[] {
   const { api, allocator } = environment();
   const count = new BigUint64Array(1);
   check(api, api.GetBoundOutputValues(binding, allocator, out, count), "give the outputs of a run");
   const length = Number(count[0]!);
   if (length === 0) return [];
   const list = outPointer();
-  const values = koffi.decode(list, koffi.array("void *", length)) as (Pointer | null)[];
+  const values = koffi.decode(list, koffi.array("void *", length)) as Pointer[];
   check(api, api.AllocatorFree(allocator, list), "free a list");
   return values;
 }

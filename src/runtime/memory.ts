@@ -54,10 +54,16 @@ export class Memory {
 
   release(): void {
     if (--this.#users > 0) return;
-    if (this.#buffer !== undefined) detach(this.#buffer);
+    const { value } = this;
+    const onFree = this.#onFree;
+    const free = (): void => {
+      if (value !== undefined) environment().api.ReleaseValue(value);
+      onFree?.();
+    };
+    const buffer = this.#buffer;
     this.#buffer = undefined;
-    if (this.value !== undefined) environment().api.ReleaseValue(this.value);
-    this.#onFree?.();
+    if (buffer === undefined || detach(buffer)) free();
+    else lingering.register(buffer, free);
   }
 
   /** The memory as an ArrayBuffer and the offset in it at which this memory starts. */
@@ -68,7 +74,20 @@ export class Memory {
   }
 }
 
-/** Leaves every typed array over freed memory with length 0, so that a kept one reads undefined instead of crashing. */
-function detach(buffer: ArrayBuffer): void {
-  structuredClone(buffer, { transfer: [buffer] });
+/** Frees memory whose ArrayBuffer could not be taken away from its readers, once there are none. */
+const lingering = new FinalizationRegistry<() => void>((free) => free());
+
+/**
+ * Takes native memory away from the typed arrays over it: they get length 0, where reading freed memory would crash.
+ * False where JavaScript cannot do that to memory it does not own (Node.js before 22).
+ */
+function detach(buffer: ArrayBuffer): boolean {
+  const { transfer } = buffer as { transfer?: () => ArrayBuffer };
+  if (transfer === undefined) return false;
+  try {
+    transfer.call(buffer);
+    return true;
+  } catch {
+    return false;
+  }
 }

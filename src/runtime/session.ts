@@ -1,6 +1,6 @@
 /** @file Sessions: a model loaded into ONNX Runtime, its inputs and outputs, and the ways to run it. */
 import koffi from "koffi";
-import { check, out, outPointer } from "./api.ts";
+import { type Api, check, messageOf, out, outPointer } from "./api.ts";
 import { type Binding, type BindingHandle, createBinding, handleOfBinding } from "./binding.ts";
 import { type Environment, environment } from "./environment.ts";
 import { RuntimeError } from "./errors.ts";
@@ -92,10 +92,11 @@ export class Session implements Disposable {
    *   RUN_CANCELLED, RUNTIME_FAILED
    */
   run(binding: Binding, options?: RunOptions): void {
-    const pointer = this.#start(binding, options?.signal).pointer;
+    const handle = this.#start(binding, options?.signal);
     const { api } = this.#environment;
-    const status = api.RunWithBinding(this.#handle.pointer, null, pointer);
-    if (status !== null) check(api, status, "run the model");
+    const status = api.RunWithBinding(this.#handle.pointer, null, handle.pointer);
+    if (status !== null) throw runFailed(api, status);
+    handle.filled = true;
   }
 
   /**
@@ -131,8 +132,12 @@ export class Session implements Disposable {
           else resolve(result);
         });
       });
-      if (aborted) check(api, status, "finish a run that was cancelled", "RUN_CANCELLED");
-      else check(api, status, "run the model");
+      if (status !== null && aborted) {
+        api.ReleaseStatus(status);
+        throw new RuntimeError("RUN_CANCELLED", "the run was cancelled");
+      }
+      if (status !== null) throw runFailed(api, status);
+      handle.filled = true;
     } finally {
       signal?.removeEventListener("abort", abort);
       underway.delete(binding);
@@ -197,8 +202,14 @@ export class Session implements Disposable {
         "the binding belongs to another session; make one with this one's bind()",
       );
     }
-    handle.requireReady();
     if (signal?.aborted) throw new RuntimeError("RUN_CANCELLED", "the run was cancelled before it started");
+    handle.prepare();
     return handle;
   }
+}
+
+function runFailed(api: Api, status: Pointer): RuntimeError {
+  const message = messageOf(api, status);
+  const illShaped = /computed output shape|shape verification failed/.test(message);
+  return new RuntimeError(illShaped ? "SHAPE_MISMATCH" : "RUNTIME_FAILED", `the run failed: ${message}`);
 }

@@ -167,7 +167,8 @@ export class Tensor implements Disposable {
 
   /**
    * The elements, live: what a run writes shows here and what is written here a run reads.
-   * An array got before `dispose()` has length 0 afterwards when the memory was the runtime's.
+   * An array got before `dispose()` stays safe to touch but means nothing afterwards: it has length 0, or, before
+   * Node.js 22, the runtime's memory stays until the array has been garbage collected.
    *
    * @throws RuntimeError TENSOR_FREED after dispose, DEVICE_UNAVAILABLE when the memory is on a device
    */
