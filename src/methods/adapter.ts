@@ -128,7 +128,11 @@ export class Adapter implements Disposable {
       const values = file.readFloat32(key, adapter.values(key));
       if (!values.every(Number.isFinite)) problems.push(`${key} has numbers that are not finite`);
     }
-    if (!problems.length && !options.allowIdentity && method.isIdentity(config, backbone, (key) => adapter.values(key))) {
+    if (
+      !problems.length &&
+      !options.allowIdentity &&
+      method.isIdentity(config, backbone, (key) => adapter.values(key))
+    ) {
       problems.push("would change nothing (its output matrices are zero); it is not an adapter worth loading");
     }
     if (problems.length) {

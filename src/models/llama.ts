@@ -1,7 +1,10 @@
 /** @file The LLaMA family: the decoder's forward pass as one graph, read top to bottom. */
 import {
   add,
+  addDims,
+  cast,
   type Dim,
+  dimScalar,
   expand,
   fusedMatmul,
   type Graph,
@@ -19,6 +22,7 @@ import {
   rotary,
   silu,
   softmax,
+  sub,
   transpose,
   unsqueeze,
   type Value,
@@ -110,7 +114,7 @@ function fullAttention(g: Graph, config: BackboneConfig, tokens: Value): Attenti
   const start = g.constant("int64", [1], [0]); // row i of a sequence stands at position i
   const positions = range(g, 0, T); // int64 [T]
   const visible = greaterEqual(unsqueeze(positions, [1]), unsqueeze(positions, [0])); // [T, T]
-  const mask = reshape(expand(where(visible, 0, -1e30), [shared, T, T]), [stacked, T]);
+  const mask = reshape(expand(where(visible, g.scalar(0), -1e30), [shared, T, T]), [stacked, T]);
   const heads = (x: Value, count: number) => transpose(reshape(x, [B, T, count, headDim]), [0, 2, 1, 3]);
   return (_, q, k, v) => {
     const queries = rotary(heads(q, numHeads), start, cos, sin); // [B, H, T, dh]
@@ -135,18 +139,28 @@ function cachedAttention(
   const cos = g.parameter(COS, "float32", [maxPositions, headDim / 2]);
   const sin = g.parameter(SIN, "float32", [maxPositions, headDim / 2]);
   const rows = (x: Value) => reshape(x, [B, T, x.shape[1]!]);
+  // ONNX Runtime's fused rotation wants head sizes in multiples of 16; others are rotated before.
+  const fused = headDim % 16 === 0;
+  const positions = () => {
+    const first = sub(cast(mode.lastPositions, "int64"), dimScalar(g, addDims(T, -1)));
+    return add(unsqueeze(first, [1]), unsqueeze(range(g, 0, T), [0])); // int64 [B, T]
+  };
+  const rotated = (x: Value, heads: number) => {
+    if (fused) return rows(x);
+    const perHead = transpose(reshape(x, [B, T, heads, headDim]), [0, 2, 1, 3]); // [B, heads, T, dh]
+    return reshape(transpose(rotary(perHead, positions(), cos, sin), [0, 2, 1, 3]), [B, T, heads * headDim]);
+  };
   return (layer, q, k, v) => {
     const cacheShape = [B, numKvHeads, "S", headDim];
     const result = groupQueryAttention({
-      query: rows(q),
-      key: rows(k),
+      query: rotated(q, numHeads),
+      key: rotated(k, numKvHeads),
       value: rows(v),
       pastKey: g.input(`past.${layer}.key`, "float32", cacheShape),
       pastValue: g.input(`past.${layer}.value`, "float32", cacheShape),
       seqlensK: mode.lastPositions,
       totalSequenceLength: mode.totalLength,
-      cos,
-      sin,
+      ...(fused ? { cos, sin } : {}),
       numHeads,
       kvNumHeads: numKvHeads,
     });

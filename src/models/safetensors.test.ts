@@ -175,7 +175,7 @@ describe("a header that lies", () => {
     ["null tensor", { a: null }, 0, /"a"/],
     ["array", "[]", 0, /does not begin with/],
     ["no JSON", "{nope", 0, /not valid JSON/],
-    ["invalid UTF-8", Buffer.from("{\"\xe9\":0}", "latin1"), 0, /not valid JSON/],
+    ["invalid UTF-8", Buffer.from('{"\xe9":0}', "latin1"), 0, /not valid JSON/],
     ["nesting", `{"a":${"[".repeat(100_000)}`, 0, /nested deeper/],
     ["empty header", "", 0, /does not begin with/],
     ["duplicate name", `{"a":${JSON.stringify(tensor("U8", [1], 0, 1))},"\\u0061":${JSON.stringify(tensor("U8", [1], 0, 1))}}`, 1, /"a" occurs twice/], // biome-ignore format: one line

@@ -70,7 +70,9 @@ function rankOf(config: LoraConfig, site: Site): number {
 
 function scalingOf(config: LoraConfig, site: Site): number {
   const r = rankOf(config, site);
-  return patternValue(config.alpha_pattern ?? {}, site.path, config.lora_alpha) / (config.use_rslora ? Math.sqrt(r) : r);
+  return (
+    patternValue(config.alpha_pattern ?? {}, site.path, config.lora_alpha) / (config.use_rslora ? Math.sqrt(r) : r)
+  );
 }
 
 function parameters(config: LoraConfig, backbone: BackboneConfig): ParameterSpec[] {

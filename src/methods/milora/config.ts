@@ -30,7 +30,8 @@ export const configSchema = z
     pooler: z.enum(["self_attention", "mean", "last", "max"]).default("self_attention"),
     activation: z.union([z.enum(activationKinds), z.array(z.enum(activationKinds))]).default("rational"),
     rational_orders: z
-      .tuple([z.literal(6), z.literal(5)], { error: "only [6, 5] is supported" })
+      .tuple([z.number(), z.number()])
+      .refine(([m, n]) => m === 6 && n === 5, { error: "only [6, 5] is supported" })
       .default([6, 5])
       .describe("orders of numerator and denominator (eq. 6)"),
     load_balance_coefficient: z.number().min(0).default(0.01).describe("λ_lb of eq. 4"),

@@ -11,12 +11,12 @@ import {
   mean,
   mul,
   oneHot,
+  reciprocal,
   relu,
   reshape,
+  slice,
   softmax,
   split,
-  reciprocal,
-  slice,
   sqrt,
   square,
   straightThrough,
@@ -121,7 +121,12 @@ function lastToken({ mask }: PromptMask): Value {
 }
 
 /** Pools the prompt's rows of `hidden` [N, d] to one vector a prompt, [B, d]. */
-function pool(kind: MiloraConfig["pooler"], hidden: Value, prompt: PromptMask, weight: (() => Value) | undefined): Value {
+function pool(
+  kind: MiloraConfig["pooler"],
+  hidden: Value,
+  prompt: PromptMask,
+  weight: (() => Value) | undefined,
+): Value {
   const { batch: B, length: T } = prompt;
   const d = hidden.shape[1]!;
   const rows = reshape(hidden, [B, T, d]); // [B, T, d]

@@ -1,0 +1,111 @@
+/** @file Runs a backbone with an adapter over stored batches: the plain forward and backward pass, nothing around it. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { add, crossEntropy, exportOnnx, Graph, gather, grad, type Value } from "../../src/graph/index.ts";
+import type { Adapter } from "../../src/methods/index.ts";
+import type { Backbone } from "../../src/models/index.ts";
+import { Session, Tensor } from "../../src/runtime/index.ts";
+
+export const FIXTURES = new URL("../fixtures/", import.meta.url).pathname;
+
+export function fixture<T>(...path: string[]): T {
+  return JSON.parse(readFileSync(join(FIXTURES, ...path), "utf8")) as T;
+}
+
+export interface Batch {
+  /** Right-padded, [B][T]. */
+  readonly tokens: readonly (readonly number[])[];
+  readonly promptLengths: readonly number[];
+  /** Shifted labels, -100 where not supervised; without them no loss is computed. */
+  readonly labels?: readonly (readonly number[])[];
+}
+
+export interface Pass {
+  readonly logits: Float32Array; // [B · T, V]
+  /** What the method reports and keeps, by name. */
+  readonly values: ReadonlyMap<string, Float32Array>;
+  readonly loss: number | undefined;
+  readonly auxiliary: ReadonlyMap<string, number>;
+  readonly gradients: ReadonlyMap<string, Float32Array>;
+}
+
+/** One pass in training form; with labels also the loss and its gradients for every parameter of the adapter. */
+export function pass(backbone: Backbone, adapter: Adapter | undefined, batch: Batch): Pass {
+  const g = new Graph("parity");
+  const tokens = g.input("tokens", "int64", ["B", "T"]);
+  const promptMask = g.input("prompt_mask", "float32", ["B", "T"]);
+  const inputs = new Map<string, Value>();
+  const parameter = (key: string): Value => {
+    const known = inputs.get(key) ?? g.input(key, "float32", [...adapter!.tensors.get(key)!.shape]);
+    inputs.set(key, known);
+    return known;
+  };
+  const method = adapter?.method.build({
+    graph: g,
+    config: adapter.config,
+    backbone: backbone.config,
+    phase: { kind: "train", promptMask },
+    parameter,
+  });
+  const forward = backbone.forward(g, {
+    tokens,
+    attention: { kind: "full" },
+    ...(method ? { hooks: method.hooks } : {}),
+  });
+  g.output("logits", forward.logits(forward.hidden));
+  const reported = [...(method?.state?.() ?? []), ...(method?.reports?.() ?? [])];
+  for (const [name, value] of reported) g.output(name, value);
+  const losses = [...(method?.losses?.() ?? [])];
+  const T = batch.tokens[0]!.length;
+  const flatLabels = batch.labels?.flat() ?? [];
+  const rows = flatLabels.flatMap((label, row) => (label < 0 ? [] : [row]));
+  if (batch.labels) {
+    const positions = g.input("positions", "int64", ["R"]);
+    const labels = g.input("labels", "int64", ["R"]);
+    const weights = g.input("weights", "float32", ["R"]);
+    const { loss } = crossEntropy(forward.logits(gather(forward.hidden, positions, 0)), labels, weights);
+    const total = losses.reduce((sum, [, value]) => add(sum, value), loss);
+    g.output("loss", total);
+    for (const [name, value] of losses) g.output(`aux:${name}`, value);
+    const keys = [...inputs.keys()];
+    for (const [i, value] of grad(total, keys.map(parameter)).entries()) g.output(`grad:${keys[i]}`, value);
+  }
+  using session = Session.create(exportOnnx(g), { initializers: backbone.initializers() });
+  const feeds: Record<string, Tensor> = {};
+  const int64 = (values: readonly number[]) => BigInt64Array.from(values, BigInt);
+  const B = batch.tokens.length;
+  feeds.tokens = Tensor.from("int64", [B, T], int64(batch.tokens.flat()));
+  const mask = batch.promptLengths.flatMap((n) => Array.from({ length: T }, (_, t) => (t < n ? 1 : 0)));
+  if (session.inputs.some((input) => input.name === "prompt_mask")) {
+    feeds.prompt_mask = Tensor.from("float32", [B, T], Float32Array.from(mask));
+  }
+  if (batch.labels) {
+    feeds.positions = Tensor.from("int64", [rows.length], int64(rows));
+    feeds.labels = Tensor.from("int64", [rows.length], int64(rows.map((row) => flatLabels[row]!)));
+    feeds.weights = Tensor.from("float32", [rows.length], new Float32Array(rows.length).fill(1));
+  }
+  for (const key of inputs.keys()) feeds[key] = adapter!.tensors.get(key)!;
+  const results = session.call(feeds);
+  const take = (name: string) => (results[name]!.data as Float32Array).slice();
+  const outcome: Pass = {
+    logits: take("logits"),
+    values: new Map(reported.map(([name]) => [name, take(name)])),
+    loss: batch.labels ? take("loss")[0]! : undefined,
+    auxiliary: new Map(batch.labels ? losses.map(([name]) => [name, take(`aux:${name}`)[0]!]) : []),
+    gradients: new Map(batch.labels ? [...inputs.keys()].map((key) => [key, take(`grad:${key}`)]) : []),
+  };
+  for (const tensor of Object.values(results)) tensor.dispose();
+  for (const [name, tensor] of Object.entries(feeds)) if (!inputs.has(name)) tensor.dispose();
+  return outcome;
+}
+
+/** The largest absolute difference between two lists of numbers; Infinity when their lengths differ. */
+export function distance(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
+  if (actual.length !== expected.length) return Number.POSITIVE_INFINITY;
+  let most = 0;
+  for (let i = 0; i < actual.length; i++) {
+    const difference = Math.abs(actual[i]! - expected[i]!);
+    if (!(difference <= most)) most = Number.isNaN(difference) ? Number.POSITIVE_INFINITY : difference;
+  }
+  return most;
+}
