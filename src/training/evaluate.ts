@@ -25,8 +25,7 @@ export class EvaluationSession implements Disposable {
     graph.output("crossEntropy", objective.crossEntropy);
     const session = Session.create(exportOnnx(graph), { initializers: backbone.initializers(), prepacked, ...tuning });
     this.#pass = new PassSession(session, [], false);
-    const asked = new Set(session.inputs.map(({ name }) => name));
-    for (const [key, tensor] of adapter.tensors) if (asked.has(key)) this.#pass.binding.input(key, tensor);
+    for (const [key, tensor] of adapter.tensors) this.#pass.input(key, tensor);
   }
 
   /** Returns undefined when the signal was aborted between two passes. */

@@ -22,8 +22,9 @@ export type SessionTuning = Pick<SessionOptions, "prepacking" | "optimization" |
 
 /** Runs a graph with the inputs of `Collated`, scalar outputs, and perhaps gates. */
 export class PassSession implements Disposable {
-  readonly binding: Binding;
+  readonly #binding: Binding;
   readonly #session: Session;
+  readonly #asked: ReadonlySet<string>;
   readonly #crossEntropy = Tensor.scalar("float32", 0);
   readonly #auxiliary: ReadonlyMap<string, Tensor>;
   readonly #gates: boolean;
@@ -31,20 +32,32 @@ export class PassSession implements Disposable {
   /** @param auxiliary names of the method's losses, each an output `loss.<name>` */
   constructor(session: Session, auxiliary: Iterable<string>, gates: boolean) {
     this.#session = session;
-    this.binding = session.bind();
-    this.binding.output("crossEntropy", this.#crossEntropy);
+    this.#asked = new Set(session.inputs.map(({ name }) => name));
+    this.#binding = session.bind();
+    this.#binding.output("crossEntropy", this.#crossEntropy);
     this.#auxiliary = new Map([...auxiliary].map((name) => [name, Tensor.scalar("float32", 0)]));
-    for (const [name, tensor] of this.#auxiliary) this.binding.output(`loss.${name}`, tensor);
+    for (const [name, tensor] of this.#auxiliary) this.#binding.output(`loss.${name}`, tensor);
     this.#gates = gates;
-    if (gates) this.binding.outputOn("gates", "cpu");
+    if (gates) this.#binding.outputOn("gates", "cpu");
+  }
+
+  /** Binds an input, unless nothing in the graph depends on it (no prompt mask without a router, say). */
+  input(name: string, tensor: Tensor): this {
+    if (this.#asked.has(name)) this.#binding.input(name, tensor);
+    return this;
+  }
+
+  output(name: string, tensor: Tensor): this {
+    this.#binding.output(name, tensor);
+    return this;
   }
 
   async run(batch: Collated): Promise<PassResult> {
-    for (const name of BATCH_INPUTS) this.binding.input(name, batch[name]);
-    await this.#session.runAsync(this.binding);
+    for (const name of BATCH_INPUTS) this.input(name, batch[name]);
+    await this.#session.runAsync(this.#binding);
     let active: number[][] | undefined;
     if (this.#gates) {
-      using gates = this.binding.results().get("gates")!; // [B, layers, experts]
+      using gates = this.#binding.results().get("gates")!; // [B, layers, experts]
       active = countActive(gates);
     }
     return {
@@ -60,7 +73,7 @@ export class PassSession implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.binding.dispose();
+    this.#binding.dispose();
     this.#session.dispose();
     this.#crossEntropy.dispose();
     for (const tensor of this.#auxiliary.values()) tensor.dispose();
@@ -127,8 +140,7 @@ export class GradientSession implements Disposable {
       ...tuning,
     });
     this.#pass = new PassSession(session, objective.auxiliary.keys(), objective.gates !== undefined);
-    const { binding } = this.#pass;
-    binding.input("inverseTokens", this.#inverseTokens).input("promptShare", this.#promptShare);
+    this.#pass.input("inverseTokens", this.#inverseTokens).input("promptShare", this.#promptShare);
     const accumulated = new Map<Group, Tensor>();
     for (const group of GROUPS) {
       const flat = adapter.flat(group);
@@ -138,7 +150,7 @@ export class GradientSession implements Disposable {
     for (const { key, shape, group } of adapter.specs) {
       const view = accumulated.get(group)!.view(adapter.offsets(group).get(key)!, shape);
       this.#views.push(view);
-      binding.input(key, adapter.tensors.get(key)!).input(`sum.${key}`, view).output(`gradient.${key}`, view);
+      this.#pass.input(key, adapter.tensors.get(key)!).input(`sum.${key}`, view).output(`gradient.${key}`, view);
     }
   }
 
