@@ -1,6 +1,6 @@
 /** @file Fused ops of language models: RMS norm, rotary positions, quantised products, grouped attention with a cache. */
 import type { Value } from "../graph.ts";
-import { float, int, type OnnxAttributes } from "../lowering.ts";
+import { float, int, type Lowering, type OnnxAttributes } from "../lowering.ts";
 import { addDims, type Dim, formatShape, shapesEqual } from "../shape.ts";
 import { apply1, needDtype, needFloat, op, sameDtype } from "./common.ts";
 import { mul, neg, sub } from "./elementwise.ts";
@@ -46,13 +46,11 @@ export const transformerOps = {
       }
       return [x!, { dtype: x!.dtype, shape: [...x!.shape.slice(0, -1), 1] }];
     },
-    lower: (to) =>
-      void to.emit(
-        "SimplifiedLayerNormalization",
-        to.ins,
-        { axis: int(-1), epsilon: float(to.attributes.eps), stash_type: int(1) },
-        to.optionalOut(1) === "" ? [to.out()] : to.outs,
-      ),
+    lower(to) {
+      if (to.node.inputs[0]!.dtype === "float64") return lowerRmsNorm64(to);
+      const attributes = { axis: int(-1), epsilon: float(to.attributes.eps), stash_type: int(1) };
+      to.emit("SimplifiedLayerNormalization", to.ins, attributes, to.optionalOut(1) === "" ? [to.out()] : to.outs);
+    },
     gradient: ({ inputs: [x, weight], outputs: [y, r], g }) => [
       () => {
         const along = mean(mul(g, y!), { axes: [-1], keepDims: true });
@@ -249,6 +247,15 @@ export const transformerOps = {
     },
   }),
 };
+
+/** The fused kernel keeps r in float32 only. */
+function lowerRmsNorm64(to: Lowering<{ eps: number }>): void {
+  const number = (value: number): string => to.constant("float64", [], [value]);
+  const step = (type: string, inputs: readonly string[]): string => to.emit(type, inputs, {}, [to.temporary()]);
+  const square = step("ReduceMean", [step("Mul", [to.in(0), to.in(0)]), to.int64s([-1])]);
+  const r = to.emit("Reciprocal", [step("Sqrt", [step("Add", [square, number(to.attributes.eps)])])], {}, [to.out(1)]);
+  to.emit("Mul", [step("Mul", [to.in(0), r]), to.in(1)], {}, [to.out()]);
+}
 
 /** x / sqrt(mean(x²) + eps) · weight over the last axis. x [..., d], weight [d]. */
 export function rmsNorm(x: Value, weight: Value, eps: number): Value {
