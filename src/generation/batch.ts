@@ -77,12 +77,12 @@ export class Batch implements Disposable {
 
   /** Logits of a row after its last `admit` or `step`, float32 [V], until the next. */
   logitsOf(row: number): Float32Array {
-    return rowOf(this.#logits, row);
+    return rowsOf(this.#logits, row, 1);
   }
 
   /** Log-probabilities, as `logitsOf`. */
   logProbsOf(row: number): Float32Array {
-    return rowOf(this.#logProbs, row);
+    return rowsOf(this.#logProbs, row, 1);
   }
 
   /** Log-probabilities of the first rows, float32 [rows · V]. */
@@ -139,8 +139,24 @@ export class Batch implements Disposable {
   drop(row: number): void {
     const last = this.rows - 1;
     if (row !== last) this.copyRow(last, row, 0);
-    this.#lengths.pop();
-    this.#routes?.truncate(last);
+    this.truncate(last);
+  }
+
+  /** Frees the rows from `rows` on. */
+  truncate(rows: number): void {
+    this.#lengths.length = Math.min(rows, this.rows);
+    this.#routes?.truncate(rows);
+  }
+
+  /** Gives every row in use `count` rows: row r becomes rows r · count … r · count + count - 1, all alike. */
+  expand(count: number): void {
+    for (let row = this.rows - 1; row >= 0; row--) {
+      for (let to = (row + 1) * count - 1; to >= row * count; to--) {
+        if (to === row) continue;
+        this.copyRow(row, to, 0);
+        if (to === row * count) for (const tensor of [this.#logits, this.#logProbs]) copyRowOf(tensor, row, to);
+      }
+    }
   }
 
   /** Makes row `to` the same as row `from`; positions before `start` are known to be equal already. */
@@ -148,10 +164,7 @@ export class Batch implements Disposable {
     const length = this.#lengths[from]!;
     this.#cache.copyRow(from, to, start, length);
     this.#lengths[to] = length;
-    for (const { data, size } of this.#state.values()) {
-      const width = size / this.maxRows;
-      data.copyWithin(to * width, from * width, (from + 1) * width);
-    }
+    for (const tensor of this.#state.values()) copyRowOf(tensor, from, to);
     this.#routes?.copy(from, to);
   }
 
@@ -205,7 +218,11 @@ export class Batch implements Disposable {
         .output("logProbs", keep(this.#logProbs.view(first * vocabSize, [rows, vocabSize])));
       await runner.run(head.session, binding, rows);
       for (const prompt of prompts) this.#lengths.push(prompt.length);
-      this.#routes?.add(rows, this.#state.get("gates"), reports.get("probabilities"), first);
+      const gates = this.#state.get("gates");
+      const probabilities = reports.get("probabilities");
+      if (gates && probabilities) {
+        this.#routes?.add(rows, rowsOf(gates, first, rows), probabilities.data as Float32Array);
+      }
     } finally {
       for (const tensor of made) tensor.dispose();
     }
@@ -271,9 +288,14 @@ export class Batch implements Disposable {
   }
 }
 
-function rowOf(tensor: Tensor, row: number): Float32Array {
+function rowsOf(tensor: Tensor, first: number, rows: number): Float32Array {
   const width = tensor.size / tensor.shape[0]!;
-  return (tensor.data as Float32Array).subarray(row * width, (row + 1) * width);
+  return (tensor.data as Float32Array).subarray(first * width, (first + rows) * width);
+}
+
+function copyRowOf({ data, size, shape }: Tensor, from: number, to: number): void {
+  const width = size / shape[0]!;
+  data.copyWithin(to * width, from * width, (from + 1) * width);
 }
 
 /** Binds an adapter's tensors to the inputs that a session has for them. */

@@ -56,7 +56,8 @@ function buildPrefill(backbone: Backbone, adapter: Adapter | undefined): Graph {
   const rows = graph.input("rows", "int64", ["R"]); // positions whose hidden states are wanted, as rows of [B·T]
   const attention = cachedAttention(graph);
   const method =
-    adapter && buildMethod(graph, adapter, { kind: "prefill", promptMask: graph.input("promptMask", "float32", ["B", "T"]) });
+    adapter &&
+    buildMethod(graph, adapter, { kind: "prefill", promptMask: graph.input("promptMask", "float32", ["B", "T"]) });
   const { hidden } = backbone.forward(graph, { tokens, attention, ...(method && { hooks: method.hooks }) });
   graph.output("hidden", gather(hidden, rows, 0)); // [R, d]
   for (const [name, value] of method?.state?.() ?? []) graph.output(STATE + name, value);

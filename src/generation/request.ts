@@ -115,9 +115,17 @@ export function checkTokens(
   }
 }
 
-export function checkAdapter(problems: Problems, label: string, adapter: Adapter | undefined, backbone: Backbone): void {
+export function checkAdapter(
+  problems: Problems,
+  label: string,
+  adapter: Adapter | undefined,
+  backbone: Backbone,
+): void {
   if (adapter && !sameShape(adapter.backbone, backbone.config)) {
-    problems.add("ADAPTER_MISMATCH", `${label} uses an adapter of another backbone; load it for this backbone's config`);
+    problems.add(
+      "ADAPTER_MISMATCH",
+      `${label} uses an adapter of another backbone; load it for this backbone's config`,
+    );
   }
 }
 

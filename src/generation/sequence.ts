@@ -1,7 +1,13 @@
 /** @file One request on its way: its tokens so far, how the next is chosen, and when it is over. */
 import type { Random } from "../base/index.ts";
 import type { Tokenizer } from "../models/index.ts";
-import { type GenerationRequest, type GenerationResult, type RouteReport, randomOf, type StreamedToken } from "./request.ts";
+import {
+  type GenerationRequest,
+  type GenerationResult,
+  type RouteReport,
+  randomOf,
+  type StreamedToken,
+} from "./request.ts";
 import { chooseToken, type Sampling } from "./sampler.ts";
 import { TextStream } from "./text.ts";
 

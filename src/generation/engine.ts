@@ -1,0 +1,231 @@
+/** @file The engine: one backbone, any number of adapters, and everything that asks them for text or probabilities. */
+import type { Adapter } from "../methods/index.ts";
+import type { Backbone } from "../models/index.ts";
+import { Batch, type Shared } from "./batch.ts";
+import { BufferPool } from "./cache.ts";
+import { decodeSequences, type Emission, searchSequences } from "./decode.ts";
+import { GenerationError, Problems } from "./errors.ts";
+import { SessionCache } from "./graphs.ts";
+import {
+  checkAdapter,
+  checkRequests,
+  checkTokens,
+  type GenerationRequest,
+  type GenerationResult,
+  type RouteReport,
+  type StreamedToken,
+  tokenizerOf,
+} from "./request.ts";
+import { Runner } from "./runner.ts";
+import { scoreSequences } from "./score.ts";
+import { Sequence } from "./sequence.ts";
+
+export interface EngineOptions {
+  /** Most positions of a sequence; default: the backbone's longest context. */
+  readonly context?: number;
+  /** Positions a KV cache is made for at once; default: it starts with what the prompts need and grows. */
+  readonly capacity?: number;
+  /** Sequences (beams counted) that decode together; default 8. */
+  readonly maxBatch?: number;
+  /** Decode sessions kept for single routes of routed adapters; default 8, 0 for none. */
+  readonly routeSessions?: number;
+}
+
+export interface ScoreResult {
+  /** Natural logarithm of each continuation token's probability. */
+  readonly logprobs: number[];
+  /** Every continuation token is the most likely one. */
+  readonly greedy: boolean;
+}
+
+export interface TokenInspection {
+  /** Logits after the last token, float32 [V]. */
+  readonly logits: Float32Array;
+  /** Log-probabilities of tokens 1 … n - 1, each given those before it. */
+  readonly logprobs: number[];
+  /** What a routed adapter chooses with all tokens as the prompt. */
+  readonly route?: RouteReport;
+}
+
+/**
+ * Generates and scores with one backbone, bare or through adapters.
+ *
+ * An adapter is a part of the request; adapters of one method config share their sessions, so that a new one costs
+ * nothing. Calls may overlap. Dispose the engine before the backbone, when no call is under way.
+ */
+export class Engine implements Disposable {
+  readonly backbone: Backbone;
+  readonly maxBatch: number;
+  readonly #shared: Shared;
+  #open = true;
+
+  private constructor(backbone: Backbone, options: EngineOptions) {
+    this.backbone = backbone;
+    this.maxBatch = options.maxBatch ?? 8;
+    this.#shared = {
+      backbone,
+      sessions: new SessionCache(backbone, { routes: options.routeSessions ?? 8 }),
+      pool: new BufferPool(),
+      runner: new Runner(),
+      context: Math.min(options.context ?? backbone.config.maxPositions, backbone.config.maxPositions),
+      capacity: options.capacity,
+    };
+  }
+
+  static create(backbone: Backbone, options: EngineOptions = {}): Engine {
+    return new Engine(backbone, options);
+  }
+
+  /** Number of open sessions; for metrics and tests. */
+  get sessions(): number {
+    return this.#shared.sessions.size;
+  }
+
+  /**
+   * Generates token by token. The return value is the whole result; leaving the loop early frees everything. With
+   * beams, all tokens come when the search is over.
+   *
+   * @throws InputError PROMPT_TOO_LONG, PROMPT_INVALID, SAMPLING_OPTIONS_INVALID, … before anything runs
+   */
+  async *stream(request: GenerationRequest): AsyncGenerator<StreamedToken, GenerationResult> {
+    this.#requireOpen();
+    checkRequests([request], this.backbone, this.#shared.context);
+    const sequence = this.#sequence(request);
+    for await (const emissions of this.#run([sequence])) for (const { token } of emissions) yield token;
+    return sequence.result();
+  }
+
+  /**
+   * Generates for many requests, those of one adapter together in batches; results in the order of the requests, equal
+   * to what each gives alone (up to float rounding, which depends on the batch's size).
+   *
+   * @param onProgress told how many requests are finished
+   * @throws InputError naming every request that is wrong, before anything runs
+   */
+  async generate(
+    requests: readonly GenerationRequest[],
+    onProgress?: (finished: number, total: number) => void,
+  ): Promise<GenerationResult[]> {
+    this.#requireOpen();
+    checkRequests(requests, this.backbone, this.#shared.context);
+    const sequences = requests.map((request) => this.#sequence(request));
+    let finished = 0;
+    for (const group of groupBy(sequences, ({ request }) => request.adapter)) {
+      for (const alike of groupBy(group, ({ request }) => request.options.beams ?? 1)) {
+        for await (const emissions of this.#run(alike)) {
+          const ended = emissions.filter(({ sequence }, index) => sequence.finished && isLast(emissions, index)).length;
+          finished += ended;
+          if (ended > 0) onProgress?.(finished, requests.length);
+        }
+      }
+    }
+    return sequences.map((sequence) => sequence.result());
+  }
+
+  /**
+   * Log-probabilities of continuations. A routed adapter chooses its experts by `prompt` alone, as in generation.
+   *
+   * @throws InputError PROMPT_INVALID, PROMPT_TOO_LONG, ADAPTER_MISMATCH
+   */
+  async score(
+    rows: readonly { readonly prompt: readonly number[]; readonly continuation: readonly number[] }[],
+    adapter?: Adapter,
+  ): Promise<ScoreResult[]> {
+    this.#requireOpen();
+    const problems = new Problems();
+    checkAdapter(problems, "the score request", adapter, this.backbone);
+    rows.forEach(({ prompt, continuation }, index) => {
+      const { vocabSize } = this.backbone.config;
+      checkTokens(problems, `prompt ${index}`, prompt, vocabSize);
+      checkTokens(problems, `continuation ${index}`, continuation, vocabSize, { allowEmpty: true });
+      this.#checkLength(problems, `row ${index}`, prompt.length + continuation.length);
+    });
+    problems.throwIfAny("score");
+    const sequences = rows.map(({ prompt, continuation }) => ({
+      tokens: [...prompt, ...continuation],
+      promptLength: prompt.length,
+      from: prompt.length,
+    }));
+    const scores = await scoreSequences(this.#shared, adapter, sequences);
+    return scores.map(({ logprobs, greedy }) => ({ logprobs, greedy }));
+  }
+
+  /**
+   * What the model says about a sequence of at least one token.
+   *
+   * @throws InputError PROMPT_INVALID, PROMPT_TOO_LONG, ADAPTER_MISMATCH
+   */
+  async inspectTokens(tokens: readonly number[], adapter?: Adapter): Promise<TokenInspection> {
+    this.#requireOpen();
+    const problems = new Problems();
+    checkAdapter(problems, "the request", adapter, this.backbone);
+    checkTokens(problems, "the sequence", tokens, this.backbone.config.vocabSize);
+    this.#checkLength(problems, "the sequence", tokens.length);
+    problems.throwIfAny("inspect");
+    const [scores] = await scoreSequences(this.#shared, adapter, [
+      { tokens, promptLength: tokens.length, from: 1, last: true },
+    ]);
+    const { logprobs, lastLogits, route } = scores!;
+    return { logits: lastLogits!, logprobs, ...(route && { route }) };
+  }
+
+  /** Frees sessions and buffers. A second call does nothing. */
+  dispose(): void {
+    if (!this.#open) return;
+    this.#open = false;
+    this.#shared.sessions[Symbol.dispose]();
+    this.#shared.pool[Symbol.dispose]();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #requireOpen(): void {
+    if (!this.#open) throw new GenerationError("ENGINE_CLOSED", "the engine was disposed; create a new one");
+  }
+
+  #checkLength(problems: Problems, label: string, length: number): void {
+    const { context } = this.#shared;
+    if (length > context) {
+      problems.add("PROMPT_TOO_LONG", `${label} has ${length} tokens, the context holds ${context}`);
+    }
+  }
+
+  #sequence(request: GenerationRequest): Sequence {
+    return new Sequence(request, tokenizerOf(this.backbone), this.backbone.config.eosTokenIds);
+  }
+
+  /** Runs sequences of one adapter and one number of beams to their ends; yields the tokens as they come. */
+  async *#run(sequences: readonly Sequence[]): AsyncGenerator<readonly Emission[]> {
+    const first = sequences[0];
+    if (!first) return;
+    const { adapter, options } = first.request;
+    const beams = options.beams ?? 1;
+    // Longest first: the cache is then large enough from the start, and no long one is left to run alone at the end.
+    const queue = sequences.toSorted((a, b) => b.longest - a.longest);
+    const rows = Math.max(beams, Math.min(queue.length * beams, this.maxBatch - (this.maxBatch % beams)));
+    using batch = new Batch(this.#shared, adapter, rows, {
+      prompt: Math.max(...queue.map(({ request }) => request.prompt.length)),
+      longest: queue[0]!.longest,
+    });
+    if (beams === 1) yield* decodeSequences(batch, queue);
+    else yield* searchSequences(batch, queue, beams, tokenizerOf(this.backbone), this.backbone.config.eosTokenIds);
+  }
+}
+
+function groupBy<T, K>(items: readonly T[], keyOf: (item: T) => K): T[][] {
+  const groups = new Map<K, T[]>();
+  for (const item of items) {
+    const key = keyOf(item);
+    const group = groups.get(key);
+    if (group) group.push(item);
+    else groups.set(key, [item]);
+  }
+  return [...groups.values()];
+}
+
+/** Whether no later emission is of the same sequence. */
+function isLast(emissions: readonly Emission[], index: number): boolean {
+  return emissions[index + 1]?.sequence !== emissions[index]!.sequence;
+}
