@@ -1,0 +1,263 @@
+/** @file Whole runs on the bundled backbone: learning, evaluation, checkpoints, interruption, SIGKILL, and resumption bit for bit. */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { afterAll, describe, expect, it } from "vitest";
+import { Random } from "../base/index.ts";
+import { Adapter } from "../methods/index.ts";
+import { Backbone } from "../models/index.ts";
+import type { TrainingConfigInput } from "./config.ts";
+import { TIME_FIELDS } from "./metrics.ts";
+import { readRunConfig } from "./run-directory.ts";
+import { type TrainingEvent, type TrainOptions, train } from "./train.ts";
+
+const root = join(import.meta.dirname, "../..");
+const model = join(root, "assets/tiny-llama");
+const directory = mkdtempSync(join(tmpdir(), "milora-train-"));
+const backbone = await Backbone.load(model);
+afterAll(() => {
+  backbone.dispose();
+  rmSync(directory, { recursive: true });
+});
+
+const colours = ["red", "green", "blue", "white"];
+const random = new Random(5);
+const rows = Array.from({ length: 28 }, (_, i) => ({
+  instruction: `${"Say it. ".repeat(random.integer(4))}What colour has thing ${i}?`,
+  output: colours[i % 4],
+}));
+const data = join(directory, "rows.jsonl");
+writeFileSync(data, rows.map((row) => JSON.stringify(row)).join("\n"));
+
+function config(name: string, changes: Partial<TrainingConfigInput> = {}): TrainingConfigInput {
+  return {
+    model,
+    method: "milora",
+    adapter: { r: 4 },
+    data: { train: data, dev: 4 / 28 },
+    batch_size: 4,
+    micro_batch_size: 3,
+    max_steps: 8,
+    lr: 5e-3,
+    activation_lr: 1e-4,
+    eval_every: 3,
+    checkpoint_every: 2,
+    seed: 11,
+    output_dir: join(directory, name),
+    ...changes,
+  };
+}
+
+const run = (input: TrainingConfigInput, options: TrainOptions = {}) => train(input, { backbone, ...options });
+
+/** metrics.jsonl without what a clock decides. */
+function metrics(output: string): Record<string, unknown>[] {
+  return readFileSync(join(output, "metrics.jsonl"), "utf8")
+    .trimEnd()
+    .split("\n")
+    .map((line) => Object.fromEntries(Object.entries(JSON.parse(line)).filter(([key]) => !TIME_FIELDS.includes(key))));
+}
+
+/** Every byte of a run that should not depend on when it was interrupted. */
+function outcome(output: string): unknown {
+  const read = (path: string) => readFileSync(join(output, path)).toString("base64");
+  const last = `checkpoints/step-${metrics(output).findLast(({ type }) => type === "step")!.step}`;
+  const {
+    seconds: _,
+    metrics_bytes: __,
+    ...state
+  } = JSON.parse(readFileSync(join(output, last, "state.json"), "utf8"));
+  return {
+    metrics: metrics(output),
+    state,
+    parameters: read(`${last}/adapter_model.safetensors`),
+    moments: read(`${last}/optimizer.safetensors`),
+    best: read("best/adapter_model.safetensors"),
+  };
+}
+
+let straight: unknown;
+async function straightOutcome(): Promise<unknown> {
+  if (straight === undefined) {
+    const input = config("straight");
+    await run(input);
+    straight = outcome(input.output_dir);
+  }
+  return straight;
+}
+
+/** Stops a run in-process once `step` steps are done. */
+function stopAfter(step: number): { signal: AbortSignal; onProgress: (event: TrainingEvent) => void } {
+  const controller = new AbortController();
+  return {
+    signal: controller.signal,
+    onProgress: (event) => {
+      if (event.type === "step" && event.metrics.step === step) controller.abort();
+    },
+  };
+}
+
+describe("train", () => {
+  it("writes the run's directory and reports progress", async () => {
+    const input = config("layout");
+    const events: TrainingEvent[] = [];
+    const result = await run(input, { onProgress: (event) => events.push(event) });
+    expect(result).toMatchObject({ steps: 8, totalSteps: 8, stoppedBecause: "finished" });
+    expect(readdirSync(input.output_dir).sort()).toEqual(["best", "checkpoints", "config.json", "metrics.jsonl"]);
+    expect(readdirSync(join(input.output_dir, "checkpoints")).sort()).toEqual(["step-6", "step-8"]);
+    expect(events[0]).toMatchObject({ type: "start", trainExamples: 24, devExamples: 4, totalSteps: 8, firstStep: 0 });
+    const lines = metrics(input.output_dir);
+    expect(lines.map(({ type, step }) => `${type} ${step}`)).toEqual([
+      ...[1, 2, 3].map((n) => `step ${n}`),
+      "evaluation 3",
+      ...[4, 5, 6].map((n) => `step ${n}`),
+      "evaluation 6",
+      ...[7, 8].map((n) => `step ${n}`),
+      "evaluation 8",
+    ]);
+    expect(lines[0]).toMatchObject({
+      epoch: 0.1667,
+      lr: 0,
+      activation: { lr: 0 },
+      auxiliary: { load_balance: expect.any(Number) },
+    });
+    const layers = lines[1]!.expert_shares as number[][];
+    expect(layers).toHaveLength(backbone.config.numLayers);
+    for (const layer of layers) expect(layer.reduce((a, b) => a + b)).toBeCloseTo(1, 3);
+    const { dev_loss, dev_perplexity } = lines[3] as { dev_loss: number; dev_perplexity: number };
+    expect(dev_perplexity).toBeCloseTo(Math.exp(dev_loss), 6);
+    const last = events.findLast((event) => event.type === "step");
+    expect(last).toMatchObject({ totalSteps: 8, secondsLeft: 0 });
+    expect(readRunConfig(input.output_dir)).toMatchObject({
+      lr: 5e-3,
+      adapter: { peft_type: "MILORA", r: 4, top_k: 3 },
+    });
+    using best = Adapter.load(result.bestDirectory!, backbone.config);
+    expect(best.method.name).toBe("milora");
+  });
+
+  it("learns", async () => {
+    const input = config("learns", { method: "lora", max_steps: 20, eval_every: 100, checkpoint_every: 100 });
+    const result = await run(input);
+    const losses = metrics(input.output_dir)
+      .filter(({ type }) => type === "step")
+      .map(({ loss }) => loss as number);
+    expect(losses.slice(-5).reduce((a, b) => a + b) / 5).toBeLessThan(0.5 * losses[0]!);
+    expect(result.best!.devLoss).toBeLessThan(0.5 * losses[0]!);
+  });
+
+  it("goes on bit for bit after an interruption", async () => {
+    const input = config("interrupted");
+    for (const step of [1, 4, 6]) {
+      const stopped = await run(input, { resume: step > 1, ...stopAfter(step) });
+      expect(stopped).toMatchObject({ steps: step, stoppedBecause: "interrupted" });
+    }
+    const result = await run(input, { resume: true });
+    expect(result).toMatchObject({ steps: 8, stoppedBecause: "finished" });
+    expect(outcome(input.output_dir)).toEqual(await straightOutcome());
+  });
+
+  it("loses nothing but the steps since the last checkpoint when killed", async () => {
+    const input = config("killed");
+    const code = `
+      import { runnerImport } from "vite";
+      const options = { root: ${JSON.stringify(root)}, configFile: false, logLevel: "error", oxc: { target: "es2022" } };
+      const { module } = await runnerImport(${JSON.stringify(join(import.meta.dirname, "index.ts"))}, options);
+      await module.train(${JSON.stringify(input)}, { onProgress: (e) => e.type === "step" && console.log(e.metrics.step) });`;
+    const child = spawn(process.execPath, ["--input-type=module", "-e", code], {
+      cwd: root,
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    for await (const line of createInterface({ input: child.stdout })) {
+      if (Number(line) >= 5) break;
+    }
+    child.kill("SIGKILL");
+    await once(child, "exit");
+    expect(child.signalCode).toBe("SIGKILL");
+    expect(existsSync(join(input.output_dir, "training.lock"))).toBe(true);
+    let firstStep = -1;
+    await run(input, {
+      resume: true,
+      onProgress: (event) => {
+        if (event.type === "start") firstStep = event.firstStep;
+      },
+    });
+    expect(firstStep).toBeGreaterThanOrEqual(4);
+    expect(outcome(input.output_dir)).toEqual(await straightOutcome());
+  });
+
+  it("has nothing to do when a finished run is resumed", async () => {
+    const input = config("straight");
+    const wanted = await straightOutcome();
+    const before = readFileSync(join(input.output_dir, "metrics.jsonl"));
+    expect(await run(input, { resume: true })).toMatchObject({ steps: 8, stoppedBecause: "finished" });
+    expect(readFileSync(join(input.output_dir, "metrics.jsonl"))).toEqual(before);
+    expect(outcome(input.output_dir)).toEqual(wanted);
+  });
+
+  it("refuses to resume with other settings or other data, naming them", async () => {
+    await straightOutcome();
+    const other = config("straight", { lr: 1e-3, adapter: { r: 4, top_k: 1 } });
+    await expect(run(other, { resume: true })).rejects.toMatchObject({
+      code: "CHECKPOINT_MISMATCH",
+      message: expect.stringMatching(/adapter\.top_k was 3, is 1; lr was 0\.005, is 0\.001/),
+    });
+    const changed = join(directory, "changed.jsonl");
+    writeFileSync(changed, readFileSync(data, "utf8").replace('"red"', '"pink"'));
+    const moved = config("straight", { data: { train: changed, dev: 4 / 28 } });
+    await expect(run(moved, { resume: true })).rejects.toThrow(/data digest was/);
+  });
+
+  it("never writes over a run, and resumes nothing that is not there", async () => {
+    await straightOutcome();
+    await expect(run(config("straight"))).rejects.toMatchObject({ code: "RUN_EXISTS" });
+    await expect(run(config("nowhere"), { resume: true })).rejects.toMatchObject({ code: "CHECKPOINT_MISSING" });
+    expect(existsSync(join(directory, "nowhere"))).toBe(false);
+  });
+
+  it("keeps two runs out of one directory", async () => {
+    const input = config("shared");
+    const first = run(input, stopAfter(1));
+    let second: unknown;
+    const tried = run(config("shared"), { resume: false }).catch((error) => {
+      second = error;
+    });
+    await Promise.all([first, tried]);
+    expect(second).toMatchObject({ code: "RUN_EXISTS" });
+    expect(existsSync(join(input.output_dir, "training.lock"))).toBe(false);
+  });
+
+  it("stops early when the dev perplexity no longer falls, and keeps the best adapter", async () => {
+    const input = config("early", {
+      lr: 0.5,
+      warmup_ratio: 0,
+      eval_every: 1,
+      patience: 2,
+      max_steps: 30,
+      method: "lora",
+    });
+    const result = await run(input);
+    expect(result.stoppedBecause).toBe("early_stopping");
+    const evaluations = metrics(input.output_dir).filter(({ type }) => type === "evaluation");
+    const lowest = evaluations.toSorted((a, b) => (a.dev_loss as number) - (b.dev_loss as number))[0]!;
+    expect(result.best).toMatchObject({ step: lowest.step, devLoss: lowest.dev_loss });
+    expect(evaluations.slice(-2).map(({ best }) => best)).toEqual([false, false]);
+  });
+
+  it("trains without dev rows, then keeps the last adapter", async () => {
+    const input = config("no-dev", { data: { train: data, dev: 0 }, max_steps: 2 });
+    const messages: string[] = [];
+    const result = await run(input, {
+      onProgress: (event) => {
+        if (event.type === "warning") messages.push(event.message);
+      },
+    });
+    expect(messages).toEqual(["no dev rows: learned activations are trained with everything else"]);
+    expect(result.best).toBeUndefined();
+    const read = (path: string) => readFileSync(join(input.output_dir, path, "adapter_model.safetensors"));
+    expect(read("best")).toEqual(read("checkpoints/step-2"));
+  });
+});
