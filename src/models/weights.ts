@@ -65,23 +65,25 @@ export interface Weights {
   readonly digest: string;
 }
 
-/** Tensors of the runtime's own memory, which is gone at once when they are disposed. */
+/**
+ * Collects tensors over JavaScript memory, which the garbage collector knows the size of: once disposed and dropped it
+ * goes under pressure, where Node before 22 would keep native memory until some collection happens by itself.
+ */
 class Holder {
   readonly tensors = new Map<string, Tensor>();
 
   float32(name: string, shape: readonly number[]): Float32Array {
-    const tensor = Tensor.allocate("float32", shape);
-    this.tensors.set(name, tensor);
-    return tensor.data as Float32Array;
+    const values = new Float32Array(shape.reduce((product, dim) => product * dim, 1));
+    this.tensors.set(name, Tensor.from("float32", shape, values));
+    return values;
   }
 
   quantized(name: string, shape: readonly number[], form: WeightForm): QuantizedLinear {
     const [outFeatures, inFeatures] = shape as [number, number];
     const layout = quantizedLayout(outFeatures, inFeatures, form.kind === "int4" ? form : {});
-    const levels = Tensor.allocate("uint8", layout.shape);
-    this.tensors.set(`${name}.q4`, levels);
-    const scales = this.float32(`${name}.scales`, [layout.blocks]);
-    return { ...layout, quantized: levels.data as Uint8Array, scales };
+    const quantized = new Uint8Array(layout.shape[0] * layout.shape[1] * layout.shape[2]);
+    this.tensors.set(`${name}.q4`, Tensor.from("uint8", layout.shape, quantized));
+    return { ...layout, quantized, scales: this.float32(`${name}.scales`, [layout.blocks]) };
   }
 
   dispose(): void {
@@ -147,8 +149,7 @@ export function randomWeights(config: BackboneConfig, form: WeightForm, seed: nu
     const own = deriveSeed(seed, info.name);
     if (quantized) {
       const linear = holder.quantized(info.name, info.shape, form);
-      const { buffer, byteOffset, byteLength } = linear.quantized;
-      fillRandom(new Uint32Array(buffer, byteOffset, byteLength / 4), own);
+      fillRandom(new Uint32Array(linear.quantized.buffer), own);
       // Levels −8 … 7 have mean −0.5 and standard deviation 4.61; signs by turns make the mean zero.
       const scale = RANDOM_STD / 4.61;
       for (let i = 0; i < linear.scales.length; i++) linear.scales[i] = i % 2 === 0 ? scale : -scale;
@@ -157,7 +158,7 @@ export function randomWeights(config: BackboneConfig, form: WeightForm, seed: nu
     const values = holder.float32(info.name, info.shape);
     if (info.kind === "norm") values.fill(1);
     else {
-      const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+      const bits = new Uint32Array(values.buffer);
       fillRandom(bits, own);
       const step = (2 * Math.sqrt(3) * RANDOM_STD) / 2 ** 32; // a uniform of this width has RANDOM_STD
       const half = Math.sqrt(3) * RANDOM_STD;
