@@ -64,7 +64,6 @@ const STATUS_CALLS = {
   BindInput: [136, P, "str", P],
   BindOutput: [137, P, "str", P],
   BindOutputToDevice: [138, P, "str", P],
-  GetBoundOutputNames: [139, P, P, P, P, P],
   GetBoundOutputValues: [140, P, P, P, P],
   SetGlobalIntraOpNumThreads: [147, P, "int"],
   SetGlobalInterOpNumThreads: [148, P, "int"],
@@ -73,18 +72,15 @@ const STATUS_CALLS = {
   CreatePrepackedWeightsContainer: [166, P],
   CreateSessionFromArrayWithPrepackedWeightsContainer: [169, P, P, "size_t", P, P, P],
   SynchronizeBoundInputs: [202, P],
-  SynchronizeBoundOutputs: [203, P],
   SessionOptionsAppendExecutionProvider_CUDA_V2: [204, P, P],
   CreateCUDAProviderOptions: [205, P],
-  UpdateCUDAProviderOptions: [206, P, STRINGS, STRINGS, "size_t"],
   AddExternalInitializers: [210, P, STRINGS, P, "size_t"],
   SessionOptionsAppendExecutionProvider: [216, P, "str", STRINGS, STRINGS, "size_t"],
+  CopyTensors: [386, P, P, P, P, "size_t"],
 } as const;
 
 const VOID_CALLS = {
-  ReleaseEnv: 92,
   ReleaseStatus: 93,
-  ReleaseMemoryInfo: 94,
   ReleaseSession: 95,
   ReleaseValue: 96,
   ReleaseRunOptions: 97,
@@ -92,7 +88,6 @@ const VOID_CALLS = {
   ReleaseTensorTypeAndShapeInfo: 99,
   ReleaseSessionOptions: 100,
   ReleaseThreadingOptions: 122,
-  ReleaseAllocator: 132,
   ReleaseIoBinding: 135,
   ClearBoundInputs: 141,
   ClearBoundOutputs: 142,
@@ -125,7 +120,7 @@ export function bindApi(library: Library): Api {
 }
 
 /** Where in the runtime's C++ sources an error arose: of no use to whom the message is for. */
-const SOURCE_PLACE = /\S+\.(?:cc|h):\d+ [^\n]*?\[ONNXRuntimeError\] : \d+ : \w+ : /g;
+const SOURCE_PLACE = /\S+\.(?:cc|h):\d+ [^\n]*?(?:\[ONNXRuntimeError\] : \d+ : \w+ : | was false\. )/g;
 
 /** Reads and releases a status. */
 export function messageOf(api: Api, status: Pointer): string {

@@ -30,6 +30,8 @@ export class BindingHandle {
   #handles: TensorHandle[] = [];
   /** Those over JavaScript memory: the only ones whose memory may vanish without a dispose. */
   #shared: TensorHandle[] = [];
+  /** Inputs on the CPU of a session that runs elsewhere. */
+  #copied: [name: string, value: Pointer][] = [];
   #changed = true;
   /** Value of `epoch.freed` at which all tensors were last seen usable. */
   #checkedAt = -1;
@@ -61,11 +63,22 @@ export class BindingHandle {
       this.#checkedAt = epoch.freed;
     }
     for (const handle of this.#shared) requireUsable(handle, "a bound tensor");
+    // The runtime copies these when they are bound, not when it runs, and would miss what was written since.
+    for (const [name, value] of this.#copied) this.bindInput(name, value);
+    if (this.#copied.length > 0) {
+      const { api } = environment();
+      check(api, api.SynchronizeBoundInputs(this.pointer), "copy the inputs to the device");
+    }
     if (this.#made.length === 0) return;
     // Else the runtime would write into what the last run has made, whatever its size.
     if (this.#stale) for (const [name, info] of this.#made) this.bindMade(name, info);
     this.filled = false;
     this.#stale = true;
+  }
+
+  bindInput(name: string, value: Pointer): void {
+    const { api } = environment();
+    check(api, api.BindInput(this.pointer, name, value), `bind the input ${name}`);
   }
 
   bindMade(name: string, memoryInfo: Pointer): void {
@@ -83,7 +96,12 @@ export class BindingHandle {
     requireConsistent(this.session.inputs.values(), (name) => this.inputs.get(name)!);
     this.#handles = [];
     this.#made = [];
-    for (const tensor of this.inputs.values()) this.#handles.push(handleOf(tensor));
+    this.#copied = [];
+    for (const [name, tensor] of this.inputs) {
+      const handle = handleOf(tensor);
+      this.#handles.push(handle);
+      if (this.session.device !== "cpu" && tensor.device === "cpu") this.#copied.push([name, handle.value]);
+    }
     for (const [name, target] of this.outputs) {
       if (typeof target === "string") this.#made.push([name, deviceMemoryInfo(target)]);
       else this.#handles.push(handleOf(target));
@@ -109,6 +127,7 @@ export class BindingHandle {
     this.outputs.clear();
     this.#handles = [];
     this.#made = [];
+    this.#copied = [];
     this.#shared = [];
     this.filled = false;
     this.#changed = true;
@@ -155,8 +174,7 @@ export class Binding implements Disposable {
     const handle = this.#handle;
     handle.requireIdle();
     const value = bindable(findPort(handle.session.inputs, name, "input"), tensor);
-    const { api } = environment();
-    check(api, api.BindInput(handle.pointer, name, value), `bind the input ${name}`);
+    handle.bindInput(name, value);
     handle.inputs.set(name, tensor);
     handle.changed();
     return this;

@@ -1,23 +1,177 @@
 /** @file Where sessions can run: one row per device, and everything that differs between them. */
+import koffi from "koffi";
+import { reasonOf } from "../base/index.ts";
+import { type Api, check, out, outPointer } from "./api.ts";
 import { environment } from "./environment.ts";
 import { RuntimeError } from "./errors.ts";
 import type { Pointer } from "./library.ts";
 
-export type DeviceName = "cpu" | "webgpu" | "cuda";
+interface DeviceRow {
+  /** Name of the execution provider in the runtime's list. */
+  readonly provider: string;
+  /** Names that runtimes have given to the device's memory, newest first. */
+  readonly memoryNames: readonly string[];
+  /** Makes a session use the device. */
+  append(api: Api, options: Pointer): void;
+  /** What has to be there, said when it is not. */
+  readonly remedy: string;
+}
 
-/** The allocator of a device. */
-export function deviceAllocator(device: DeviceName): { allocator: Pointer; onFree?: () => void } {
-  if (device === "cpu") return { allocator: environment().allocator };
-  throw new RuntimeError("DEVICE_UNAVAILABLE", `${device} is not available`);
+const OrtDeviceAllocator = 0;
+const OrtMemTypeDefault = 0;
+
+const DEVICES = Object.freeze({
+  cpu: {
+    provider: "CPUExecutionProvider",
+    memoryNames: ["Cpu"],
+    append: () => {},
+    remedy: "",
+  },
+  webgpu: {
+    provider: "WebGpuExecutionProvider",
+    memoryNames: ["WebGPU_Buf", "WebGPU_Buffer"],
+    append: (api, options) =>
+      check(
+        api,
+        api.SessionOptionsAppendExecutionProvider(options, "WebGPU", [], [], 0),
+        "use WebGPU",
+        "DEVICE_UNAVAILABLE",
+      ),
+    remedy:
+      "it needs a GPU with a driver for Vulkan (Linux: the loader libvulkan.so.1 and the vendor's driver), Direct3D 12 (Windows) or Metal (macOS)",
+  },
+  cuda: {
+    provider: "CUDAExecutionProvider",
+    memoryNames: ["Cuda"],
+    append: (api, options) => {
+      check(api, api.CreateCUDAProviderOptions(out), "set up CUDA", "DEVICE_UNAVAILABLE");
+      const cuda = outPointer();
+      try {
+        const status = api.SessionOptionsAppendExecutionProvider_CUDA_V2(options, cuda);
+        check(api, status, "use CUDA", "DEVICE_UNAVAILABLE");
+      } finally {
+        api.ReleaseCUDAProviderOptions(cuda);
+      }
+    },
+    remedy:
+      "it needs an NVIDIA GPU with its driver, CUDA and cuDNN, and beside the runtime's library the libraries of its CUDA provider, " +
+      "which the installer of onnxruntime-node fetches on Linux x64 (`npm rebuild onnxruntime-node --ignore-scripts=false`)",
+  },
+} satisfies Record<string, DeviceRow>);
+
+export type DeviceName = keyof typeof DEVICES;
+
+/** A device in use: a tiny session that proves it works and through which its memory is got. */
+interface OpenDevice {
+  readonly memoryInfo: Pointer;
+  readonly allocator: Pointer;
 }
-export function deviceMemoryInfo(device: DeviceName): Pointer {
-  if (device === "cpu") return environment().cpu;
-  throw new RuntimeError("DEVICE_UNAVAILABLE", `${device} is not available`);
-}
-export function appendDevice(_options: Pointer, device: DeviceName): void {
+
+const opened = new Map<DeviceName, OpenDevice | RuntimeError>();
+
+/** y = Identity(x), float32 [N]: the ModelProto of the session that opens a device. */
+const IDENTITY =
+  "CAo6SgoeCgF4EgF5GgpJZGVudGl0eV8wIghJZGVudGl0eToAEgR0ZXN0WhAKAXgSCwoJCAESBQoDEgFOYhAKAXkSCwoJCAESBQoDEgFOQgQKABAVQhEKDWNvbS5taWNyb3NvZnQQAQ==";
+
+/** Lets a session run on a device. @throws RuntimeError DEVICE_UNAVAILABLE */
+export function appendDevice(options: Pointer, device: DeviceName): void {
   if (device === "cpu") return;
-  throw new RuntimeError("DEVICE_UNAVAILABLE", `${device} is not available`);
+  openDevice(device);
+  rowOf(device).append(environment().api, options);
 }
+
+/** Where tensors on a device come from; belongs to the device. @throws RuntimeError DEVICE_UNAVAILABLE */
+export function deviceAllocator(device: DeviceName): Pointer {
+  return device === "cpu" ? environment().allocator : openDevice(device).allocator;
+}
+
+/** Describes the memory of a device to the runtime. @throws RuntimeError DEVICE_UNAVAILABLE */
+export function deviceMemoryInfo(device: DeviceName): Pointer {
+  return device === "cpu" ? environment().cpu : openDevice(device).memoryInfo;
+}
+
+/** The devices on which a session can run here and now. Looking opens them, which may take a second at first. */
 export function availableDevices(): DeviceName[] {
-  return ["cpu"];
+  return (Object.keys(DEVICES) as DeviceName[]).filter((device) => {
+    try {
+      if (device !== "cpu") openDevice(device);
+      return true;
+    } catch (error) {
+      if (error instanceof RuntimeError && error.code === "DEVICE_UNAVAILABLE") return false;
+      throw error;
+    }
+  });
+}
+
+function rowOf(device: DeviceName): DeviceRow {
+  const row: DeviceRow | undefined = Object.hasOwn(DEVICES, device) ? DEVICES[device] : undefined;
+  if (row !== undefined) return row;
+  throw new RuntimeError("DEVICE_UNAVAILABLE", `${device} is no device; use one of ${Object.keys(DEVICES).join(", ")}`);
+}
+
+/** Opens a device once; a failure is remembered too, because asking a missing driver again is slow. */
+function openDevice(device: DeviceName): OpenDevice {
+  let result = opened.get(device);
+  if (result === undefined) {
+    result = tryOpen(device);
+    opened.set(device, result);
+  }
+  if (result instanceof RuntimeError) throw result;
+  return result;
+}
+
+function tryOpen(device: DeviceName): OpenDevice | RuntimeError {
+  const row = rowOf(device);
+  try {
+    return open(row);
+  } catch (error) {
+    const reason = reasonOf(error);
+    return new RuntimeError("DEVICE_UNAVAILABLE", `${device} cannot be used here: ${row.remedy}. (${reason})`, {
+      cause: error,
+    });
+  }
+}
+
+function open(row: DeviceRow): OpenDevice {
+  const { api, env } = environment();
+  if (!providers().includes(row.provider)) {
+    throw new RuntimeError("DEVICE_UNAVAILABLE", `this build of ONNX Runtime has no ${row.provider}`);
+  }
+  check(api, api.CreateSessionOptions(out), "create session options");
+  const options = outPointer();
+  let session: Pointer;
+  try {
+    check(api, api.DisablePerSessionThreads(options), "share its threads");
+    row.append(api, options);
+    const model = Buffer.from(IDENTITY, "base64");
+    check(api, api.CreateSessionFromArray(env, model, model.byteLength, options, out), "open the device");
+    session = outPointer();
+  } finally {
+    api.ReleaseSessionOptions(options);
+  }
+  let failure: unknown;
+  for (const name of row.memoryNames) {
+    try {
+      check(api, api.CreateMemoryInfo(name, OrtDeviceAllocator, 0, OrtMemTypeDefault, out), "describe device memory");
+      const memoryInfo = outPointer();
+      check(api, api.CreateAllocator(session, memoryInfo, out), "give the allocator of the device");
+      return { memoryInfo, allocator: outPointer() };
+    } catch (error) {
+      failure = error;
+    }
+  }
+  api.ReleaseSession(session);
+  throw failure;
+}
+
+/** The execution providers that the library was built with; their drivers need not be there. */
+function providers(): string[] {
+  const { api } = environment();
+  const count = new Int32Array(2);
+  check(api, api.GetAvailableProviders(out, count), "list its providers");
+  const list = outPointer();
+  const length = count[0]!;
+  const names = koffi.decode(list, koffi.array("str", length)) as string[];
+  check(api, api.ReleaseAvailableProviders(list, length), "free a list");
+  return names;
 }

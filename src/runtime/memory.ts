@@ -17,7 +17,6 @@ export class Memory {
   /** The OrtValue that owns the memory; undefined for JavaScript memory. */
   readonly value: Pointer | undefined;
   readonly #shared: ArrayBufferView | undefined;
-  readonly #onFree: (() => void) | undefined;
   #buffer: ArrayBuffer | undefined;
   #users = 1;
 
@@ -27,14 +26,12 @@ export class Memory {
     address: Pointer;
     value?: Pointer;
     shared?: ArrayBufferView;
-    onFree?: () => void;
   }) {
     this.byteLength = memory.byteLength;
     this.device = memory.device;
     this.address = memory.address;
     this.value = memory.value;
     this.#shared = memory.shared;
-    this.#onFree = memory.onFree;
   }
 
   /** Whether the JavaScript side still has the memory: a transferred ArrayBuffer leaves a dangling address behind. */
@@ -55,10 +52,8 @@ export class Memory {
   release(): void {
     if (--this.#users > 0) return;
     const { value } = this;
-    const onFree = this.#onFree;
     const free = (): void => {
       if (value !== undefined) environment().api.ReleaseValue(value);
-      onFree?.();
     };
     const buffer = this.#buffer;
     this.#buffer = undefined;

@@ -2,6 +2,7 @@
 import koffi from "koffi";
 import { type Api, check, messageOf, out, outPointer } from "./api.ts";
 import { type Binding, type BindingHandle, createBinding, handleOfBinding } from "./binding.ts";
+import type { DeviceName } from "./devices.ts";
 import { type Environment, environment } from "./environment.ts";
 import { RuntimeError } from "./errors.ts";
 import { unwatchLeak, watchLeak } from "./leaks.ts";
@@ -23,11 +24,13 @@ export class SessionHandle {
   readonly outputs: ReadonlyMap<string, Port>;
   readonly bindings = new Set<BindingHandle>();
   readonly loaded: LoadedModel;
+  readonly device: DeviceName;
   /** Asynchronous runs under way. */
   runs = 0;
   released = false;
 
-  constructor(loaded: LoadedModel) {
+  constructor(loaded: LoadedModel, device: DeviceName) {
+    this.device = device;
     this.loaded = loaded;
     this.pointer = loaded.session;
     try {
@@ -54,6 +57,7 @@ const underway = new Set<Binding>();
 export class Session implements Disposable {
   readonly inputs: readonly Port[];
   readonly outputs: readonly Port[];
+  readonly device: DeviceName;
   /** False when the runtime had to copy the `initializers` into this session instead of sharing them. */
   readonly sharesInitializers: boolean;
   readonly #handle: SessionHandle;
@@ -64,6 +68,7 @@ export class Session implements Disposable {
     this.#environment = environment();
     this.inputs = Object.freeze([...handle.inputs.values()]);
     this.outputs = Object.freeze([...handle.outputs.values()]);
+    this.device = handle.device;
     this.sharesInitializers = handle.loaded.sharesInitializers;
     watchLeak(this, handle);
   }
@@ -76,7 +81,7 @@ export class Session implements Disposable {
    *   DTYPE_MISMATCH and SHAPE_MISMATCH for initializers that do not fit the model, DEVICE_UNAVAILABLE, TENSOR_FREED
    */
   static create(model: Uint8Array, options: SessionOptions = {}): Session {
-    return new Session(new SessionHandle(loadModel(model, options)));
+    return new Session(new SessionHandle(loadModel(model, options), options.device ?? "cpu"));
   }
 
   /** A new, empty binding of tensors to this session's inputs and outputs. @throws RuntimeError SESSION_CLOSED */

@@ -44,7 +44,7 @@ export const epoch = { freed: 0 };
 /** The handle of a tensor, for this room only. */
 export let handleOf: (tensor: Tensor) => TensorHandle;
 /** Wraps an OrtValue that a run has created; the tensor owns it. */
-export let adoptValue: (value: Pointer, device: DeviceName, onFree?: () => void) => Tensor;
+export let adoptValue: (value: Pointer, device: DeviceName) => Tensor;
 
 /**
  * A dense tensor in row-major order.
@@ -70,11 +70,11 @@ export class Tensor implements Disposable {
       const value = createValue(tensor.dtype, tensor.shape, memory, tensor.#byteOffset);
       return new TensorHandle(value, memory.retain());
     };
-    adoptValue = (value, device, onFree) => {
+    adoptValue = (value, device) => {
       const { dtype, shape } = describe(value);
       const byteLength = countElements(shape) * DTYPES[dtype].bytes;
       const address = device === "cpu" ? addressOf(value) : 0n;
-      const memory = new Memory({ byteLength, device, address, value, ...(onFree && { onFree }) });
+      const memory = new Memory({ byteLength, device, address, value });
       return new Tensor(dtype, shape, new TensorHandle(value, memory), 0);
     };
   }
@@ -134,17 +134,20 @@ export class Tensor implements Disposable {
     const info = dtypeInfo(dtype);
     const byteLength = countElements(shape) * info.bytes;
     const { api } = environment();
-    const { allocator, onFree } = deviceAllocator(device);
+    const allocator = deviceAllocator(device);
     const status = api.CreateTensorAsOrtValue(allocator, dims(shape), shape.length, info.onnx, out);
     check(api, status, `allocate ${byteLength} bytes for a tensor of shape ${showShape(shape)} on ${device}`);
     const value = outPointer();
     const address = device === "cpu" ? addressOf(value) : 0n;
-    const memory = new Memory({ byteLength, device, address, value, ...(onFree && { onFree }) });
-    if (device === "cpu") {
-      const { buffer } = memory.window();
-      new Uint8Array(buffer).fill(0);
+    const memory = new Memory({ byteLength, device, address, value });
+    const tensor = new Tensor(dtype, shape, new TensorHandle(value, memory), 0);
+    try {
+      tensor.#fillWithZeros();
+    } catch (error) {
+      tensor.dispose();
+      throw error;
     }
-    return new Tensor(dtype, shape, new TensorHandle(value, memory), 0);
+    return tensor;
   }
 
   /** A tensor of shape [] holding one number; integers of int64 may be given as number or bigint. */
@@ -229,6 +232,19 @@ export class Tensor implements Disposable {
 
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  #fillWithZeros(): void {
+    if (this.byteLength === 0) return;
+    if (this.device === "cpu") {
+      new Uint8Array(this.#handle.memory.window().buffer).fill(0);
+      return;
+    }
+    using zeros = Tensor.allocate(this.dtype, this.shape);
+    const { api, env } = environment();
+    const from = new BigUint64Array([zeros.#handle.value]);
+    const to = new BigUint64Array([this.#handle.value]);
+    check(api, api.CopyTensors(env, from, to, null, 1), `clear memory on ${this.device}`);
   }
 }
 
