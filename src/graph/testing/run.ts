@@ -1,15 +1,15 @@
 /** @file For the tests of this room: run a graph on plain numbers, and hold gradients against central finite differences. */
 import { fromBinary } from "@bufbuild/protobuf";
 import { ModelProtoSchema } from "onnx-buf";
-import { Random } from "../base/index.ts";
-import { type DType, Session, Tensor, type TensorData } from "../runtime/index.ts";
-import { grad } from "./autodiff.ts";
-import { toBytes } from "./dtype.ts";
-import { exportOnnx } from "./export.ts";
-import { Graph, type Value } from "./graph.ts";
-import { mul } from "./ops/elementwise.ts";
-import { sum } from "./ops/reduce.ts";
-import type { Dim } from "./shape.ts";
+import { Random } from "../../base/index.ts";
+import { type DType, Session, Tensor, type TensorData } from "../../runtime/index.ts";
+import { grad } from "../autodiff.ts";
+import { toBytes } from "../dtype.ts";
+import { exportOnnx } from "../export.ts";
+import { Graph, type Value } from "../graph.ts";
+import { mul } from "../ops/elementwise.ts";
+import { sum } from "../ops/reduce.ts";
+import type { Dim } from "../shape.ts";
 
 /** A tensor of plain numbers. */
 export interface Numbers {
