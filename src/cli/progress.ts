@@ -1,12 +1,14 @@
 /** @file A progress bar on stderr for work that takes more than two seconds; silent where nobody watches. */
 import { Presets, SingleBar } from "cli-progress";
-import { duration, hasColours, paint } from "./terminal.ts";
+import { duration, hasColours, note, paint } from "./terminal.ts";
 
 const DELAY_MS = 2000;
 
 export interface Progress extends Disposable {
   /** @param facts short and already formatted, e.g. `loss 0.81`; shown in this order */
   update(done: number, facts?: readonly string[]): void;
+  /** A line above the bar. */
+  note(text: string): void;
   /** Removes the bar. A second call does nothing. */
   stop(): void;
 }
@@ -17,7 +19,7 @@ export interface Progress extends Disposable {
  * @param total in the unit that `update` counts
  */
 export function startProgress(title: string, total: number): Progress {
-  if (!process.stderr.isTTY) return { update() {}, stop() {}, [Symbol.dispose]() {} };
+  if (!process.stderr.isTTY) return { update() {}, note, stop() {}, [Symbol.dispose]() {} };
   const started = Date.now();
   let bar: SingleBar | undefined;
   let stopped = false;
@@ -38,6 +40,10 @@ export function startProgress(title: string, total: number): Progress {
       }
       const left = done > 0 ? [`${duration((elapsed / done) * (total - done))} left`] : [];
       bar.update(done, { facts: [...facts, ...left].join(" · ") });
+    },
+    note(text) {
+      if (bar) process.stderr.write("\r\x1b[K"); // the bar is drawn again at its next update
+      note(text);
     },
     stop,
     [Symbol.dispose]: stop,

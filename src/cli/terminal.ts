@@ -32,7 +32,10 @@ export function note(text: string): void {
 
 /** Text on one line, whatever it holds: control characters would let a file name or a config rewrite the screen. */
 export function oneLine(text: string): string {
-  return text.replace(/\s*\n+\s*/g, " ").replace(/\p{Cc}/gu, "").trim();
+  return text
+    .replace(/\s*\n+\s*/g, " ")
+    .replace(/\p{Cc}/gu, "")
+    .trim();
 }
 
 /**

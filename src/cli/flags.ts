@@ -1,0 +1,72 @@
+/** @file Flags that several commands share, and the checks of their values. */
+import { type Command, InvalidArgumentError, Option } from "commander";
+
+/** A whole number of at least `least`. */
+export function integer(least: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!/^-?\d+$/.test(text.trim()) || !Number.isSafeInteger(value) || value < least) {
+      throw new InvalidArgumentError(`It must be a whole number of at least ${least}.`);
+    }
+    return value;
+  };
+}
+
+/** A number in [least, most]. */
+export function number(least: number, most = Number.POSITIVE_INFINITY): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === "" || Number.isNaN(value) || value < least || value > most) {
+      const upper = most === Number.POSITIVE_INFINITY ? "" : ` and at most ${most}`;
+      throw new InvalidArgumentError(`It must be a number of at least ${least}${upper}.`);
+    }
+    return value;
+  };
+}
+
+/** `1,5,77` */
+export function tokenIds(text: string): number[] {
+  const parts = text.split(",").map((part) => part.trim());
+  if (!parts.every((part) => /^\d+$/.test(part))) {
+    throw new InvalidArgumentError("It must be token ids separated by commas, e.g. 1,5,77.");
+  }
+  return parts.map(Number);
+}
+
+/** For a flag that may be given several times. */
+export function collect(value: string, previous: readonly string[] | undefined): string[] {
+  return [...(previous ?? []), value];
+}
+
+export function modelFlag(): Option {
+  return new Option("--model <dir>", "backbone: a directory as Hugging Face saves it").makeOptionMandatory();
+}
+
+export function adapterFlag(): Option {
+  return new Option("--adapter <dir>", "adapter: a directory as PEFT saves it");
+}
+
+export function weightsFlag(): Option {
+  return new Option("--weights <form>", "how the backbone is held in memory")
+    .choices(["float32", "int4"])
+    .default("float32");
+}
+
+export function templateFlag(): Option {
+  return new Option("--template <name>", "how a row becomes a prompt")
+    .choices(["alpaca", "chat", "none"])
+    .default("alpaca");
+}
+
+export function jsonFlag(): Option {
+  return new Option("--json", "print one line of JSON on stdout and nothing else there");
+}
+
+export function threadsFlag(): Option {
+  return new Option("--threads <n>", "CPU threads (default: one per core)").argParser(integer(1));
+}
+
+/** The end of a command's help. */
+export function examples(command: Command, lines: readonly string[]): Command {
+  return command.addHelpText("after", `\nExamples:\n${lines.map((line) => `  $ ${line}`).join("\n")}`);
+}

@@ -1,0 +1,75 @@
+/** @file What can be read out of an adapter: how large its changes are per layer, and its learned activation functions. */
+import type { Adapter } from "../../methods/index.ts";
+import { gelu, largestDeviation } from "../plot.ts";
+
+/** A learned rational activation function of one layer. */
+export interface Activation {
+  readonly layer: number;
+  readonly f: (x: number) => number;
+  /** Largest distance from GELU, where it began, on [-3, 3]. */
+  readonly deviation: number;
+}
+
+export const CURVE_RANGE = [-3, 3] as const;
+
+const LORA = /^(.*\.layers\.(\d+)\..*?([^.]+))\.lora_A(?:\.weight)?$/;
+const NUMERATOR = /\.layers\.(\d+)\..*activation\.numerator$/;
+
+/**
+ * Per layer and part the size of what was learned: for a LoRA pair the Frobenius norm of B·A (without the scaling
+ * factor), for any other tensor its own norm.
+ */
+export function layerNorms(adapter: Adapter): Map<number, Map<string, number>> {
+  const norms = new Map<number, Map<string, number>>();
+  for (const { key, shape, group } of adapter.specs) {
+    if (group === "activation" || key.includes(".lora_B")) continue;
+    const pair = LORA.exec(key);
+    const layer = Number(pair?.[2] ?? /\.layers\.(\d+)\./.exec(key)?.[1] ?? -1);
+    const name =
+      pair?.[3] ??
+      key
+        .replace(/^.*\.layers\.\d+\./, "")
+        .replace(/\.weight$/, "")
+        .replace(/^milora_/, "");
+    const norm = pair
+      ? productNorm(adapter.values(key), adapter.values(key.replace(".lora_A", ".lora_B")), shape[0]!)
+      : Math.sqrt(dot(adapter.values(key), adapter.values(key)));
+    if (!norms.has(layer)) norms.set(layer, new Map());
+    norms.get(layer)!.set(name, norm);
+  }
+  return norms;
+}
+
+/** ‖B A‖² = Σ_ij (AAᵀ)_ij (BᵀB)_ij with A [r, in], B [out, r]: no [out, in] matrix is made. */
+function productNorm(a: Float32Array, b: Float32Array, r: number): number {
+  const width = a.length / r;
+  const grams = (i: number, j: number) => {
+    let ofB = 0;
+    for (let o = 0; o < b.length; o += r) ofB += b[o + i]! * b[o + j]!;
+    return ofB * dot(a.subarray(i * width, (i + 1) * width), a.subarray(j * width, (j + 1) * width));
+  };
+  let total = 0;
+  for (let i = 0; i < r; i++) for (let j = 0; j < r; j++) total += grams(i, j);
+  return Math.sqrt(Math.max(total, 0));
+}
+
+function dot(a: Float32Array, b: Float32Array): number {
+  let sum = 0;
+  for (let i = 0; i < a.length; i++) sum += a[i]! * b[i]!;
+  return sum;
+}
+
+/** Eq. 6 of the paper: Σ a_j x^j / (1 + |Σ b_i x^i|), with i from 1. */
+function rational(numerator: Float32Array, denominator: Float32Array): (x: number) => number {
+  const polynomial = (c: Float32Array, x: number) => c.reduceRight((sum, coefficient) => sum * x + coefficient, 0);
+  return (x) => polynomial(numerator, x) / (1 + Math.abs(x * polynomial(denominator, x)));
+}
+
+export function activations(adapter: Adapter): Activation[] {
+  return adapter.specs.flatMap(({ key }) => {
+    const layer = NUMERATOR.exec(key)?.[1];
+    if (layer === undefined) return [];
+    const f = rational(adapter.values(key), adapter.values(key.replace(/numerator$/, "denominator")));
+    return [{ layer: Number(layer), f, deviation: largestDeviation(f, gelu, ...CURVE_RANGE) }];
+  });
+}

@@ -1,0 +1,65 @@
+/** @file Small plots of functions for a terminal, two by four dots a character (Braille). */
+
+export interface PlotOptions {
+  readonly from: number;
+  readonly to: number;
+  readonly low: number;
+  readonly high: number;
+  /** In characters. */
+  readonly width: number;
+  readonly height: number;
+}
+
+/** Bit of the dot at (x, y) in a Braille character, y downwards (Unicode 15, block Braille Patterns). */
+const DOTS = [
+  [0x01, 0x08],
+  [0x02, 0x10],
+  [0x04, 0x20],
+  [0x40, 0x80],
+] as const;
+
+/** The graph of `f` as `height` lines of `width` characters; values outside [low, high] are not drawn. */
+export function plot(f: (x: number) => number, options: PlotOptions): string[] {
+  const { from, to, low, high, width, height } = options;
+  const [columns, rows] = [2 * width, 4 * height];
+  const cells = Array.from({ length: height }, () => new Uint8Array(width));
+  const rowOf = (value: number) => Math.round(((high - value) / (high - low)) * (rows - 1));
+  let previous: number | undefined;
+  for (let column = 0; column < columns; column++) {
+    const row = rowOf(f(from + ((to - from) * column) / (columns - 1)));
+    // Steep parts are filled so that the line has no gaps.
+    const start = previous === undefined || !Number.isFinite(row) ? row : previous + Math.sign(row - previous);
+    for (const y of between(start, row)) {
+      if (y >= 0 && y < rows) cells[y >> 2]![column >> 1]! |= DOTS[y & 3]![column & 1]!;
+    }
+    previous = Number.isFinite(row) ? row : undefined;
+  }
+  return cells.map((line) => String.fromCodePoint(...Array.from(line, (dots) => 0x2800 + dots)));
+}
+
+function* between(a: number, b: number): Generator<number> {
+  if (!Number.isFinite(a) || !Number.isFinite(b) || Math.abs(a - b) > 10_000) return;
+  const step = Math.sign(b - a);
+  for (let y = a; y !== b; y += step) yield y;
+  yield b;
+}
+
+/** GELU(x) = x·Φ(x), with erf after Abramowitz and Stegun 7.1.26 (error below 1.5e-7). */
+export function gelu(x: number): number {
+  const z = Math.abs(x) / Math.SQRT2;
+  const t = 1 / (1 + 0.3275911 * z);
+  const poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
+  const erf = 1 - poly * Math.exp(-z * z);
+  return 0.5 * x * (1 + Math.sign(x) * erf);
+}
+
+/** Largest |f − g| on a grid of [from, to]. */
+export function largestDeviation(f: (x: number) => number, g: (x: number) => number, from: number, to: number): number {
+  let largest = 0;
+  for (let i = 0; i <= 600; i++) {
+    const x = from + ((to - from) * i) / 600;
+    const difference = Math.abs(f(x) - g(x));
+    if (!(difference <= largest)) largest = difference; // NaN counts as a deviation
+  }
+  return largest;
+}
