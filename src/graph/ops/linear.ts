@@ -1,7 +1,7 @@
 /** @file Matrix products. Transposes are attributes of the product, so no weight is ever transposed by a node of its own. */
 import type { Inference, Typed, Value } from "../graph.ts";
 import { float, int, onnx } from "../lowering.ts";
-import { broadcastShapes, type Dim, formatShape, mulDims, type Shape, shapesEqual } from "../shape.ts";
+import { broadcastShapes, type Dim, formatShape, mulDims, shapesEqual } from "../shape.ts";
 import { apply1, needFloat, op, sameDtype } from "./common.ts";
 import { mul } from "./elementwise.ts";
 import { reshape } from "./layout.ts";
@@ -12,19 +12,24 @@ interface Product {
   alpha: number;
 }
 
-/** Rows, inner size and columns of the last two axes. */
+const transposed = (value: Value, yes: boolean): string => formatShape(value.shape) + (yes ? "ᵀ" : "");
+
+function mismatch(at: Inference<Product>, reason: string): never {
+  const { transA, transB } = at.attributes;
+  const shapes = `${transposed(at.inputs[0]!, transA)} by ${transposed(at.inputs[1]!, transB)}`;
+  return at.fail("SHAPE_MISMATCH", `cannot multiply ${shapes}: ${reason}`);
+}
+
+/** Rows and columns of the product of the last two axes. */
 function matrixSizes(at: Inference<Product>): { rows: Dim; columns: Dim } {
   const [a, b] = at.inputs;
   const { transA, transB } = at.attributes;
   needFloat(at);
   sameDtype(at, [a!, b!]);
-  const describe = (value: Value, transposed: boolean): string => formatShape(value.shape) + (transposed ? "ᵀ" : "");
-  const shapes = `${describe(a!, transA)} by ${describe(b!, transB)}`;
-  if (a!.shape.length < 2 || b!.shape.length < 2)
-    at.fail("SHAPE_MISMATCH", `cannot multiply ${shapes}: needs matrices`);
+  if (a!.shape.length < 2 || b!.shape.length < 2) mismatch(at, "needs matrices");
   const [m, k] = transA ? [a!.shape.at(-1)!, a!.shape.at(-2)!] : [a!.shape.at(-2)!, a!.shape.at(-1)!];
   const [inner, n] = transB ? [b!.shape.at(-1)!, b!.shape.at(-2)!] : [b!.shape.at(-2)!, b!.shape.at(-1)!];
-  if (k !== inner) at.fail("SHAPE_MISMATCH", `cannot multiply ${shapes}: inner sizes ${k} and ${inner} differ`);
+  if (k !== inner) mismatch(at, `inner sizes ${k} and ${inner} differ`);
   return { rows: m, columns: n };
 }
 
@@ -32,11 +37,8 @@ function inferMatmul(at: Inference<Product>): Typed {
   const { rows, columns } = matrixSizes(at);
   const [a, b] = at.inputs;
   const batch = broadcastShapes(a!.shape.slice(0, -2), b!.shape.slice(0, -2));
-  if (batch === undefined) {
-    const shapes = `${formatShape(a!.shape)} by ${formatShape(b!.shape)}`;
-    at.fail("SHAPE_MISMATCH", `cannot multiply ${shapes}: batch sizes do not broadcast`);
-  }
-  return { dtype: a!.dtype, shape: [...(batch as Shape), rows, columns] };
+  if (batch === undefined) return mismatch(at, "batch sizes do not broadcast");
+  return { dtype: a!.dtype, shape: [...batch, rows, columns] };
 }
 
 export const linearOps = {
@@ -91,8 +93,7 @@ export const linearOps = {
       const [a, b, c] = at.inputs;
       const shape = [rows, columns];
       if (a!.shape.length !== 2 || b!.shape.length !== 2) {
-        const shapes = `${formatShape(a!.shape)} by ${formatShape(b!.shape)}`;
-        at.fail("SHAPE_MISMATCH", `cannot multiply ${shapes}: gemm takes 2-D matrices, matmul takes batches`);
+        mismatch(at, "gemm takes 2-D matrices, matmul takes batches");
       }
       if (c) {
         sameDtype(at);

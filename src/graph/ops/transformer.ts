@@ -203,6 +203,10 @@ export const transformerOps = {
         );
       }
       const headDim = (width as number) / heads;
+      // ONNX Runtime refuses others at run time only.
+      if (at.attributes.rotary && headDim % 16 !== 0) {
+        at.fail("SHAPE_MISMATCH", `heads of ${headDim} features cannot be rotated inside: needs a multiple of 16`);
+      }
       const kv = [batch!, length!, kvNumHeads * headDim];
       const [key, value] = packed ? [] : at.inputs.slice(1, 3);
       for (const part of [key, value]) {
