@@ -117,6 +117,14 @@ describe("float32", () => {
       }),
     );
     expect(changed.digest).not.toBe(plain.digest);
+    // The same bytes under another dtype are other numbers.
+    const retyped = (dtype: "float16" | "bfloat16") =>
+      edited((tensors) => {
+        tensors.set("model.norm.weight", { dtype, shape: [32], data: new Uint16Array(32).fill(0x3c00) });
+      });
+    using half = await Backbone.load(retyped("float16"));
+    using brain = await Backbone.load(retyped("bfloat16"));
+    expect(half.digest).not.toBe(brain.digest);
     const path = copyOf(`${BACKBONES}/llama-tied`);
     const file = join(path, "config.json");
     const config = JSON.parse(readFileSync(file, "utf8")) as Record<string, unknown>;
@@ -243,6 +251,10 @@ describe("what is wrong is said in one line", () => {
     ]);
     write({ extra: "model-00001-of-00003.safetensors" });
     expect((await errorOf(path)).problems).toEqual(["extra is not in model-00001-of-00003.safetensors"]);
+    const [name, shard] = Object.entries(index.weight_map)[0]!;
+    const other = Object.values(index.weight_map).find((value) => value !== shard)!;
+    write({ [name]: other });
+    expect((await errorOf(path)).problems).toEqual([`${name} is not in ${other}`]);
     cpSync(join(path, "model-00001-of-00003.safetensors"), join(path, "again.safetensors"));
     write({ "model.norm.weight": "again.safetensors" });
     expect((await errorOf(path)).message).toMatch(/is in more than one shard/);

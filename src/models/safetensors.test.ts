@@ -159,6 +159,8 @@ describe("a header that lies", () => {
     ["hole", { a: tensor("U8", [2], 0, 2), b: tensor("U8", [2], 4, 6) }, 6, /"b": 2 bytes before it belong/],
     ["bytes left over", { a: tensor("U8", [2], 0, 2) }, 5, /last 3 bytes/],
     ["past the end", { a: tensor("U8", [9], 0, 9) }, 4, /ends at byte 9 of 4/],
+    ["one byte past the end", { a: tensor("U8", [5], 0, 5) }, 4, /ends at byte 5 of 4/],
+    ["more bytes than elements", { a: tensor("U8", [2], 0, 4) }, 4, /needs 2 bytes, .* hold 4/],
     ["backwards", { a: tensor("U8", [0], 4, 0) }, 4, /backwards/],
     ["wrong length", { a: tensor("F32", [2], 0, 4) }, 4, /needs 8 bytes/],
     ["negative dimension", { a: tensor("U8", [-4], 0, 4) }, 4, /shape.0/],

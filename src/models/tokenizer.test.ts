@@ -146,6 +146,17 @@ test("special tokens: the tokenizer's own, or the model's, which win", () => {
 });
 
 describe("decoders and pre-tokenizers of other tokenizers", () => {
+  test("a vocabulary whose tokens cross from one word to the next keeps the text whole", () => {
+    const json = edited(SENTENCEPIECE, (tokenizer) => {
+      const model = tokenizer.model as { vocab: Record<string, number>; merges: [string, string][] };
+      model.vocab["x▁"] = Object.keys(model.vocab).length;
+      model.merges.unshift(["x", "▁"]);
+    });
+    const tokenizer = Tokenizer.load(variant("crossing", { "tokenizer.json": json }));
+    const ids = tokenizer.encode("x x", { addSpecialTokens: false });
+    expect(ids.map((id) => tokenizer.idToToken(id))).toEqual(["▁", "x▁", "x"]);
+  });
+
   test("Metaspace cuts the mark of the first token and splits words as the reference does", () => {
     const json = edited(SENTENCEPIECE, (tokenizer) => {
       tokenizer.normalizer = null;

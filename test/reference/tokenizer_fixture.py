@@ -53,6 +53,7 @@ TEXTS = [
     "digits: ² ³ ½ ⅷ ٣٤٥ 七 ४५ 1²3 ①② x² m³",
     "spaces: a\u00a0b\u2003c\u3000d\u200be\u2028f\u2029g\u0085h\ufeffi\u202fj \u00a0 k",
     "\ufeffbyte order mark first",
+    "white or not:  \x85x  \ufeff's \n\x85 \x85\ufeff  \x85!",
     "control: \x00\x01\x1f\x7f\x80\x9f end",
     "astral: 𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𐍈 𒀀 𝒳² \U0010ffff \ue000",
     "literal ▁ marks ▁▁ Ġ <0x41> <0xE4><0xBD>",
@@ -72,10 +73,8 @@ def sentencepiece() -> Tokenizer:
     """A BPE like LLaMA 2's: spaces become ▁, no pre-tokenizer, bytes for what the vocabulary lacks."""
     trained = Tokenizer(models.BPE())
     mark = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    trained.normalizer = mark
     # Words are split for training only, so that no merge crosses from a character to a ▁, as in SentencePiece.
     words = [("▁" + word) for text in TRAINING for word in text.split(" ")]
-    trained.normalizer = None
     trained.train_from_iterator(
         [*words, "▁▁", "▁▁▁▁", "▁▁▁▁▁▁▁▁"] * 2,
         trainers.BpeTrainer(vocab_size=700, limit_alphabet=120, show_progress=False),
@@ -130,10 +129,13 @@ def main() -> None:
         tokenizer = Tokenizer.from_file(str(Path(sys.argv[1]) / "tokenizer.json"))
         Path(sys.argv[2]).write_text(json.dumps({"cases": cases(tokenizer)}))
         return
-    small = sentencepiece()
     directory = FIXTURES / "sentencepiece"
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "tokenizer.json").write_text(json.dumps(json.loads(small.to_str()), ensure_ascii=False) + "\n")
+    # The trainer breaks ties differently in every run, so one that is there is kept.
+    if not (directory / "tokenizer.json").exists():
+        trained = json.loads(sentencepiece().to_str())
+        (directory / "tokenizer.json").write_text(json.dumps(trained, ensure_ascii=False) + "\n")
+    small = Tokenizer.from_file(str(directory / "tokenizer.json"))
     config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": None, "legacy": True}
     (directory / "tokenizer_config.json").write_text(json.dumps(config) + "\n")
     tiny = Tokenizer.from_file(str(ROOT / "assets" / "tiny-llama" / "tokenizer.json"))
