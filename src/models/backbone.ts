@@ -51,7 +51,7 @@ export class Backbone implements Disposable {
 
   /**
    * Loads a Hugging Face model directory. bfloat16 and float16 weights become float32 while they are read; with int4
-   * at most a megabyte of weights is ever held as floats at a time, embeddings apart.
+   * only a few megabytes of linear weights are ever held as floats.
    * @throws InputError when a file is missing, damaged, or does not hold what config.json asks for
    */
   static async load(directory: string, options: BackboneOptions = {}): Promise<Backbone> {
