@@ -6,7 +6,7 @@ import { canonicalDim, type Dim, formatShape, mulDims, type Shape, shapesEqual }
 import { apply1, needDtype, normalAxis, op, sameDtype } from "./common.ts";
 import { expand, reshape, transpose } from "./layout.ts";
 
-interface Axis {
+export interface Axis {
   axis: number;
 }
 

@@ -6,7 +6,7 @@ import { apply1, needFloat, op, sameDtype } from "./common.ts";
 import { mul } from "./elementwise.ts";
 import { reshape } from "./layout.ts";
 
-interface Product {
+export interface Product {
   transA: boolean;
   transB: boolean;
   alpha: number;

@@ -9,7 +9,7 @@ import { expandLike, reshape, unsqueeze } from "./layout.ts";
 import { cast, equal } from "./select.ts";
 import { dimScalar } from "./size.ts";
 
-interface Reduction {
+export interface Reduction {
   axes: readonly number[];
   keepDims: boolean;
 }
@@ -29,7 +29,7 @@ const reduction = (name: string, type: string, gradient: NonNullable<Op<Reductio
     gradient,
   });
 
-interface Axis {
+export interface Axis {
   axis: number;
 }
 

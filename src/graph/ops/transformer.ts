@@ -6,7 +6,7 @@ import { apply1, needDtype, needFloat, op, sameDtype } from "./common.ts";
 import { mul, neg, sub } from "./elementwise.ts";
 import { mean } from "./reduce.ts";
 
-interface Attention {
+export interface Attention {
   numHeads: number;
   kvNumHeads: number;
   scale?: number;
@@ -20,7 +20,7 @@ interface Attention {
   bias: boolean;
 }
 
-interface NBits {
+export interface NBits {
   K: number;
   N: number;
   bits: number;
