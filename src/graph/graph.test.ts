@@ -14,6 +14,10 @@ function sample(): { graph: Graph; x: Value; y: Value; w: Value; i: Value } {
   return { graph, x, y, w, i };
 }
 
+/** [B*T, 1] */
+const column = (x: Value, y: Value): Value =>
+  g.add(g.max(g.reshape(x, [-1, 8]), { axes: [1], keepDims: true }), g.sum(y));
+
 type Build = (s: ReturnType<typeof sample>) => unknown;
 
 const wrong: [GraphErrorCode, string, Build][] = [
@@ -160,6 +164,11 @@ describe("needless nodes", () => {
     ["expanded before a product", ({ y, w }) => g.mul(g.expand(g.sum(y), [6, 8]), w), ({ y, w }) => g.mul(g.sum(y), w)],
     ["sum over nothing", ({ x }) => g.sum(x, { axes: [] }), ({ x }) => x],
     ["concat of one", ({ x }) => g.concat([x], 0), ({ x }) => x],
+    [
+      "rows scaled before a narrower product",
+      ({ x, y, w }) => g.gemm(g.mul(g.reshape(x, [-1, 8]), column(x, y)), w, { transB: true }),
+      ({ x, y, w }) => g.mul(g.gemm(g.reshape(x, [-1, 8]), w, { transB: true }), column(x, y)),
+    ],
     ["scalars", ({ graph }) => g.add(g.mul(graph.scalar(2), 3), 1), ({ graph }) => graph.scalar(7)],
   ];
 

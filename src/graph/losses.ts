@@ -1,17 +1,19 @@
 /** @file Losses of training. */
 import { type None, none, type Value } from "./graph.ts";
-import { int } from "./lowering.ts";
+import { int, type OnnxAttributes } from "./lowering.ts";
 import { apply1, needDtype, needFloat, op } from "./ops/common.ts";
-import { div, exp, maximum, mul, neg } from "./ops/elementwise.ts";
-import { scatterElements } from "./ops/indexing.ts";
+import { div, maximum, mul } from "./ops/elementwise.ts";
+import { full, scatterElements } from "./ops/indexing.ts";
 import { unsqueeze } from "./ops/layout.ts";
 import { sum } from "./ops/reduce.ts";
 import { formatShape, shapesEqual } from "./shape.ts";
 
 export const lossOps = {
   /**
-   * Negative log-likelihood of each row. Outputs: nll [S] and the log-probabilities [S, V] for the gradient
-   * (e^logp - onehot) g, built in one buffer of the size of the logits.
+   * Negative log-likelihood of each row of logits x. Outputs: nll [S] and p = softmax(x) [S, V].
+   *
+   * p is the only pass over [S, V] that is kept: with the largest entries x* and p* of a row, log Σ e^x = x* - log p*,
+   * which is stable because p* ≥ 1/V. The gradient is (p - onehot) g.
    */
   rowCrossEntropy: op<None>("rowCrossEntropy", {
     infer(at) {
@@ -25,17 +27,20 @@ export const lossOps = {
       return [{ dtype: logits!.dtype, shape: labels!.shape }, logits!];
     },
     lower(to) {
+      const step = (type: string, inputs: string[], attributes: OnnxAttributes = {}): string =>
+        to.emit(type, inputs, attributes, [to.temporary()]);
       const last = to.int64s([1]);
-      const logp = to.emit("LogSoftmax", [to.in(0)], { axis: int(1) }, [to.out(1)]);
-      const index = to.emit("Unsqueeze", [to.in(1), last], {}, [to.temporary()]);
-      const chosen = to.emit("GatherElements", [logp, index], { axis: int(1) }, [to.temporary()]);
-      const negative = to.emit("Neg", [chosen], {}, [to.temporary()]);
-      to.emit("Squeeze", [negative, last], {}, [to.out()]);
+      const p = to.emit("Softmax", [to.in(0)], { axis: int(1) }, [to.out(1)]);
+      const best = step("ReduceMax", [to.in(0), last]); // [S, 1]
+      const sum = step("Sub", [best, step("Log", [step("ReduceMax", [p, last])])]);
+      const chosen = step("GatherElements", [to.in(0), step("Unsqueeze", [to.in(1), last])], { axis: int(1) });
+      to.emit("Squeeze", [step("Sub", [sum, chosen]), last], {}, [to.out()]);
     },
-    gradient: ({ inputs: [, labels], outputs: [, logp], g }) => [
+    gradient: ({ inputs: [, labels], outputs: [, p], g }) => [
       () => {
-        const column = unsqueeze(g, [1]); // [S, 1]
-        return scatterElements(mul(exp(logp!), column), unsqueeze(labels!, [1]), neg(column), 1, "add");
+        const column = unsqueeze(labels!, [1]); // [S, 1]
+        const minus = full(g.graph, column.shape, -1, g.dtype, column);
+        return mul(scatterElements(p!, column, minus, 1, "add"), unsqueeze(g, [1]));
       },
       null,
     ],

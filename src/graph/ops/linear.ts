@@ -1,9 +1,9 @@
 /** @file Matrix products. Transposes are attributes of the product, so no weight is ever transposed by a node of its own. */
-import type { Inference, Typed, Value } from "../graph.ts";
+import { type Inference, producedBy, type Typed, type Value } from "../graph.ts";
 import { float, int, onnx } from "../lowering.ts";
 import { broadcastShapes, type Dim, formatShape, mulDims, shapesEqual } from "../shape.ts";
 import { apply1, needFloat, op, sameDtype } from "./common.ts";
-import { mul } from "./elementwise.ts";
+import { elementwiseOps, mul } from "./elementwise.ts";
 import { reshape } from "./layout.ts";
 
 export interface Product {
@@ -141,5 +141,20 @@ export interface GemmOptions extends Partial<Product> {
 /** alpha · A' B' + beta · c on matrices. A torch Linear weight [out, in] is `b` with `transB: true`. */
 export function gemm(a: Value, b: Value, options: GemmOptions = {}): Value {
   const { c, transA = false, transB = false, alpha = 1, beta = 1 } = options;
+  // Rows scaled by a column can be scaled after a product that is narrower: the gradient of the largest matrix of
+  // training, the logits, is such a product.
+  const scaled = c || transA ? undefined : producedBy(a, elementwiseOps.mul);
+  const [wide, column] = scaled?.inputs ?? [];
+  const narrower = Number(b.shape[transB ? 0 : 1]) < Number(a.shape[1]);
+  if (
+    wide &&
+    column &&
+    narrower &&
+    shapesEqual(wide.shape, a.shape) &&
+    column.shape.length === 2 &&
+    column.shape[1] === 1
+  ) {
+    return mul(gemm(wide, b, options), column);
+  }
   return apply1(linearOps.gemm, c ? [a, b, c] : [a, b], { transA, transB, alpha, beta });
 }
