@@ -3,15 +3,27 @@
  * without downloading a checkpoint. Format: github.com/ggml-org/ggml, docs/gguf.md, version 3.
  */
 import { closeSync, openSync, writeSync } from "node:fs";
+import { sitesOf } from "../../src/models/index.ts";
 import { cached } from "./cache.ts";
 import { RandomPool } from "./random-bytes.ts";
-import { linears, type Shape } from "./shapes.ts";
+import { shapeOf } from "./shapes.ts";
 
 const ALIGNMENT = 32;
 const VALUE = { uint32: 4, int32: 5, float32: 6, bool: 7, string: 8, array: 9 } as const;
 const TENSOR = { F32: 0, F16: 1, Q4_0: 2 } as const;
 /** A Q4_0 block: one float16 scale, then 32 weights of 4 bits; weight = scale · (nibble − 8). */
 const Q4_0 = { weights: 32, bytes: 18 } as const;
+
+/** Names of the seven linear modules in a GGUF file. */
+const MODULES: Readonly<Record<string, string>> = {
+  q_proj: "attn_q",
+  k_proj: "attn_k",
+  v_proj: "attn_v",
+  o_proj: "attn_output",
+  gate_proj: "ffn_gate",
+  up_proj: "ffn_up",
+  down_proj: "ffn_down",
+};
 
 type TensorType = keyof typeof TENSOR;
 type Scalar = { type: "uint32" | "int32" | "float32"; value: number } | { type: "bool"; value: boolean };
@@ -203,56 +215,55 @@ function vocabulary(size: number): Record<string, Metadata> {
  * Path of a model of this shape whose matrices are all Q4_0, the head and the embedding too (what
  * `llama-quantize --pure` makes), norms float32.
  */
-export function ggufModel(shape: Shape): string {
-  return cached(`${shape.name}-q4_0.gguf`, (path) => {
-    const headDim = shape.hidden / shape.heads;
-    const tensors: TensorInfo[] = [
-      { name: "token_embd.weight", shape: [shape.vocab, shape.hidden], type: "Q4_0", std: 0.02 },
-    ];
-    for (let layer = 0; layer < shape.layers; layer++) {
-      for (const norm of ["attn_norm", "ffn_norm"]) {
-        tensors.push({ name: `blk.${layer}.${norm}.weight`, shape: [shape.hidden], type: "F32", std: "ones" });
-      }
-      for (const { gguf, inFeatures, outFeatures } of linears(shape)) {
-        const std = 1 / Math.sqrt(inFeatures);
-        tensors.push({ name: `blk.${layer}.${gguf}.weight`, shape: [outFeatures, inFeatures], type: "Q4_0", std });
-      }
+export function ggufModel(shape: string): string {
+  const config = shapeOf(shape);
+  return cached(`${shape}-q4_0.gguf`, (path) => {
+    const { hiddenSize, vocabSize } = config;
+    const table = { shape: [vocabSize, hiddenSize], type: "Q4_0", std: 0.02 } as const;
+    const norm = { shape: [hiddenSize], type: "F32", std: "ones" } as const;
+    const tensors: TensorInfo[] = [{ name: "token_embd.weight", ...table }];
+    for (let layer = 0; layer < config.numLayers; layer++) {
+      tensors.push(
+        { name: `blk.${layer}.attn_norm.weight`, ...norm },
+        { name: `blk.${layer}.ffn_norm.weight`, ...norm },
+      );
     }
-    tensors.push({ name: "output_norm.weight", shape: [shape.hidden], type: "F32", std: "ones" });
-    if (!shape.tied) {
-      tensors.push({ name: "output.weight", shape: [shape.vocab, shape.hidden], type: "Q4_0", std: 0.02 });
+    for (const { layer, module, inFeatures, outFeatures } of sitesOf(config)) {
+      const name = `blk.${layer}.${MODULES[module]}.weight`;
+      tensors.push({ name, shape: [outFeatures, inFeatures], type: "Q4_0", std: 1 / Math.sqrt(inFeatures) });
     }
+    tensors.push({ name: "output_norm.weight", ...norm });
+    if (!config.tieWordEmbeddings) tensors.push({ name: "output.weight", ...table });
     const metadata: Record<string, Metadata> = {
       "general.architecture": { type: "string", value: "llama" },
-      "general.name": { type: "string", value: `${shape.name} with random weights` },
+      "general.name": { type: "string", value: `${shape} with random weights` },
       "general.file_type": { type: "uint32", value: 2 },
-      "llama.vocab_size": { type: "uint32", value: shape.vocab },
-      "llama.context_length": { type: "uint32", value: shape.maxPositions },
-      "llama.embedding_length": { type: "uint32", value: shape.hidden },
-      "llama.block_count": { type: "uint32", value: shape.layers },
-      "llama.feed_forward_length": { type: "uint32", value: shape.ffn },
-      "llama.attention.head_count": { type: "uint32", value: shape.heads },
-      "llama.attention.head_count_kv": { type: "uint32", value: shape.kvHeads },
-      "llama.attention.layer_norm_rms_epsilon": { type: "float32", value: 1e-5 },
-      "llama.rope.dimension_count": { type: "uint32", value: headDim },
-      "llama.rope.freq_base": { type: "float32", value: shape.ropeTheta },
-      ...vocabulary(shape.vocab),
+      "llama.vocab_size": { type: "uint32", value: vocabSize },
+      "llama.context_length": { type: "uint32", value: config.maxPositions },
+      "llama.embedding_length": { type: "uint32", value: hiddenSize },
+      "llama.block_count": { type: "uint32", value: config.numLayers },
+      "llama.feed_forward_length": { type: "uint32", value: config.intermediateSize },
+      "llama.attention.head_count": { type: "uint32", value: config.numHeads },
+      "llama.attention.head_count_kv": { type: "uint32", value: config.numKvHeads },
+      "llama.attention.layer_norm_rms_epsilon": { type: "float32", value: config.rmsNormEps },
+      "llama.rope.dimension_count": { type: "uint32", value: config.headDim },
+      "llama.rope.freq_base": { type: "float32", value: config.ropeTheta },
+      ...vocabulary(vocabSize),
     };
     writeGguf(path, metadata, tensors, 1);
   });
 }
 
 /** Path of a LoRA adapter on all seven linear modules of every layer, alpha = rank. */
-export function ggufLora(shape: Shape, rank: number, type: "F32" | "F16" = "F32"): string {
-  return cached(`${shape.name}-lora-r${rank}-${type.toLowerCase()}.gguf`, (path) => {
-    const tensors: TensorInfo[] = [];
-    for (let layer = 0; layer < shape.layers; layer++) {
-      for (const { gguf, inFeatures, outFeatures } of linears(shape)) {
-        const name = `blk.${layer}.${gguf}.weight`;
-        tensors.push({ name: `${name}.lora_a`, shape: [rank, inFeatures], type, std: 1 / Math.sqrt(inFeatures) });
-        tensors.push({ name: `${name}.lora_b`, shape: [outFeatures, rank], type, std: 0.01 });
-      }
-    }
+export function ggufLora(shape: string, rank: number, type: "F32" | "F16" = "F32"): string {
+  return cached(`${shape}-lora-r${rank}-${type.toLowerCase()}.gguf`, (path) => {
+    const tensors = sitesOf(shapeOf(shape)).flatMap(({ layer, module, inFeatures, outFeatures }): TensorInfo[] => {
+      const name = `blk.${layer}.${MODULES[module]}.weight`;
+      return [
+        { name: `${name}.lora_a`, shape: [rank, inFeatures], type, std: 1 / Math.sqrt(inFeatures) },
+        { name: `${name}.lora_b`, shape: [outFeatures, rank], type, std: 0.01 },
+      ];
+    });
     const metadata: Record<string, Metadata> = {
       "general.architecture": { type: "string", value: "llama" },
       "general.type": { type: "string", value: "adapter" },

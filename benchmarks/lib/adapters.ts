@@ -1,0 +1,20 @@
+/** @file Adapters with random values: a fresh one leaves the backbone as it is and might be skipped. */
+import { Random } from "../../src/base/index.ts";
+import { Adapter, methodOf } from "../../src/methods/index.ts";
+import type { BackboneConfig } from "../../src/models/index.ts";
+
+/** `lora` or `milora` on all seven modules. All values are drawn anew where the method starts with zeros. */
+export function randomAdapter(
+  method: string,
+  options: Readonly<Record<string, unknown>>,
+  backbone: BackboneConfig,
+): Adapter {
+  const adapter = Adapter.create(methodOf(method), options, backbone, 1);
+  const random = new Random(2);
+  for (const { key, init } of adapter.specs) {
+    if (init.kind !== "zeros") continue;
+    const values = adapter.values(key);
+    for (let i = 0; i < values.length; i++) values[i] = 0.02 * (random.uniform() - 0.5);
+  }
+  return adapter;
+}

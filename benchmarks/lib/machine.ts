@@ -1,0 +1,75 @@
+/** @file On what a benchmark ran, and whether the machine was free for it. */
+import { createRequire } from "node:module";
+import { arch, availableParallelism, cpus, loadavg, platform, release, totalmem } from "node:os";
+import { setTimeout } from "node:timers/promises";
+
+const require = createRequire(import.meta.url);
+
+export interface Machine {
+  readonly cpu: string;
+  readonly cores: number;
+  readonly memoryGiB: number;
+  readonly system: string;
+  readonly node: string;
+  readonly versions: Readonly<Record<string, string>>;
+  /** 1, 5, 15 minutes, before the benchmark started. */
+  readonly loadAverage: readonly number[];
+  /** Share of the processors' time that others used in the second before the start. */
+  readonly busy: number;
+}
+
+function versionOf(name: string): string {
+  try {
+    return (require(`${name}/package.json`) as { version: string }).version;
+  } catch {
+    return "absent";
+  }
+}
+
+/** Share of processor time in use over `ms` milliseconds, 0 … 1. */
+async function busyShare(ms: number): Promise<number> {
+  const read = () => {
+    let idle = 0;
+    let total = 0;
+    for (const { times } of cpus()) {
+      idle += times.idle;
+      total += times.idle + times.user + times.nice + times.sys + times.irq;
+    }
+    return { idle, total };
+  };
+  const before = read();
+  await setTimeout(ms);
+  const after = read();
+  return 1 - (after.idle - before.idle) / Math.max(1, after.total - before.total);
+}
+
+export const BUSY_LIMIT = 0.1;
+
+/**
+ * Describes the machine.
+ * @throws Error when others use more than a tenth of it, unless `allowBusy`
+ */
+export async function inspectMachine(options: {
+  readonly allowBusy: boolean;
+  readonly versions?: Readonly<Record<string, string>>;
+}): Promise<Machine> {
+  const loadAverage = loadavg().map((value) => Math.round(value * 100) / 100);
+  const busy = Math.round((await busyShare(1000)) * 1000) / 1000;
+  if (busy > BUSY_LIMIT) {
+    const seen = `${Math.round(busy * 100)} % of the processors is in use by something else (load ${loadAverage[0]})`;
+    if (!options.allowBusy) {
+      throw new Error(`${seen}: the numbers would mean nothing. Wait, or give --allow-busy to try the benchmark out`);
+    }
+    process.stderr.write(`WARNING: ${seen}; these numbers mean nothing\n`);
+  }
+  return {
+    cpu: cpus()[0]?.model.trim() ?? "unknown",
+    cores: availableParallelism(),
+    memoryGiB: Math.round((totalmem() / 2 ** 30) * 10) / 10,
+    system: `${platform()} ${arch()} ${release()}`,
+    node: process.version,
+    versions: { "onnxruntime-node": versionOf("onnxruntime-node"), koffi: versionOf("koffi"), ...options.versions },
+    loadAverage,
+    busy,
+  };
+}
