@@ -1,5 +1,5 @@
 /** @file Sequences that decode together: their rows in the KV cache, the method's state per row, and the bound sessions. */
-import type { Adapter, Route } from "../methods/index.ts";
+import type { Adapter } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
 import { type Binding, type Session, Tensor } from "../runtime/index.ts";
 import { type BufferPool, initialCapacity, KvCache } from "./cache.ts";
@@ -241,8 +241,9 @@ export class Batch implements Disposable {
   #decodeBinding(): Bound {
     const rows = this.rows;
     const { capacity } = this.#cache;
-    const route = this.#specialisedRoute();
-    const key = route ? JSON.stringify(route) : "";
+    const common = this.#routes?.common;
+    const route = common && this.#shared.sessions.isHot(this.#adapter!, common) ? common : undefined;
+    const key = route?.key ?? "";
     const bound = this.#bound;
     if (bound && bound.rows === rows && bound.capacity === capacity && bound.route === key) return bound;
     this.#unbind();
@@ -272,10 +273,6 @@ export class Batch implements Disposable {
     }
     this.#bound = { binding, lease, views, rows, capacity, route: key };
     return this.#bound;
-  }
-
-  #specialisedRoute(): Route | undefined {
-    return undefined;
   }
 
   #unbind(): void {

@@ -9,6 +9,13 @@ export const ADAPTER = "adapter.";
 export const STATE = "state.";
 export const REPORT = "report.";
 
+/** A route that all rows of a batch take. */
+export interface SharedRoute {
+  readonly route: Route;
+  /** Equal for equal routes only. */
+  readonly key: string;
+}
+
 /**
  * What a graph is for.
  * - `prefill`: prompts → hidden states of chosen positions, KV cache, the method's state and reports.
@@ -18,7 +25,7 @@ export const REPORT = "report.";
  */
 export type Program =
   | { readonly kind: "prefill"; readonly adapter: Adapter | undefined }
-  | { readonly kind: "decode"; readonly adapter: Adapter | undefined; readonly route?: Route | undefined }
+  | { readonly kind: "decode"; readonly adapter: Adapter | undefined; readonly route?: SharedRoute | undefined }
   | { readonly kind: "head" }
   | { readonly kind: "pick" };
 
@@ -106,16 +113,32 @@ function buildHead(backbone: Backbone, kind: "head" | "pick"): Graph {
 /** Builds the graph of a program. Exported for tests, which look for what must not be in it. */
 export function buildProgram(backbone: Backbone, program: Program): Graph {
   if (program.kind === "prefill") return buildPrefill(backbone, program.adapter);
-  if (program.kind === "decode") return buildDecode(backbone, program.adapter, program.route);
+  if (program.kind === "decode") return buildDecode(backbone, program.adapter, program.route?.route);
   return buildHead(backbone, program.kind);
+}
+
+const adapterKeys = new WeakMap<Adapter, string>();
+
+/** What decides an adapter's graph: method and config. */
+function adapterKey(adapter: Adapter | undefined): string {
+  if (!adapter) return "";
+  let key = adapterKeys.get(adapter);
+  if (key === undefined) {
+    key = JSON.stringify([adapter.method.name, adapter.config]);
+    adapterKeys.set(adapter, key);
+  }
+  return key;
 }
 
 function keyOf(program: Program): string {
   if (program.kind === "head" || program.kind === "pick") return program.kind;
-  const { kind, adapter } = program;
-  const route = program.kind === "decode" ? program.route : undefined;
-  return JSON.stringify([kind, adapter?.method.name, adapter?.config, route]);
+  const route = program.kind === "decode" ? program.route?.key : undefined;
+  return [program.kind, adapterKey(program.adapter), route ?? ""].join("|");
 }
+
+/** Decode steps after which a route gets a session of its own. */
+const HOT_STEPS = 64;
+const REMEMBERED_ROUTES = 1024;
 
 interface Entry {
   readonly session: Session;
@@ -145,6 +168,8 @@ export class SessionCache implements Disposable {
   readonly #prepacked = new PrepackedWeights();
   /** Least recently used first. */
   readonly #entries = new Map<string, Entry>();
+  /** Decode steps by route that has no session of its own; least recently used first. */
+  readonly #steps = new Map<string, number>();
 
   constructor(backbone: Backbone, options: SessionCacheOptions) {
     this.#backbone = backbone;
@@ -156,8 +181,24 @@ export class SessionCache implements Disposable {
     return this.#entries.size;
   }
 
-  has(program: Program): boolean {
-    return this.#entries.has(keyOf(program));
+  /**
+   * Counts a step under a route, and says whether the route has a session of its own or has been used so much that
+   * making one pays.
+   */
+  isHot(adapter: Adapter, route: SharedRoute): boolean {
+    if (this.#options.routes === 0) return false;
+    const key = keyOf({ kind: "decode", adapter, route });
+    if (this.#entries.has(key)) return true;
+    const steps = (this.#steps.get(key) ?? 0) + 1;
+    this.#steps.delete(key);
+    this.#steps.set(key, steps);
+    if (this.#steps.size > REMEMBERED_ROUTES) {
+      for (const oldest of this.#steps.keys()) {
+        this.#steps.delete(oldest);
+        break;
+      }
+    }
+    return steps > HOT_STEPS;
   }
 
   lease(program: Program): Lease {

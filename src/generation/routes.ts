@@ -1,10 +1,9 @@
 /** @file Which experts each row of a batch uses: decided once, in prefill, and kept as long as the sequence lives. */
 import type { Route, Routing } from "../methods/index.ts";
+import type { SharedRoute } from "./graphs.ts";
 import type { RouteReport } from "./request.ts";
 
-interface RowRoute {
-  readonly route: Route;
-  readonly key: string;
+interface RowRoute extends SharedRoute {
   readonly report: RouteReport;
 }
 
@@ -29,6 +28,8 @@ export function reportRoute(routing: Routing, route: Route, probabilities: Float
 export class RouteBook {
   readonly #routing: Routing;
   readonly #rows: RowRoute[] = [];
+  /** Whether all rows share one route; undefined when rows have changed. */
+  #alike: boolean | undefined;
 
   constructor(routing: Routing) {
     this.#routing = routing;
@@ -36,6 +37,7 @@ export class RouteBook {
 
   /** Takes the routes of further rows from what prefill returned, float32 [rows, layers, experts] each. */
   add(rows: number, gates: Float32Array, probabilities: Float32Array): void {
+    this.#alike = undefined;
     const size = gates.length / rows;
     for (let row = 0; row < rows; row++) {
       const at = row * size;
@@ -46,11 +48,13 @@ export class RouteBook {
   }
 
   copy(from: number, to: number): void {
+    this.#alike = undefined;
     this.#rows[to] = this.#rows[from]!;
   }
 
   /** Forgets the rows from `rows` on. */
   truncate(rows: number): void {
+    this.#alike = undefined;
     this.#rows.length = Math.min(rows, this.#rows.length);
   }
 
@@ -59,8 +63,9 @@ export class RouteBook {
   }
 
   /** The route of all rows, if they share one. */
-  get common(): { readonly route: Route; readonly key: string } | undefined {
+  get common(): SharedRoute | undefined {
     const first = this.#rows[0];
-    return first && this.#rows.every((row) => row.key === first.key) ? first : undefined;
+    this.#alike ??= this.#rows.every((row) => row.key === first?.key);
+    return this.#alike ? first : undefined;
   }
 }
