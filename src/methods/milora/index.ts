@@ -1,7 +1,4 @@
-/**
- * @file MiLoRA (Zhang et al. 2024, arXiv 2410.18035): the LoRA modules of a layer are experts, and a prompt-aware
- * router picks k of them once per prompt; every token of the prompt and of the response reuses the choice.
- */
+/** @file MiLoRA (Zhang et al. 2024, arXiv 2410.18035): a layer's LoRA modules are experts, routed once per prompt. */
 import { parseWith } from "../../base/index.ts";
 import { add, concat, gemm, mul, reshape, split, type Value } from "../../graph/index.ts";
 import type { BackboneConfig, Site } from "../../models/index.ts";
