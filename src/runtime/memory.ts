@@ -1,22 +1,30 @@
 /** @file A piece of memory that tensors, views and sessions share; it goes when its last user has gone. */
 
+import { setFlagsFromString } from "node:v8";
+import { runInThisContext } from "node:vm";
 import koffi from "koffi";
 import type { DeviceName } from "./devices.ts";
 import { environment } from "./environment.ts";
+import { RuntimeError } from "./errors.ts";
 import type { Pointer } from "./library.ts";
 
+/** Blocks up to here come from calloc through the FFI, which takes no more. */
+const LARGEST_BLOCK = 2 ** 31 - 1;
+const ALIGNMENT = 64;
+
 /**
- * Memory with a count of users. Three kinds: JavaScript memory (`shared` holds it), memory of the runtime on the CPU,
- * and memory of the runtime on a device (no address that the CPU may read).
+ * Memory with a count of users. Of three kinds: JavaScript memory (`shared` holds it), a block outside of JavaScript
+ * (`block`), and memory of an OrtValue (`value`), which may be on a device and then has no address for the CPU.
  */
 export class Memory {
   readonly byteLength: number;
   readonly device: DeviceName;
   /** 0n on a device and for empty memory. */
   readonly address: Pointer;
-  /** The OrtValue that owns the memory; undefined for JavaScript memory. */
+  /** The OrtValue that owns the memory, if one does. */
   readonly value: Pointer | undefined;
   readonly #shared: ArrayBufferView | undefined;
+  readonly #block: Pointer | undefined;
   #buffer: ArrayBuffer | undefined;
   #users = 1;
 
@@ -26,12 +34,32 @@ export class Memory {
     address: Pointer;
     value?: Pointer;
     shared?: ArrayBufferView;
+    block?: Pointer;
   }) {
     this.byteLength = memory.byteLength;
     this.device = memory.device;
     this.address = memory.address;
     this.value = memory.value;
     this.#shared = memory.shared;
+    this.#block = memory.block;
+  }
+
+  /**
+   * Zeros outside of JavaScript, aligned to 64 bytes. Where the system hands out fresh pages as zeros, a page costs
+   * nothing until it is written: a large cache may be allocated for its capacity.
+   *
+   * Undefined when it is too large for one block.
+   */
+  static zeros(byteLength: number): Memory | undefined {
+    if (byteLength + ALIGNMENT > LARGEST_BLOCK) return undefined;
+    let block: Pointer;
+    try {
+      block = koffi.alloc("uint8_t", byteLength + ALIGNMENT) as Pointer;
+    } catch (cause) {
+      throw new RuntimeError("RUNTIME_FAILED", `there is no memory for a tensor of ${byteLength} bytes`, { cause });
+    }
+    const address = (block / BigInt(ALIGNMENT) + 1n) * BigInt(ALIGNMENT);
+    return new Memory({ byteLength, device: "cpu", address, block });
   }
 
   /** Whether the JavaScript side still has the memory: a transferred ArrayBuffer leaves a dangling address behind. */
@@ -52,8 +80,10 @@ export class Memory {
   release(): void {
     if (--this.#users > 0) return;
     const { value } = this;
+    const block = this.#block;
     const free = (): void => {
       if (value !== undefined) environment().api.ReleaseValue(value);
+      if (block !== undefined) koffi.free(block);
     };
     const buffer = this.#buffer;
     this.#buffer = undefined;
@@ -69,20 +99,39 @@ export class Memory {
   }
 }
 
-/** Frees memory whose ArrayBuffer could not be taken away from its readers, once there are none. */
+/** Frees memory that could not be taken away from the typed arrays over it, once there are none. */
 const lingering = new FinalizationRegistry<() => void>((free) => free());
 
+type Detach = (buffer: ArrayBuffer) => void;
+
 /**
- * Takes native memory away from the typed arrays over it: they get length 0, where reading freed memory would crash.
- * False where JavaScript cannot do that to memory it does not own (Node.js before 22).
+ * ArrayBuffer.prototype.transfer, or before Node.js 22, where the language cannot detach memory it does not own, what
+ * V8 gives its own tests for that. Undefined where neither is allowed.
  */
-function detach(buffer: ArrayBuffer): boolean {
-  const { transfer } = buffer as { transfer?: () => ArrayBuffer };
-  if (transfer === undefined) return false;
+function findDetach(): Detach | undefined {
+  const { transfer } = ArrayBuffer.prototype as { transfer?: () => ArrayBuffer };
+  if (transfer !== undefined) return (buffer) => void transfer.call(buffer);
   try {
-    transfer.call(buffer);
-    return true;
+    setFlagsFromString("--allow-natives-syntax");
+    const detach = runInThisContext("(buffer) => { %ArrayBufferDetach(buffer); }") as Detach;
+    detach(new ArrayBuffer(1)); // functions are compiled at their first call, which the flag must still cover
+    return detach;
+  } catch {
+    return undefined;
+  } finally {
+    setFlagsFromString("--no-allow-natives-syntax");
+  }
+}
+
+let detachBuffer: Detach | undefined | null = null;
+
+/** Takes native memory away from the typed arrays over it: they get length 0. False where that cannot be done. */
+function detach(buffer: ArrayBuffer): boolean {
+  if (detachBuffer === null) detachBuffer = findDetach();
+  try {
+    detachBuffer?.(buffer);
   } catch {
     return false;
   }
+  return buffer.byteLength === 0;
 }

@@ -126,16 +126,20 @@ export class Tensor implements Disposable {
   }
 
   /**
-   * A tensor of zeros in memory of the runtime's own allocator, 64-byte aligned on the CPU, gone at once when disposed.
+   * A tensor of zeros in memory outside of JavaScript, gone at once when disposed. On the CPU it is aligned to 64
+   * bytes, and up to 2 GiB its pages take no memory until they are written, where the system works that way.
    *
    * @throws RuntimeError DEVICE_UNAVAILABLE, RUNTIME_FAILED when there is not enough memory
    */
   static allocate(dtype: DType, shape: readonly number[], device: DeviceName = "cpu"): Tensor {
     const info = dtypeInfo(dtype);
     const byteLength = countElements(shape) * info.bytes;
+    const block = device === "cpu" ? Memory.zeros(byteLength) : undefined;
+    if (block !== undefined) {
+      return new Tensor(dtype, shape, new TensorHandle(createValue(dtype, shape, block, 0), block), 0);
+    }
     const { api } = environment();
-    const allocator = deviceAllocator(device);
-    const status = api.CreateTensorAsOrtValue(allocator, dims(shape), shape.length, info.onnx, out);
+    const status = api.CreateTensorAsOrtValue(deviceAllocator(device), dims(shape), shape.length, info.onnx, out);
     check(api, status, `allocate ${byteLength} bytes for a tensor of shape ${showShape(shape)} on ${device}`);
     const value = outPointer();
     const address = device === "cpu" ? addressOf(value) : 0n;
@@ -170,8 +174,7 @@ export class Tensor implements Disposable {
 
   /**
    * The elements, live: what a run writes shows here and what is written here a run reads.
-   * An array got before `dispose()` stays safe to touch but means nothing afterwards: it has length 0, or, before
-   * Node.js 22, the runtime's memory stays until the array has been garbage collected.
+   * An array over the runtime's memory that was got before `dispose()` has length 0 afterwards.
    *
    * @throws RuntimeError TENSOR_FREED after dispose, DEVICE_UNAVAILABLE when the memory is on a device
    */
