@@ -1,8 +1,7 @@
 /** @file Decoding speed of one sequence: milora bare, with LoRA, with MiLoRA, and llama.cpp on the same shape. */
-import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import type { DecodeRound, DecodeSettings } from "./lib/decode-settings.ts";
-import { inspectMachine } from "./lib/machine.ts";
+import { inspectMachine, versionOf } from "./lib/machine.ts";
 import { integer, main, parseOptions, selected } from "./lib/options.ts";
 import { megabytes, report, spread, table } from "./lib/report.ts";
 import { quantile, ratios, type Summary, summarize } from "./lib/statistics.ts";
@@ -66,7 +65,7 @@ await main(async () => {
   const chosen = variants.filter(({ name }) => selected(options.only, name));
   const machine = await inspectMachine({
     allowBusy: options["allow-busy"] === true,
-    versions: { "node-llama-cpp": peerVersion() },
+    versions: { "node-llama-cpp": versionOf("node-llama-cpp") },
   });
 
   const workers = new Map<Variant, Worker<DecodeRound>>();
@@ -129,12 +128,3 @@ await main(async () => {
     results: Object.fromEntries(results),
   });
 });
-
-function peerVersion(): string {
-  const path = fileURLToPath(new URL("../../node_modules/node-llama-cpp/package.json", import.meta.url));
-  try {
-    return (createRequire(import.meta.url)(path) as { version: string }).version;
-  } catch {
-    return "absent";
-  }
-}

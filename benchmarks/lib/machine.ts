@@ -1,9 +1,9 @@
 /** @file On what a benchmark ran, and whether the machine was free for it. */
-import { createRequire } from "node:module";
+import { readFileSync } from "node:fs";
 import { arch, availableParallelism, cpus, loadavg, platform, release, totalmem } from "node:os";
+import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
-
-const require = createRequire(import.meta.url);
+import { benchmarksDirectory } from "./cache.ts";
 
 export interface Machine {
   readonly cpu: string;
@@ -18,12 +18,15 @@ export interface Machine {
   readonly busy: number;
 }
 
-function versionOf(name: string): string {
-  try {
-    return (require(`${name}/package.json`) as { version: string }).version;
-  } catch {
-    return "absent";
+/** Version of an installed package, of the benchmarks' own or of the project's. */
+export function versionOf(name: string): string {
+  for (const directory of [benchmarksDirectory, join(benchmarksDirectory, "..")]) {
+    try {
+      const text = readFileSync(join(directory, "node_modules", name, "package.json"), "utf8");
+      return (JSON.parse(text) as { version: string }).version;
+    } catch {}
   }
+  return "absent";
 }
 
 /** Share of processor time in use over `ms` milliseconds, 0 … 1. */

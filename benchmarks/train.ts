@@ -1,0 +1,115 @@
+/** @file Training speed: optimizer steps of LoRA and MiLoRA here, and of LoRA in PyTorch with PEFT. */
+import { spawnSync } from "node:child_process";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { benchmarksDirectory } from "./lib/cache.ts";
+import { inspectMachine } from "./lib/machine.ts";
+import { integer, main, parseOptions, selected } from "./lib/options.ts";
+import { megabytes, report, spread, table } from "./lib/report.ts";
+import { quantile, ratios, summarize } from "./lib/statistics.ts";
+import type { TrainRound, TrainSettings } from "./lib/train-settings.ts";
+import { takeTurns, Worker } from "./lib/worker.ts";
+
+const USAGE = `npm run train -- [options]     MILORA_PYTHON names a Python with torch, transformers and peft
+  --shape NAME    smollm2-135m (default), tiny, …
+  --steps N       optimizer steps a round (2)
+  --batch N       sequences a step (8)
+  --length N      tokens a sequence (128)
+  --rank N        rank of the adapters (32)`;
+
+interface Variant {
+  readonly name: string;
+  readonly command: string;
+  readonly script: string;
+  readonly method: string;
+  readonly options: Readonly<Record<string, unknown>>;
+}
+
+/** Why this Python cannot run the peer, or undefined. */
+function unusable(python: string): string | undefined {
+  const { error, status, stderr } = spawnSync(python, ["-c", "import torch, transformers, peft"], { encoding: "utf8" });
+  if (error) return `${python} cannot be started (${error.message})`;
+  return status === 0 ? undefined : `${python}: ${stderr.trim().split("\n").at(-1)}`;
+}
+
+await main(async () => {
+  const options = parseOptions(USAGE, {
+    shape: { type: "string", default: "smollm2-135m" },
+    steps: { type: "string", default: "2" },
+    batch: { type: "string", default: "8" },
+    length: { type: "string", default: "128" },
+    rank: { type: "string", default: "32" },
+  });
+  const shape = String(options.shape);
+  const rounds = integer(options.rounds ?? 5, "rounds");
+  const r = integer(options.rank, "rank");
+  const common = {
+    shape,
+    threads: integer(options.threads, "threads"),
+    batch: integer(options.batch, "batch"),
+    length: integer(options.length, "length"),
+    steps: integer(options.steps, "steps"),
+  };
+  const own = { command: process.execPath, script: fileURLToPath(new URL("workers/train-milora.js", import.meta.url)) };
+  const PEFT = `PyTorch + PEFT LoRA r${r}`;
+  const variants: Variant[] = [
+    { name: `milora LoRA r${r}`, ...own, method: "lora", options: { r } },
+    { name: `milora MiLoRA k=3 r${r}`, ...own, method: "milora", options: { r, top_k: 3 } },
+  ];
+  const python = process.env.MILORA_PYTHON;
+  const script = join(benchmarksDirectory, "peers", "peft_bench.py");
+  const missing = python === undefined ? "MILORA_PYTHON is not set" : unusable(python);
+  const note = missing === undefined ? undefined : `${PEFT} left out: ${missing}`;
+  if (python !== undefined && !missing) {
+    variants.push({ name: PEFT, command: python, script, method: "lora", options: { r } });
+  }
+  const chosen = variants.filter(({ name }) => selected(options.only, name));
+  const machine = await inspectMachine({ allowBusy: options["allow-busy"] === true });
+
+  const workers = new Map<string, Worker<TrainRound>>();
+  try {
+    for (const { name, command, script: path, method, options: own } of chosen) {
+      process.stderr.write(`starting ${name}\n`);
+      const settings: TrainSettings = { ...common, method, options: own };
+      workers.set(name, await Worker.start(name, command, [path, JSON.stringify(settings)]));
+    }
+    await takeTurns([...workers.values()], rounds);
+  } finally {
+    for (const worker of workers.values()) worker.kill();
+  }
+
+  const tokens = common.batch * common.length;
+  const stepMs = (name: string) => workers.get(name)?.rounds.map((round) => quantile(round.stepMs, 0.5));
+  const peer = stepMs(PEFT);
+  const results = [...workers].map(([name, worker]) => {
+    const rounds = stepMs(name) ?? [];
+    return {
+      name,
+      stepMs: summarize(rounds),
+      tokensPerSecond: summarize(rounds.map((ms) => (tokens / ms) * 1000)),
+      ...(peer && name !== PEFT && { speedup: ratios(peer, rounds) }),
+      peakRssBytes: worker.peakRss,
+      loss: worker.rounds.map(({ loss }) => loss),
+      info: worker.info,
+    };
+  });
+  const text = table(
+    ["", "s/step", "tokens/s", "× PyTorch", "peak RSS", "loss, first and last round"],
+    results.map((row) => [
+      row.name,
+      spread({
+        ...row.stepMs,
+        median: row.stepMs.median / 1e3,
+        low: row.stepMs.low / 1e3,
+        high: row.stepMs.high / 1e3,
+      }),
+      spread(row.tokensPerSecond, 0),
+      row.speedup ? spread(row.speedup) : "",
+      megabytes(row.peakRssBytes),
+      `${row.loss.at(0)?.toFixed(3)} ${row.loss.at(-1)?.toFixed(3)}`,
+    ]),
+  );
+  const trial = chosen.length < variants.length || rounds < 3 || shape === "tiny";
+  const data = { settings: { ...common, rank: r, rounds }, note, results };
+  report(`train-${shape}`, machine, trial, note ? `${text}\n\n${note}` : text, data);
+});
