@@ -21,6 +21,7 @@ import {
   rmsNorm,
   rotary,
   silu,
+  skipRmsNorm,
   softmax,
   sub,
   transpose,
@@ -180,7 +181,13 @@ export function llamaForward(
   const { hiddenSize: d, vocabSize, rmsNormEps } = config;
   const [B, T] = tokens.shape as [Dim, Dim];
   const embeddings = () => g.parameter("model.embed_tokens.weight", "float32", [vocabSize, d]);
-  const norm = (name: string, x: Value) => rmsNorm(x, g.parameter(`${name}.weight`, "float32", [d]), rmsNormEps);
+  const normWeight = (name: string) => g.parameter(`${name}.weight`, "float32", [d]);
+  /** Adds a block's output to the residual stream and normalises the sum: one node where no gradient is needed. */
+  const addNorm = (name: string, residual: Value, delta: Value): { sum: Value; y: Value } => {
+    if (mode.kind === "cached") return skipRmsNorm(delta, residual, normWeight(name), rmsNormEps);
+    const sum = add(residual, delta);
+    return { sum, y: rmsNorm(sum, normWeight(name), rmsNormEps) };
+  };
   const attend = mode.kind === "full" ? fullAttention(g, config, tokens) : cachedAttention(g, config, tokens, mode);
   const sites = new Map(llamaSites(config).map((site) => [site.path, site]));
   const linear = (path: string, x: Value): Value =>
@@ -190,23 +197,24 @@ export function llamaForward(
       return hooks.linear?.(site, x, y) ?? y;
     });
 
-  let hidden = reshape(gather(embeddings(), tokens, 0), [mulDims(B, T), d]); // [N, d]
+  let hidden = reshape(gather(embeddings(), tokens, 0), [mulDims(B, T), d]); // [N, d], the residual stream
+  let x = rmsNorm(hidden, normWeight("model.layers.0.input_layernorm"), rmsNormEps);
   for (let layer = 0; layer < config.numLayers; layer++) {
     const at = `model.layers.${layer}`;
+    const next = layer + 1 < config.numLayers ? `model.layers.${layer + 1}.input_layernorm` : "model.norm";
     g.scope(at, () => hooks.beforeLayer?.(layer, hidden));
-    const x = norm(`${at}.input_layernorm`, hidden);
     const q = linear(`${at}.self_attn.q_proj`, x);
     const k = linear(`${at}.self_attn.k_proj`, x);
     const v = linear(`${at}.self_attn.v_proj`, x);
     const mixed = g.scope(`${at}.self_attn`, () => attend(layer, q, k, v));
-    hidden = add(hidden, linear(`${at}.self_attn.o_proj`, mixed));
-    const z = norm(`${at}.post_attention_layernorm`, hidden);
-    const gated = mul(silu(linear(`${at}.mlp.gate_proj`, z)), linear(`${at}.mlp.up_proj`, z)); // [N, ffn]
-    hidden = add(hidden, linear(`${at}.mlp.down_proj`, gated));
+    const attended = addNorm(`${at}.post_attention_layernorm`, hidden, linear(`${at}.self_attn.o_proj`, mixed));
+    const gate = silu(linear(`${at}.mlp.gate_proj`, attended.y));
+    const gated = mul(gate, linear(`${at}.mlp.up_proj`, attended.y)); // [N, ffn]
+    ({ sum: hidden, y: x } = addNorm(next, attended.sum, linear(`${at}.mlp.down_proj`, gated)));
   }
 
   return {
-    hidden: norm("model.norm", hidden),
+    hidden: x,
     logits: (rows) => {
       const name = form.kind === "float32" && config.tieWordEmbeddings ? "model.embed_tokens.weight" : "lm_head.weight";
       return project(g, form, name, rows, d, vocabSize);
