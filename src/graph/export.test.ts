@@ -293,9 +293,8 @@ test("a graph of over ten thousand nodes is differentiated and written without r
     x = graph.scope(`layers.${i}`, () => g.add(x, g.silu(g.gemm(x, w, { transB: true }))));
   }
   graph.output("dw", grad(g.sum(x), [w])[0]!);
-  const { node, valueInfo } = model(graph);
+  const { node } = model(graph);
   expect(graph.nodes.length).toBeGreaterThan(10_000);
   expect(node.length).toBeGreaterThan(10_000);
-  expect(valueInfo.length).toBeGreaterThan(10_000);
   expect(new Set(node.map(({ name }) => name)).size).toBe(node.length);
 });

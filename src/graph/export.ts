@@ -28,11 +28,6 @@ import type { Lowering, OnnxAttribute, OnnxAttributes } from "./lowering.ts";
 import { analyse, type Plan } from "./plan.ts";
 import { formatShape, type Shape } from "./shape.ts";
 
-export interface ExportOptions {
-  /** Also write the types of intermediate values, symbols included. Helps ONNX Runtime to reuse buffers. Default true. */
-  valueTypes?: boolean;
-}
-
 const OPSET = 21n;
 const IR_VERSION = 10n;
 
@@ -42,8 +37,8 @@ const IR_VERSION = 10n;
  *
  * @throws GraphError UNSAFE_IN_PLACE if an output that replaces an input could be written before the input is read
  */
-export function exportOnnx(graph: Graph, options: ExportOptions = {}): Uint8Array {
-  return new Exporter(graph, analyse(graph)).model(options);
+export function exportOnnx(graph: Graph): Uint8Array {
+  return new Exporter(graph, analyse(graph)).model();
 }
 
 class Exporter {
@@ -61,7 +56,7 @@ class Exporter {
     this.#plan = plan;
   }
 
-  model({ valueTypes = true }: ExportOptions): Uint8Array {
+  model(): Uint8Array {
     const { nodes, leaves, fused } = this.#plan;
     const inputs: ValueInfoProto[] = [];
     for (const leaf of leaves) {
@@ -77,11 +72,6 @@ class Exporter {
     }
     for (const [name, source] of named) this.#emit("identity", "", "Identity", [this.#name(source)], {}, [name], "");
 
-    const valueInfo = valueTypes
-      ? nodes
-          .flatMap((node) => node.outputs.filter((value) => this.#isIntermediate(value)))
-          .map((value) => this.#valueInfo(this.#name(value), value))
-      : [];
     const model = create(ModelProtoSchema, {
       irVersion: IR_VERSION,
       producerName: "milora",
@@ -95,7 +85,6 @@ class Exporter {
         initializer: this.#initializers,
         input: inputs,
         output: outputs,
-        valueInfo,
       }),
     });
     return toBinary(ModelProtoSchema, model);
@@ -110,10 +99,6 @@ class Exporter {
       else copies.push([name, source]);
     }
     return copies;
-  }
-
-  #isIntermediate(value: Value): boolean {
-    return this.#plan.uses.has(value) && (this.#names.get(value)?.startsWith("%") ?? false);
   }
 
   #name(value: Value): string {

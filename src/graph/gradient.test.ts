@@ -25,7 +25,7 @@ describe("gradient rules", () => {
       const { error, tolerance } = errorOf(name, seed);
       expect(error).toBeLessThan(tolerance);
     };
-    fc.assert(fc.property(fc.integer({ min: 0, max: 2 ** 31 }), run), { numRuns: 25, seed: 7 });
+    fc.assert(fc.property(fc.integer({ min: 0, max: 2 ** 31 }), run), { numRuns: 20, seed: 7 });
   });
 });
 

@@ -1,7 +1,7 @@
 /** @file Door of the room `graph`: build a typed tensor graph, differentiate it, export it as ONNX. */
 export { grad } from "./autodiff.ts";
 export * from "./errors.ts";
-export { type ExportOptions, exportOnnx } from "./export.ts";
+export { exportOnnx } from "./export.ts";
 export { Graph, type GraphOutput, Value } from "./graph.ts";
 export { crossEntropy } from "./losses.ts";
 export type { Operand } from "./ops/common.ts";

@@ -69,6 +69,15 @@ describe("gradients of whole blocks", () => {
     expect(gradientError({ inputs, build: ([x, l, w]) => g.crossEntropy(x!, l!, w!).loss })).toBeLessThan(1e-7);
   });
 
+  test.each([true, false])("cross entropy behind a head that learns: %s", (learns) => {
+    const labels: Feed & { fixed: boolean } = { dtype: "int64", shape: [4], data: [1, 0, 6, 2], fixed: true };
+    const weights: Feed & { fixed: boolean } = { dtype: "float64", shape: [4], data: [1, 0, 0.5, 2], fixed: true };
+    const inputs = [feed([4, 3], 1), { ...feed([7, 3], 2), fixed: !learns }, labels, weights];
+    const build = ([h, w, l, c]: Value[]): Value =>
+      g.crossEntropy(g.gemm(h!, w!, { transB: true, alpha: 3 }), l!, c!).loss;
+    expect(gradientError({ inputs, build })).toBeLessThan(1e-7);
+  });
+
   test("of a gradient", () => {
     const inputs = [feed([3, 2], 1), { ...feed([2], 2), fixed: true }];
     const build = ([x, c]: Value[]): Value => grad(g.sum(g.mul(g.exp(x!), g.square(g.tanh(g.mul(x!, c!))))), [x!])[0]!;
@@ -210,6 +219,26 @@ describe("the backward pass", () => {
     const { graph, loss, a } = lora();
     graph.output("ga", grad(loss, [a])[0]!);
     expect(onnxOps(graph)).not.toContain("Add");
+  });
+
+  test("makes no copy of the logits but their softmax when the head is frozen", () => {
+    const graph = new Graph();
+    const h = graph.input("h", "float32", ["S", 3]);
+    const head = graph.parameter("head", "float32", [50, 3]);
+    const logits = g.gemm(h, head, { transB: true });
+    const { loss } = g.crossEntropy(logits, graph.input("labels", "int64", ["S"]), graph.input("w", "float32", ["S"]));
+    graph.output("loss", loss);
+    graph.output("dh", grad(loss, [h])[0]!);
+    const wide = fromBinary(ModelProtoSchema, exportOnnx(graph)).graph!.node.filter(
+      ({ opType }) => !["Unsqueeze", "Squeeze", "Max", "Sub", "Div"].includes(opType),
+    );
+    expect(wide.map(({ opType }) => opType)).toEqual([
+      "Gemm", // logits
+      ...["Softmax", "ReduceMax", "ReduceMax", "Log", "GatherElements"], // p; the rest are columns
+      ...["Mul", "ReduceSum", "ReduceSum", "Mul"], // the loss and its gradient by row
+      ...["Gather", "Neg", "Gemm"], // (p - onehot) W = p W - W[labels]
+      "Mul", // by row
+    ]);
   });
 
   test("is not exported where nothing asks for it", () => {

@@ -115,15 +115,19 @@ export function thin(a: Value, b: Value, ...others: Value[]): Value {
   return full && thinned && shapesEqual(full, thinned) ? source : a;
 }
 
+/** Both operands as values, a needless broadcast of either undone. */
 export function asValues(a: Operand, b: Operand): [Value, Value] {
-  if (a instanceof Value) return [a, b instanceof Value ? b : a.graph.scalar(b, a.dtype)];
-  if (b instanceof Value) return [b.graph.scalar(a, b.dtype), b];
-  throw new TypeError("one of two operands must be a Value");
+  if (!(a instanceof Value)) {
+    if (b instanceof Value) return [b.graph.scalar(a, b.dtype), b];
+    throw new TypeError("one of two operands must be a Value");
+  }
+  if (!(b instanceof Value)) return [a, a.graph.scalar(b, a.dtype)];
+  const left = thin(a, b);
+  return [left, thin(b, left)];
 }
 
 export function binary(op: Op<None>, a: Value, b: Value): Value {
-  const left = thin(a, b);
-  return apply1(op, [left, thin(b, left)], none);
+  return apply1(op, [a, b], none);
 }
 
 /** The number to compute with when both operands are scalar floating-point constants. */

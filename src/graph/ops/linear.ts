@@ -4,7 +4,8 @@ import { float, int, onnx } from "../lowering.ts";
 import { broadcastShapes, type Dim, formatShape, mulDims, shapesEqual } from "../shape.ts";
 import { apply1, needFloat, op, sameDtype } from "./common.ts";
 import { elementwiseOps, mul } from "./elementwise.ts";
-import { reshape } from "./layout.ts";
+import { gather, indexingOps } from "./indexing.ts";
+import { reshape, squeeze } from "./layout.ts";
 
 export interface Product {
   transA: boolean;
@@ -141,20 +142,37 @@ export interface GemmOptions extends Partial<Product> {
 /** alpha · A' B' + beta · c on matrices. A torch Linear weight [out, in] is `b` with `transB: true`. */
 export function gemm(a: Value, b: Value, options: GemmOptions = {}): Value {
   const { c, transA = false, transB = false, alpha = 1, beta = 1 } = options;
-  // Rows scaled by a column can be scaled after a product that is narrower: the gradient of the largest matrix of
-  // training, the logits, is such a product.
-  const scaled = c || transA ? undefined : producedBy(a, elementwiseOps.mul);
-  const [wide, column] = scaled?.inputs ?? [];
-  const narrower = Number(b.shape[transB ? 0 : 1]) < Number(a.shape[1]);
+  return (
+    (c || transA ? undefined : simplerProduct(a, b, { transB, alpha })) ??
+    apply1(linearOps.gemm, c ? [a, b, c] : [a, b], { transA, transB, alpha, beta })
+  );
+}
+
+/**
+ * Two identities of a product x B' that spare passes over x when x is the gradient of the logits, the largest matrix of
+ * training; its rows are (p - onehot) g.
+ */
+function simplerProduct(x: Value, b: Value, options: { transB: boolean; alpha: number }): Value | undefined {
+  // (w · column) B' = (w B') · column, where the product is narrower than w.
+  const [wide, column] = producedBy(x, elementwiseOps.mul)?.inputs ?? [];
+  const narrower = Number(b.shape[options.transB ? 0 : 1]) < Number(x.shape[1]);
   if (
     wide &&
     column &&
     narrower &&
-    shapesEqual(wide.shape, a.shape) &&
+    shapesEqual(wide.shape, x.shape) &&
     column.shape.length === 2 &&
     column.shape[1] === 1
   ) {
     return mul(gemm(wide, b, options), column);
   }
-  return apply1(linearOps.gemm, c ? [a, b, c] : [a, b], { transA, transB, alpha, beta });
+  // One entry u added to each row, at column i: w B + u · (row i of B).
+  const added = producedBy(x, indexingOps.scatterElements);
+  const [base, indices, updates] = added?.inputs ?? [];
+  if (base && indices && updates && !options.transB && added?.attributes.reduction === "add") {
+    if (added.attributes.axis === 1 && indices.shape[1] === 1 && indices.shape[0] === base.shape[0]) {
+      return gemm(base, b, { ...options, c: mul(gather(b, squeeze(indices, [1])), updates), beta: options.alpha });
+    }
+  }
+  return undefined;
 }
