@@ -1,5 +1,6 @@
 /** @file Training speed: optimizer steps of LoRA and MiLoRA here, and of LoRA in PyTorch with PEFT. */
 import { spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { benchmarksDirectory } from "./lib/cache.ts";
@@ -26,7 +27,8 @@ interface Variant {
 }
 
 /** Why this Python cannot run the peer, or undefined. */
-function unusable(python: string): string | undefined {
+function unusable(python: string, script: string): string | undefined {
+  if (!existsSync(script)) return `${script} is missing`;
   const { error, status, stderr } = spawnSync(python, ["-c", "import torch, transformers, peft"], { encoding: "utf8" });
   if (error) return `${python} cannot be started (${error.message})`;
   return status === 0 ? undefined : `${python}: ${stderr.trim().split("\n").at(-1)}`;
@@ -58,7 +60,7 @@ await main(async () => {
   ];
   const python = process.env.MILORA_PYTHON;
   const script = join(benchmarksDirectory, "peers", "peft_bench.py");
-  const missing = python === undefined ? "MILORA_PYTHON is not set" : unusable(python);
+  const missing = python === undefined ? "MILORA_PYTHON is not set" : unusable(python, script);
   const note = missing === undefined ? undefined : `${PEFT} left out: ${missing}`;
   if (python !== undefined && !missing) {
     variants.push({ name: PEFT, command: python, script, method: "lora", options: { r } });
