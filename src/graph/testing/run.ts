@@ -2,7 +2,7 @@
 import { fromBinary } from "@bufbuild/protobuf";
 import { ModelProtoSchema } from "onnx-buf";
 import { Random } from "../../base/index.ts";
-import { type DType, Session, Tensor, type TensorData } from "../../runtime/index.ts";
+import { configureRuntime, type DType, Session, Tensor, type TensorData } from "../../runtime/index.ts";
 import { grad } from "../autodiff.ts";
 import { toBytes } from "../dtype.ts";
 import { exportOnnx } from "../export.ts";
@@ -10,6 +10,9 @@ import { Graph, type Value } from "../graph.ts";
 import { mul } from "../ops/elementwise.ts";
 import { sum } from "../ops/reduce.ts";
 import type { Dim } from "../shape.ts";
+
+// Thousands of tiny runs: a second thread would only wait.
+configureRuntime({ threads: 1 });
 
 /** A tensor of plain numbers. */
 export interface Numbers {
