@@ -58,6 +58,7 @@ export class Engine implements Disposable {
   readonly maxBatch: number;
   readonly #shared: Shared;
   #open = true;
+  #calls = 0;
 
   private constructor(backbone: Backbone, options: EngineOptions) {
     this.backbone = backbone;
@@ -88,7 +89,7 @@ export class Engine implements Disposable {
    * @throws InputError PROMPT_TOO_LONG, PROMPT_INVALID, SAMPLING_OPTIONS_INVALID, … before anything runs
    */
   async *stream(request: GenerationRequest): AsyncGenerator<StreamedToken, GenerationResult> {
-    this.#requireOpen();
+    using _call = this.#enter();
     checkRequests([request], this.backbone, this.#shared.context);
     const sequence = this.#sequence(request);
     for await (const emissions of this.#run([sequence])) for (const { token } of emissions) yield token;
@@ -106,7 +107,7 @@ export class Engine implements Disposable {
     requests: readonly GenerationRequest[],
     onProgress?: (finished: number, total: number) => void,
   ): Promise<GenerationResult[]> {
-    this.#requireOpen();
+    using _call = this.#enter();
     checkRequests(requests, this.backbone, this.#shared.context);
     const sequences = requests.map((request) => this.#sequence(request));
     let finished = 0;
@@ -131,7 +132,7 @@ export class Engine implements Disposable {
     rows: readonly { readonly prompt: readonly number[]; readonly continuation: readonly number[] }[],
     adapter?: Adapter,
   ): Promise<ScoreResult[]> {
-    this.#requireOpen();
+    using _call = this.#enter();
     const problems = new Problems();
     checkAdapter(problems, "the score request", adapter, this.backbone);
     rows.forEach(({ prompt, continuation }, index) => {
@@ -156,7 +157,7 @@ export class Engine implements Disposable {
    * @throws InputError PROMPT_INVALID, PROMPT_TOO_LONG, ADAPTER_MISMATCH
    */
   async inspectTokens(tokens: readonly number[], adapter?: Adapter): Promise<TokenInspection> {
-    this.#requireOpen();
+    using _call = this.#enter();
     const problems = new Problems();
     checkAdapter(problems, "the request", adapter, this.backbone);
     checkTokens(problems, "the sequence", tokens, this.backbone.config.vocabSize);
@@ -169,9 +170,16 @@ export class Engine implements Disposable {
     return { logits: lastLogits!, logprobs, ...(route && { route }) };
   }
 
-  /** Frees sessions and buffers. A second call does nothing. */
+  /**
+   * Frees sessions and buffers. A second call does nothing.
+   * @throws GenerationError ENGINE_BUSY while a call is under way; cancel it and await it, or finish the stream, first
+   */
   dispose(): void {
     if (!this.#open) return;
+    if (this.#calls > 0) {
+      const calls = this.#calls === 1 ? "1 call" : `${this.#calls} calls`;
+      throw new GenerationError("ENGINE_BUSY", `the engine cannot be disposed while ${calls} run; await them first`);
+    }
     this.#open = false;
     this.#shared.sessions[Symbol.dispose]();
     this.#shared.pool[Symbol.dispose]();
@@ -181,8 +189,11 @@ export class Engine implements Disposable {
     this.dispose();
   }
 
-  #requireOpen(): void {
+  /** Marks a call as under way, to the end of the block that holds the result. */
+  #enter(): Disposable {
     if (!this.#open) throw new GenerationError("ENGINE_CLOSED", "the engine was disposed; create a new one");
+    this.#calls++;
+    return { [Symbol.dispose]: () => this.#calls-- };
   }
 
   #checkLength(problems: Problems, label: string, length: number): void {

@@ -5,6 +5,8 @@ import { InputError, MiloraError } from "../base/index.ts";
 export type GenerationErrorCode =
   /** The engine was disposed. */
   | "ENGINE_CLOSED"
+  /** The engine cannot be disposed while calls are under way. */
+  | "ENGINE_BUSY"
   /** The logits hold NaN, or nothing but -Infinity. */
   | "LOGITS_NOT_FINITE";
 

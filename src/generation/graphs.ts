@@ -1,5 +1,15 @@
 /** @file The graphs that generation runs, and the sessions made from them: one per method config, shared by its adapters. */
-import { argmax, type Dim, exportOnnx, Graph, gather, gatherElements, logSoftmax, reshape } from "../graph/index.ts";
+import {
+  argmax,
+  type Dim,
+  exportOnnx,
+  Graph,
+  gather,
+  gatherElements,
+  logSoftmax,
+  reshape,
+  type Value,
+} from "../graph/index.ts";
 import type { Adapter, MethodGraph, Phase, Route } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
 import { PrepackedWeights, Session } from "../runtime/index.ts";
@@ -29,6 +39,16 @@ export type Program =
   | { readonly kind: "head" }
   | { readonly kind: "pick" };
 
+/** A graph that knows which weights it reads; a session takes just these. */
+export class ProgramGraph extends Graph {
+  readonly weights = new Set<string>();
+
+  override parameter(...[name, dtype, shape]: Parameters<Graph["parameter"]>): Value {
+    this.weights.add(name);
+    return super.parameter(name, dtype, shape);
+  }
+}
+
 function buildMethod(graph: Graph, adapter: Adapter, phase: Phase): MethodGraph {
   const shapes = new Map(adapter.specs.map(({ key, shape }) => [key, shape]));
   const made = new Map<string, ReturnType<Graph["input"]>>();
@@ -57,8 +77,8 @@ function cachedAttention(graph: Graph) {
   } as const;
 }
 
-function buildPrefill(backbone: Backbone, adapter: Adapter | undefined): Graph {
-  const graph = new Graph("prefill");
+function buildPrefill(backbone: Backbone, adapter: Adapter | undefined): ProgramGraph {
+  const graph = new ProgramGraph("prefill");
   const tokens = graph.input("tokens", "int64", ["B", "T"]);
   const rows = graph.input("rows", "int64", ["R"]); // positions whose hidden states are wanted, as rows of [B·T]
   const attention = cachedAttention(graph);
@@ -72,8 +92,8 @@ function buildPrefill(backbone: Backbone, adapter: Adapter | undefined): Graph {
   return graph;
 }
 
-function buildDecode(backbone: Backbone, adapter: Adapter | undefined, route: Route | undefined): Graph {
-  const graph = new Graph("decode");
+function buildDecode(backbone: Backbone, adapter: Adapter | undefined, route: Route | undefined): ProgramGraph {
+  const graph = new ProgramGraph("decode");
   const tokens = graph.input("tokens", "int64", ["B", 1]);
   const attention = cachedAttention(graph);
   const method =
@@ -91,12 +111,13 @@ function buildDecode(backbone: Backbone, adapter: Adapter | undefined, route: Ro
 }
 
 /** The head needs the rest of the backbone only to be handed out; what its outputs do not reach is not exported. */
-function buildHead(backbone: Backbone, kind: "head" | "pick"): Graph {
-  const graph = new Graph(kind);
+function buildHead(backbone: Backbone, kind: "head" | "pick"): ProgramGraph {
+  const graph = new ProgramGraph(kind);
   const { logits } = backbone.forward(graph, {
     tokens: graph.input("tokens", "int64", ["B", "T"]),
     attention: { kind: "full" },
   });
+  graph.weights.clear();
   const scores = logits(graph.input("hidden", "float32", ["R", backbone.config.hiddenSize])); // [R, V]
   const logProbs = logSoftmax(scores, -1);
   if (kind === "head") {
@@ -111,7 +132,7 @@ function buildHead(backbone: Backbone, kind: "head" | "pick"): Graph {
 }
 
 /** Builds the graph of a program. Exported for tests, which look for what must not be in it. */
-export function buildProgram(backbone: Backbone, program: Program): Graph {
+export function buildProgram(backbone: Backbone, program: Program): ProgramGraph {
   if (program.kind === "prefill") return buildPrefill(backbone, program.adapter);
   if (program.kind === "decode") return buildDecode(backbone, program.adapter, program.route?.route);
   return buildHead(backbone, program.kind);
@@ -209,8 +230,10 @@ export class SessionCache implements Disposable {
     } else {
       const specialised = program.kind === "decode" && program.route !== undefined;
       if (specialised) this.#evict();
-      const session = Session.create(exportOnnx(buildProgram(this.#backbone, program)), {
-        initializers: this.#backbone.initializers(),
+      const graph = buildProgram(this.#backbone, program);
+      const initializers = [...this.#backbone.initializers()].filter(([name]) => graph.weights.has(name));
+      const session = Session.create(exportOnnx(graph), {
+        initializers: new Map(initializers),
         prepacked: this.#prepacked,
         ...this.#options.session,
       });

@@ -1,0 +1,78 @@
+/** @file Backbones, adapters and expected numbers of test/fixtures, for the tests of this room. */
+import { readdirSync, readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { Adapter } from "../methods/index.ts";
+import { Backbone, type BackboneConfig } from "../models/index.ts";
+
+const root = fileURLToPath(new URL("../../", import.meta.url));
+const fixtures = `${root}test/fixtures/`;
+
+/** Numbers of a checkpoint or of a LoRA adapter, see test/reference/README.md. */
+export interface ExpectedSequence {
+  readonly tokens: number[];
+  readonly logits?: number[][];
+  readonly lastLogits?: number[];
+  readonly logProbs: number[];
+  readonly greedy: number[] | null;
+}
+
+/** Numbers of a MiLoRA adapter. */
+export interface ExpectedPrompt {
+  readonly prompt: number[];
+  readonly response: number[];
+  readonly routes: number[][];
+  readonly probabilities: number[][];
+  readonly logits: number[][];
+  readonly logProbs: number[];
+  readonly greedy: number[];
+}
+
+export function readFixture<T>(path: string): T {
+  return JSON.parse(readFileSync(fixtures + path, "utf8")) as T;
+}
+
+export function fixtureNames(directory: string): string[] {
+  return readdirSync(fixtures + directory).toSorted();
+}
+
+export function loadBackbone(name: string): Promise<Backbone> {
+  return Backbone.load(`${fixtures}backbones/${name}`);
+}
+
+export function loadAdapter(path: string, backbone: Backbone): Adapter {
+  return Adapter.load(fixtures + path, backbone.config);
+}
+
+/** The bundled model: small, trained, with a tokenizer. */
+export function loadTiny(): Promise<Backbone> {
+  return Backbone.load(`${root}assets/tiny-llama`);
+}
+
+/** A backbone for tests that need speed and no particular numbers. */
+export const smallConfig: BackboneConfig = {
+  modelType: "llama",
+  hiddenSize: 32,
+  intermediateSize: 64,
+  numLayers: 2,
+  numHeads: 4,
+  numKvHeads: 2,
+  headDim: 16,
+  vocabSize: 96,
+  rmsNormEps: 1e-5,
+  ropeTheta: 10000,
+  maxPositions: 512,
+  tieWordEmbeddings: false,
+  hiddenAct: "silu",
+  eosTokenIds: [2],
+};
+
+/** Largest absolute difference of two lists of numbers. */
+export function distance(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  if (a.length !== b.length) return Number.POSITIVE_INFINITY;
+  let largest = 0;
+  for (let i = 0; i < a.length; i++) {
+    const d = Math.abs(a[i]! - b[i]!);
+    if (!(d <= largest)) largest = d; // NaN comes through
+  }
+  return largest;
+}
