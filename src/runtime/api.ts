@@ -29,6 +29,7 @@ const STATUS_CALLS = {
   CreateSessionFromArray: [8, P, P, "size_t", P, P],
   CreateSessionOptions: [10, P],
   EnableProfiling: [14, P, PATH],
+  DisableMemPattern: [17, P],
   SetSessionGraphOptimizationLevel: [23, P, "int"],
   SessionGetInputCount: [30, P, P],
   SessionGetOutputCount: [31, P, P],

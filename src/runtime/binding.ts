@@ -7,7 +7,7 @@ import { RuntimeError } from "./errors.ts";
 import { unwatchLeak, watchLeak } from "./leaks.ts";
 import type { Pointer } from "./library.ts";
 import type { Session, SessionHandle } from "./session.ts";
-import { findPort, type Port, requireConsistent, requireFit } from "./signature.ts";
+import { findPort, type Port, requireConsistent, requireFit, showNames } from "./signature.ts";
 import { adoptValue, epoch, handleOf, requireUsable, type Tensor, type TensorHandle } from "./tensor.ts";
 
 /** The native side of a binding. Its session releases it at the latest when it closes. */
@@ -90,7 +90,7 @@ export class BindingHandle {
   #checkChange(): void {
     const missing = [...this.session.inputs.keys()].filter((name) => !this.inputs.has(name));
     if (missing.length > 0) {
-      throw new RuntimeError("MISSING_BINDING", `bind every input before a run; missing: ${missing.join(", ")}`);
+      throw new RuntimeError("MISSING_BINDING", `bind every input before a run; missing: ${showNames(missing)}`);
     }
     if (this.outputs.size === 0) throw new RuntimeError("MISSING_BINDING", "bind at least one output before a run");
     requireConsistent(this.session.inputs.values(), (name) => this.inputs.get(name)!);

@@ -28,7 +28,7 @@ const SMALLEST_STACK_BYTES = 1024 * 1024;
 
 function fileName(): string {
   if (process.platform === "win32") return "onnxruntime.dll";
-  if (process.platform === "darwin") return "libonnxruntime.1.30.0.dylib";
+  if (process.platform === "darwin") return "libonnxruntime.1.dylib";
   return "libonnxruntime.so.1";
 }
 

@@ -7,6 +7,7 @@ import { RuntimeError } from "./errors.ts";
 import { type ExternalInitializer, externalInitializers } from "./initializers.ts";
 import type { Pointer } from "./library.ts";
 import { type PrepackedHandle, type PrepackedWeights, prepackedHandle } from "./prepacked.ts";
+import { showNames } from "./signature.ts";
 import { borrow, handleOf, requireUsable, showShape, type Tensor, type TensorHandle } from "./tensor.ts";
 
 export interface SessionOptions {
@@ -14,6 +15,7 @@ export interface SessionOptions {
   device?: DeviceName;
   /**
    * Weights by name, for the initializers that the model declares as external data at {@link EXTERNAL_LOCATION}.
+   * It may hold more than the model declares: all graphs of one backbone are given the same map.
    * Several sessions may share the same tensors; nothing is copied, and the memory stays until the last of them is
    * closed. (A model in which the runtime can compute something from weights alone, such as a transposed weight,
    * needs them at load time; that session then gets a copy, see `Session.sharesInitializers`.)
@@ -25,6 +27,11 @@ export interface SessionOptions {
   prepacking?: boolean;
   /** How far the runtime rewrites the graph. Default: all. */
   optimization?: "none" | "basic" | "extended" | "all";
+  /**
+   * Whether the memory plan of each combination of input shapes is kept for the next run. Default: true; not worth its
+   * memory where shapes hardly ever come again.
+   */
+  memoryPattern?: boolean;
   /** Prefix of the file that profiling writes; without it there is no profiling. */
   profile?: string;
   /** Session config entries of the runtime, such as `session.set_denormal_as_zero`. */
@@ -49,8 +56,11 @@ export interface LoadedModel {
 /** @throws RuntimeError see `Session.create` */
 export function loadModel(model: Uint8Array, options: SessionOptions): LoadedModel {
   const wanted = externalInitializers(model);
-  const given = options.initializers ?? new Map<string, Tensor>();
-  if (wanted !== undefined) requireWeights(wanted, given);
+  let given = options.initializers ?? new Map<string, Tensor>();
+  if (wanted !== undefined) {
+    requireWeights(wanted, given);
+    given = new Map([...wanted.keys()].map((name) => [name, given.get(name)!]));
+  }
   const prepacked = options.prepacked === undefined ? undefined : prepackedHandle(options.prepacked).retain();
   const weights: TensorHandle[] = [];
   const releaseBorrowed = (): void => {
@@ -123,6 +133,7 @@ function create(
     for (const [key, value] of Object.entries(config)) {
       check(api, api.AddSessionConfigEntry(native, key, value), `set ${key}`);
     }
+    if (options.memoryPattern === false) check(api, api.DisableMemPattern(native), "switch memory patterns off");
     if (options.profile !== undefined) check(api, api.EnableProfiling(native, options.profile), "set up profiling");
     appendDevice(native, options.device ?? "cpu");
     addWeights(api, native);
@@ -138,21 +149,17 @@ function create(
   }
 }
 
-/** The runtime ignores unknown names and trusts shapes, so both are checked here. */
+/** What the model declares must be there and fit: the runtime trusts shapes. What it does not declare is left alone. */
 function requireWeights(wanted: ReadonlyMap<string, ExternalInitializer>, given: ReadonlyMap<string, Tensor>): void {
   const missing = [...wanted.keys()].filter((name) => !given.has(name));
   if (missing.length > 0) {
     throw new RuntimeError(
       "MISSING_BINDING",
-      `the model needs initializers that were not given: ${missing.join(", ")}`,
+      `the model needs initializers that were not given: ${showNames(missing)}`,
     );
   }
-  for (const [name, tensor] of given) {
-    const initializer = wanted.get(name);
-    if (initializer === undefined) {
-      const names = [...wanted.keys()].join(", ") || "none";
-      throw new RuntimeError("UNKNOWN_NAME", `the model has no external initializer ${name}; it has ${names}`);
-    }
+  for (const [name, initializer] of wanted) {
+    const tensor = given.get(name)!;
     requireUsable(handleOf(tensor), `the initializer ${name}`);
     const { onnxType, shape } = initializer;
     if (DTYPES[tensor.dtype].onnx !== onnxType) {

@@ -49,14 +49,18 @@ function readPort(session: Pointer, side: "Input" | "Output", index: number): Po
   }
 }
 
+/** Names in messages: all of a few, the first of many. */
+export function showNames(names: Iterable<string>): string {
+  const all = [...names];
+  if (all.length === 0) return "none";
+  return all.length <= 12 ? all.join(", ") : `${all.slice(0, 12).join(", ")} and ${all.length - 12} more`;
+}
+
 /** @throws RuntimeError UNKNOWN_NAME, listing the names there are */
 export function findPort(ports: ReadonlyMap<string, Port>, name: string, what: "input" | "output"): Port {
   const port = ports.get(name);
   if (port !== undefined) return port;
-  throw new RuntimeError(
-    "UNKNOWN_NAME",
-    `the model has no ${what} ${name}; it has ${[...ports.keys()].join(", ") || "none"}`,
-  );
+  throw new RuntimeError("UNKNOWN_NAME", `the model has no ${what} ${name}; it has ${showNames(ports.keys())}`);
 }
 
 /** @throws RuntimeError DTYPE_MISMATCH, SHAPE_MISMATCH when a tensor does not fit a port; symbols fit any size */
