@@ -63,7 +63,7 @@ export function checkpointPath(run: string, step: number): string {
   return join(checkpointsDirectory(run), `step-${step}`);
 }
 
-/** Writes `checkpoints/step-N` and removes all but the newest `keep`, and what killed processes left half-written. */
+/** Writes `checkpoints/step-N` and removes all but the newest `keep`. */
 export async function saveCheckpoint(
   run: string,
   adapter: Adapter,
@@ -84,9 +84,6 @@ export async function saveCheckpoint(
   });
   for (const step of listCheckpoints(run).slice(0, -keep)) {
     rmSync(checkpointPath(run, step), { recursive: true, force: true });
-  }
-  for (const name of readdirSync(checkpointsDirectory(run))) {
-    if (name.endsWith(".tmp")) rmSync(join(checkpointsDirectory(run), name), { recursive: true, force: true });
   }
   return path;
 }

@@ -109,7 +109,15 @@ export function resolveTrainingConfig(input: unknown, where = "training config")
  * Fields that may change between a checkpoint and its resumption: they do not touch what is computed. The paths are
  * among them because the content behind them is compared by digest.
  */
-const FREE_FIELDS = new Set(["output_dir", "checkpoint_every", "keep_checkpoints", "model", "data.train", "data.dev"]);
+const FREE_FIELDS = new Set([
+  "output_dir",
+  "checkpoint_every",
+  "keep_checkpoints",
+  "model",
+  "adapter.base_model_name_or_path",
+  "data.train",
+  "data.dev",
+]);
 
 /** Every leaf of the config that decides what a run computes, by its dotted path. */
 export function decisiveFields(config: TrainingConfig): Map<string, string> {

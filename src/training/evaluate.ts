@@ -5,7 +5,7 @@ import type { Backbone } from "../models/index.ts";
 import { type PrepackedWeights, Session } from "../runtime/index.ts";
 import { Collated, microBatches, supervisedTokens } from "./batches.ts";
 import type { Example } from "./data.ts";
-import { PassSession, type SessionTuning } from "./gradients.ts";
+import { PassSession, type SessionTuning, sessionOptions } from "./gradients.ts";
 import { buildObjective } from "./objective.ts";
 
 export interface Evaluation {
@@ -23,7 +23,7 @@ export class EvaluationSession implements Disposable {
     const graph = new Graph("evaluation");
     const objective = buildObjective(graph, backbone, adapter);
     graph.output("crossEntropy", objective.crossEntropy);
-    const session = Session.create(exportOnnx(graph), { initializers: backbone.initializers(), prepacked, ...tuning });
+    const session = Session.create(exportOnnx(graph), sessionOptions(backbone, prepacked, tuning));
     this.#pass = new PassSession(session, [], false);
     for (const [key, tensor] of adapter.tensors) this.#pass.input(key, tensor);
   }

@@ -1,8 +1,8 @@
 /** @file runs/<name>/: who may write there, config.json, and the way back from a directory to its run. */
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { readJson, reasonOf, writeFileAtomic } from "../base/index.ts";
-import { listCheckpoints } from "./checkpoint.ts";
+import { checkpointsDirectory, listCheckpoints } from "./checkpoint.ts";
 import { type TrainingConfig, trainingConfigSchema } from "./config.ts";
 import { TrainingError } from "./errors.ts";
 
@@ -36,11 +36,22 @@ function lock(path: string): void {
       if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
     }
     const pid = Number.parseInt(readFileSync(path, "utf8"), 10);
-    if (Number.isInteger(pid) && pid !== process.pid && isAlive(pid)) break;
-    if (pid === process.pid && held.has(path)) break;
+    const dead = pid === process.pid ? !held.has(path) : Number.isInteger(pid) && !isAlive(pid);
+    if (!dead) break;
     rmSync(path, { force: true });
   }
-  throw new TrainingError("RUN_EXISTS", `another process is training into ${join(path, "..")}; wait for it or stop it`);
+  throw new TrainingError(
+    "RUN_EXISTS",
+    `another process is training into ${dirname(path)}; wait for it or stop it (if there is none, delete ${path})`,
+  );
+}
+
+/** Removes what killed processes left half-written; none of it was ever seen under its own name. */
+function sweep(directory: string): void {
+  if (!existsSync(directory)) return;
+  for (const name of readdirSync(directory)) {
+    if (/^\..*\.tmp$/.test(name)) rmSync(join(directory, name), { recursive: true, force: true });
+  }
 }
 
 /** Locks of this process: a restarted process may get the number of the one that died. */
@@ -80,6 +91,8 @@ export class RunDirectory implements Disposable {
     }
     lock(join(path, LOCK_FILE));
     held.add(join(path, LOCK_FILE));
+    sweep(path);
+    sweep(checkpointsDirectory(path));
     return new RunDirectory(path, listCheckpoints(path).at(-1));
   }
 

@@ -1,7 +1,7 @@
 /** @file Whole runs on the bundled backbone: learning, evaluation, checkpoints, interruption, SIGKILL, and resumption bit for bit. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -178,6 +178,7 @@ describe("train", () => {
     await once(child, "exit");
     expect(child.signalCode).toBe("SIGKILL");
     expect(existsSync(join(input.output_dir, "training.lock"))).toBe(true);
+    mkdirSync(join(input.output_dir, ".best.1.abcd.tmp")); // as if it had been killed while saving
     let firstStep = -1;
     await run(input, {
       resume: true,
@@ -186,6 +187,15 @@ describe("train", () => {
       },
     });
     expect(firstStep).toBeGreaterThanOrEqual(4);
+    expect(readdirSync(input.output_dir).sort()).toEqual(["best", "checkpoints", "config.json", "metrics.jsonl"]);
+    expect(outcome(input.output_dir)).toEqual(await straightOutcome());
+  });
+
+  it("starts anew when a run ended before its first checkpoint", async () => {
+    const input = config("young");
+    await run(input, stopAfter(1));
+    rmSync(join(input.output_dir, "checkpoints"), { recursive: true });
+    expect(await run(input, { resume: true })).toMatchObject({ steps: 8, stoppedBecause: "finished" });
     expect(outcome(input.output_dir)).toEqual(await straightOutcome());
   });
 
@@ -245,6 +255,19 @@ describe("train", () => {
     const lowest = evaluations.toSorted((a, b) => (a.dev_loss as number) - (b.dev_loss as number))[0]!;
     expect(result.best).toMatchObject({ step: lowest.step, devLoss: lowest.dev_loss });
     expect(evaluations.slice(-2).map(({ best }) => best)).toEqual([false, false]);
+  });
+
+  it("refuses a tokenizer that does not belong to the model, before anything is written", async () => {
+    const copy = join(directory, "other-model");
+    cpSync(model, copy, { recursive: true });
+    const tokenizer = JSON.parse(readFileSync(join(copy, "tokenizer.json"), "utf8"));
+    tokenizer.added_tokens.push({ ...tokenizer.added_tokens[1], id: 9000, content: "<|far|>" });
+    writeFileSync(join(copy, "tokenizer.json"), JSON.stringify(tokenizer));
+    const far = join(directory, "far.jsonl");
+    writeFileSync(far, JSON.stringify({ prompt: "say <|far|>", completion: "no" }));
+    const input = config("far", { model: copy, data: { train: far, dev: 0 } });
+    await expect(train(input)).rejects.toThrow(/token 9000 is beyond the model's vocabulary of 8192/);
+    expect(existsSync(input.output_dir)).toBe(false);
   });
 
   it("trains without dev rows, then keeps the last adapter", async () => {

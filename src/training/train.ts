@@ -1,5 +1,5 @@
 /** @file A training run from its config: data, steps, evaluations, early stopping, checkpoints, and going on from one. */
-import { deriveSeed } from "../base/index.ts";
+import { deriveSeed, InputError } from "../base/index.ts";
 import { Adapter, methodOf } from "../methods/index.ts";
 import { Backbone } from "../models/index.ts";
 import { batchOfStep, Order, stepsPerEpoch } from "./batches.ts";
@@ -91,8 +91,20 @@ export async function train(config: TrainingConfigInput, options: TrainOptions =
     seed: given.seed,
     signal: options.signal,
   });
+  requireKnownTokens(data, backbone.config.vocabSize);
   using directory = RunDirectory.open(given.output_dir, options.resume ?? false);
   return await new Run(resolved, data, backbone, adapter, directory, options).run();
+}
+
+/** A tokenizer may know more tokens than the model has embeddings for. */
+function requireKnownTokens({ train, dev }: DataSet, vocabSize: number): void {
+  const highest = [...train, ...dev].reduce((most, { tokens }) => tokens.reduce((a, b) => Math.max(a, b), most), 0);
+  if (highest < vocabSize) return;
+  throw new InputError(
+    "DATA_INVALID",
+    "data",
+    `token ${highest} is beyond the model's vocabulary of ${vocabSize}: tokenizer and model do not belong together`,
+  );
 }
 
 const NEW_STATE = {

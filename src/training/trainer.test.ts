@@ -52,11 +52,20 @@ function examplesOf({ tokens, lengths, promptLengths }: z.infer<typeof batchSche
   }));
 }
 
+/**
+ * Relative errors of losses and norms, absolute ones of final parameters. The gradient of the rational activation's
+ * denominator is ill-conditioned in float32 (at step 7 of `milora` PyTorch's norm is off by 2e-4 from its own in
+ * float64, ours by 3e-5), hence the wider bounds for MiLoRA.
+ */
+const bounds = (name: string) =>
+  name.startsWith("lora") ? { loss: 1e-5, norm: 1e-5, parameter: 1e-5 } : { loss: 1e-4, norm: 2e-2, parameter: 1e-4 };
+
 const near = (actual: number, wanted: number): number => Math.abs(actual - wanted) / Math.abs(wanted);
 
 describe("Trainer", () => {
   for (const name of ["lora", "lora-accumulated", "milora", "milora-bilevel"]) {
     it(`follows PyTorch for 20 steps (${name})`, async () => {
+      const bound = bounds(name);
       const directory = join(fixtures, "curve", name);
       const curve = readJson(join(directory, "expected.json"), curveSchema);
       using adapter = Adapter.load(join(directory, "initial"), backbone.config);
@@ -74,15 +83,17 @@ describe("Trainer", () => {
           lr: curve.activationLearningRate! * factor,
         };
         const outcome = await trainer.step(batch, { lr, ...(activation && { activation }) });
-        expect(near(outcome!.losses.loss, wanted.loss), `loss of step ${i}`).toBeLessThan(1e-3);
-        expect(near(outcome!.losses.grad_norm, wanted.gradNorm), `norm of step ${i}`).toBeLessThan(5e-3);
+        expect(near(outcome!.losses.loss, wanted.loss), `loss of step ${i}`).toBeLessThan(bound.loss);
+        expect(near(outcome!.losses.grad_norm, wanted.gradNorm), `norm of step ${i}`).toBeLessThan(bound.norm);
         if (wanted.loadBalanceLoss !== undefined) {
           expect(outcome!.losses.lm_loss).toBeCloseTo(wanted.crossEntropy!, 2);
           expect(outcome!.losses.auxiliary.load_balance).toBeCloseTo(0.01 * wanted.loadBalanceLoss, 4);
         }
         if (bilevel) {
-          expect(near(outcome!.activation!.loss, wanted.devLoss!), `dev loss of step ${i}`).toBeLessThan(1e-3);
-          expect(near(outcome!.activation!.grad_norm, wanted.devGradNorm!), `dev norm of step ${i}`).toBeLessThan(5e-3);
+          expect(near(outcome!.activation!.loss, wanted.devLoss!), `dev loss of step ${i}`).toBeLessThan(bound.loss);
+          expect(near(outcome!.activation!.grad_norm, wanted.devGradNorm!), `dev norm of step ${i}`).toBeLessThan(
+            bound.norm,
+          );
         }
       }
       const { tensors } = readSafetensors(join(directory, "final.safetensors"));
@@ -96,7 +107,7 @@ describe("Trainer", () => {
         }
       }
       expect(moved).toBeGreaterThan(1e-2);
-      expect(worst).toBeLessThan(1e-3);
+      expect(worst).toBeLessThan(bound.parameter);
     });
   }
 
@@ -189,6 +200,15 @@ describe("Trainer", () => {
     expect(moments()).toEqual(momentsBefore);
     adapter.values(key)[0] = 0;
     expect((await trainer.step(batch, { lr: 1e-3 }))!.losses.loss).toBeGreaterThan(0);
+  });
+
+  it("says that it was disposed", async () => {
+    using adapter = fresh("lora");
+    const trainer = new Trainer(backbone, adapter, options);
+    trainer[Symbol.dispose]();
+    trainer[Symbol.dispose]();
+    await expect(trainer.step(batch, { lr: 1e-3 })).rejects.toMatchObject({ code: "TRAINER_CLOSED" });
+    await expect(trainer.evaluate(batch)).rejects.toMatchObject({ code: "TRAINER_CLOSED" });
   });
 
   it("evaluates to the loss of a step, whatever the micro-batches", async () => {

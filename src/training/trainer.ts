@@ -52,6 +52,7 @@ export class Trainer implements Disposable {
   readonly #gradients: GradientSession;
   readonly #optimizer: AdamW;
   #evaluation: EvaluationSession | undefined;
+  #closed = false;
 
   constructor(backbone: Backbone, adapter: Adapter, options: TrainerOptions) {
     this.backbone = backbone;
@@ -76,6 +77,7 @@ export class Trainer implements Disposable {
    * @throws TrainingError TRAINING_NOT_FINITE; what was to be updated is then as before
    */
   async step(batch: readonly Example[], input: StepInput): Promise<StepOutcome | undefined> {
+    this.#requireOpen();
     const first: readonly Group[] = this.bilevel ? ["weights"] : [...this.groups.keys()];
     if (this.bilevel && !input.activation) throw new TypeError("a bi-level step needs a dev batch");
     const done = await this.#update(first, batch, input.lr, input.signal);
@@ -95,8 +97,10 @@ export class Trainer implements Disposable {
 
   /** Perplexity on `examples`, without any update; undefined when the signal was aborted. */
   async evaluate(examples: readonly Example[], signal?: AbortSignal): Promise<Evaluation | undefined> {
+    this.#requireOpen();
     const { microBatchSize, maxLength, tuning } = this.#options;
-    this.#evaluation ??= new EvaluationSession(this.backbone, this.adapter, this.#prepacked, tuning);
+    const { profile: _, ...rest } = tuning ?? {};
+    this.#evaluation ??= new EvaluationSession(this.backbone, this.adapter, this.#prepacked, rest);
     return this.#evaluation.evaluate(examples, { microBatchSize, maxLength, signal });
   }
 
@@ -135,6 +139,10 @@ export class Trainer implements Disposable {
     return { losses: { loss, lm_loss: lmLoss, auxiliary, lr, grad_norm: norm }, active: addActive(passes) };
   }
 
+  #requireOpen(): void {
+    if (this.#closed) throw new TrainingError("TRAINER_CLOSED", "the trainer was disposed; make a new one");
+  }
+
   /** Stops profiling of the gradient session (see `tuning.profile`) and gives the name of the file. */
   endProfiling(): string {
     return this.#gradients.endProfiling();
@@ -142,6 +150,7 @@ export class Trainer implements Disposable {
 
   /** Releases sessions, gradients and moments; not the adapter. */
   [Symbol.dispose](): void {
+    this.#closed = true;
     this.#gradients[Symbol.dispose]();
     this.#evaluation?.[Symbol.dispose]();
     this.#optimizer[Symbol.dispose]();
