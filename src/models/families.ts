@@ -1,8 +1,9 @@
 /** @file The table of model families. A further family is one file for its layout, one for its graph, one line here. */
 import type { Graph } from "../graph/index.ts";
+import { ropeTables } from "./attention.ts";
 import type { BackboneConfig } from "./config.ts";
 import type { ForwardInputs, ForwardOutputs, Site, WeightForm } from "./forward.ts";
-import { llamaForward, llamaSites, ropeTables } from "./llama.ts";
+import { llamaForward, llamaSites } from "./llama.ts";
 import { llamaConfig, llamaParameters } from "./llama-layout.ts";
 
 /** What a weight is for, which decides how it may be stored at run time. */

@@ -15,12 +15,32 @@ export interface Site {
   readonly outFeatures: number;
 }
 
+/** The frozen weight W [out, in] of a site, in whatever form it is stored. */
+export interface SiteWeight {
+  /** rows Wᵀ: float32 [R, in] → [R, out]. */
+  project(rows: Value): Value;
+  /** Squared L2 norm of each row of W, float32 [out]. */
+  squaredNorms(): Value;
+}
+
+/** Keys and values that every token of a layer sees before the sequence's own. Keys are not rotated. */
+export interface AttentionPrefix {
+  /** P; the sequence's own tokens stand at positions P, P + 1, … */
+  readonly length: number;
+  readonly key: Value; // [B or 1, P, kvHeads · headDim]
+  readonly value: Value; // as key
+}
+
 /** Where a method changes the forward pass. All activations are `[N, …]` with N = B·T, rows in batch-major order. */
 export interface Hooks {
   /** Sees the residual stream right before decoder layer `layer`, before its norm. */
   beforeLayer?(layer: number, hidden: Value): void; // hidden [N, d]
   /** Returns what module `site` gives instead of `y`, the frozen backbone's own output. */
-  linear?(site: Site, x: Value, y: Value): Value; // x [N, in], y [N, out] → [N, out]
+  linear?(site: Site, x: Value, y: Value, weight: SiteWeight): Value; // x [N, in], y [N, out] → [N, out]
+  /** Returns what a sub-layer adds to the residual stream; `x` is its input after the norm, `y` its output. */
+  block?(layer: number, block: "self_attn" | "mlp", x: Value, y: Value): Value; // [N, d] each
+  /** The layer's attention prefix; asked for after `beforeLayer`, not when decoding (the KV cache holds it then). */
+  prefix?(layer: number): AttentionPrefix | undefined;
 }
 
 /**
