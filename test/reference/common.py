@@ -1,13 +1,18 @@
 """Shared by the generating scripts: paths, JSON with exact float32 numbers, prompts, greedy decoding, losses."""
 
 import json
+import os
 import random
 import shutil
+import warnings
 from pathlib import Path
 
-import torch
-from torch.nn import functional as F
-from transformers import LlamaForCausalLM, logging
+os.environ["HF_HUB_OFFLINE"] = "1"  # everything is local; must be set before the libraries are imported
+warnings.filterwarnings("ignore", message="(Unable to fetch|Could not find a config file)")
+
+import torch  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+from transformers import LlamaForCausalLM, logging  # noqa: E402
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()

@@ -42,17 +42,23 @@ def make(options: dict, seed: int) -> MiLoRA:
     return model
 
 
-def margins(model: MiLoRA) -> float:
-    """How far the latest pass was from another route, another arg-max, or the kink of a rational activation."""
-    k, smallest = model.config["top_k"], 1.0
+def margins(model: MiLoRA) -> tuple[float, float]:
+    """How far the latest pass was from another route or arg-max, and |Q| from the kink at 0 of a rational activation."""
+    k, route, kink = model.config["top_k"], 1.0, 1.0
     for l, p in model.probabilities.items():
         ordered = p.sort(-1, descending=True).values
         for cut in {1, k} - {p.shape[-1]}:
-            smallest = min(smallest, (ordered[:, cut - 1] - ordered[:, cut]).min().item())
+            route = min(route, (ordered[:, cut - 1] - ordered[:, cut]).min().item())
         if model.activation(l) == "rational":
             b = model.tensors[f"{model.router(l)}.activation.denominator"]
-            smallest = min(smallest, sum(b[i] * model.pooled[l] ** (i + 1) for i in range(5)).abs().min().item() * 100)
-    return smallest
+            q = sum(b[i] * model.pooled[l] ** (i + 1) for i in range(5))
+            kink = min(kink, q.abs().min().item())
+    return route, kink
+
+
+def clear(model: MiLoRA) -> bool:
+    route, kink = margins(model)
+    return route > 1e-3 and kink > 1e-5
 
 
 def distinct_routes(model: MiLoRA) -> tuple[int, int]:
@@ -73,7 +79,7 @@ def expected_sequence(model: MiLoRA, rng: random.Random, prompt_length: int, res
         prompt = tokens[:prompt_length]
         logits = one(model, tokens, prompt_length)
         routes, probabilities = dict(model.routes), dict(model.probabilities)
-        if margins(model) <= 1e-3:
+        if not clear(model):
             continue
         # The router sees the original prompt only, however long the text grows.
         continuation = greedy(lambda longer: one(model, longer, prompt_length)[-1], prompt)
@@ -148,14 +154,14 @@ def main() -> None:
             prompts, layers = distinct_routes(model)
             if name == "k7" or (prompts >= 2 and layers >= 2):
                 break
-        assert margins(model) > 1e-3
+        assert clear(model)
         model.save(path, BACKBONE)
         if name in ("default", "k7", "dora"):
             check_against_peft(model, sequences[0])
         result = {"backbone": BACKBONE, "loadBalanceLoss": result["training"]["loadBalanceLoss"],
                   "sequences": sequences} | result  # fmt: skip
         write_json(path / "expected.json", result)
-        print(name, seed, prompts, layers, [s["routes"][0].tolist() for s in sequences], round(margins(model), 4), round(peak, 3))
+        print(name, seed, prompts, layers, [s["routes"][0].tolist() for s in sequences], margins(model), round(peak, 3))
 
 
 if __name__ == "__main__":
