@@ -92,18 +92,23 @@ function startsWith(ids: readonly number[], head: readonly number[]): boolean {
   return ids.length >= head.length && head.every((id, index) => ids[index] === id);
 }
 
+/** Texts that rarely grow together with what follows them. */
+const ANCHORS = ["\n", ":", "a", "0"];
+
 /**
  * Ids of `response` after `prompt`. Prompt and response are tokenised together, and where the prompt's ids come out
  * unchanged at the front, the rest is the response. Where a token would span the boundary, inference could never
- * produce it after this prompt, so the response is tokenised by itself, behind a line break that is taken away again
+ * produce it after this prompt, so the response is tokenised by itself, behind an anchor that is taken away again
  * (tokenizers of the SentencePiece kind would else put a blank in front of a text that begins a sequence).
  */
 function responseIds(tokenizer: Tokenizer, promptIds: readonly number[], text: RenderedText): number[] {
   const joint = tokenizer.encode(text.prompt + text.response, { addSpecialTokens: text.special });
   if (startsWith(joint, promptIds)) return joint.slice(promptIds.length);
-  const anchor = tokenizer.encode("\n", { addSpecialTokens: false });
-  const anchored = tokenizer.encode(`\n${text.response}`, { addSpecialTokens: false });
-  if (startsWith(anchored, anchor)) return anchored.slice(anchor.length);
+  for (const anchor of ANCHORS) {
+    const head = tokenizer.encode(anchor, { addSpecialTokens: false });
+    const anchored = tokenizer.encode(anchor + text.response, { addSpecialTokens: false });
+    if (startsWith(anchored, head)) return anchored.slice(head.length);
+  }
   return tokenizer.encode(text.response, { addSpecialTokens: false });
 }
 

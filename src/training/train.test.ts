@@ -1,4 +1,4 @@
-/** @file Whole runs on the bundled backbone: learning, evaluation, checkpoints, interruption, SIGKILL, and resumption bit for bit. */
+/** @file Whole runs on a small backbone: learning, evaluation, checkpoints, interruption, SIGKILL, and resumption bit for bit. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -8,15 +8,28 @@ import { createInterface } from "node:readline";
 import { afterAll, describe, expect, it } from "vitest";
 import { Random } from "../base/index.ts";
 import { Adapter } from "../methods/index.ts";
-import { Backbone } from "../models/index.ts";
+import { Backbone, readSafetensors, writeSafetensors } from "../models/index.ts";
 import type { TrainingConfigInput } from "./config.ts";
 import { TIME_FIELDS } from "./metrics.ts";
 import { readRunConfig } from "./run-directory.ts";
 import { type TrainingEvent, type TrainOptions, train } from "./train.ts";
 
 const root = join(import.meta.dirname, "../..");
-const model = join(root, "assets/tiny-llama");
 const directory = mkdtempSync(join(tmpdir(), "milora-train-"));
+
+/** The bundled backbone cut to its first two layers, so that many runs take little time. */
+function cutModel(): string {
+  const path = join(directory, "model");
+  cpSync(join(root, "assets/tiny-llama"), path, { recursive: true });
+  const settings = JSON.parse(readFileSync(join(path, "config.json"), "utf8"));
+  writeFileSync(join(path, "config.json"), JSON.stringify({ ...settings, num_hidden_layers: 2 }));
+  const { tensors } = readSafetensors(join(path, "model.safetensors"));
+  const kept = [...tensors].filter(([name]) => !/layers\.[2-9]\./.test(name));
+  writeSafetensors(join(path, "model.safetensors"), new Map(kept));
+  return path;
+}
+
+const model = cutModel();
 const backbone = await Backbone.load(model);
 afterAll(() => {
   backbone.dispose();
