@@ -5,6 +5,7 @@ export default defineConfig({
   oxc: { target: "es2022" },
   test: {
     include: ["src/**/*.test.ts", "test/**/*.test.ts"],
+    globalSetup: ["test/cli/build.ts"],
     pool: "forks",
     maxWorkers: 2,
     testTimeout: 60_000,

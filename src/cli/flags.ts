@@ -1,5 +1,27 @@
 /** @file Flags that several commands share, and the checks of their values. */
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { InputError } from "../base/index.ts";
+
+const neededFlags = new WeakSet<Option>();
+
+/**
+ * Marks a flag that a command cannot do without. Commander's own mandatory options are looked at before unknown ones,
+ * so that a misspelt flag would be reported as missing.
+ */
+export function needed(option: Option): Option {
+  neededFlags.add(option);
+  option.description = `${option.description} (required)`;
+  return option;
+}
+
+/** Throws `InputError` FLAG_INVALID naming all needed flags that were not given. */
+export function checkNeeded(command: Command): void {
+  const missing = command.options.filter(
+    (option) => neededFlags.has(option) && command.getOptionValue(option.attributeName()) === undefined,
+  );
+  if (missing.length === 0) return;
+  throw new InputError("FLAG_INVALID", command.name(), `needs ${missing.map((option) => option.long).join(", ")}`);
+}
 
 /** A whole number of at least `least`. */
 export function integer(least: number): (text: string) => number {
@@ -39,7 +61,7 @@ export function collect(value: string, previous: readonly string[] | undefined):
 }
 
 export function modelFlag(): Option {
-  return new Option("--model <dir>", "backbone: a directory as Hugging Face saves it").makeOptionMandatory();
+  return needed(new Option("--model <dir>", "backbone: a directory as Hugging Face saves it"));
 }
 
 export function adapterFlag(): Option {

@@ -1,6 +1,7 @@
 /** @file The command line as a whole: which commands there are, how errors become one line and an exit code. */
 import { Command, CommanderError } from "commander";
 import { MiloraError, reasonOf } from "../base/index.ts";
+import { checkNeeded } from "./flags.ts";
 import { oneLine, paint } from "./terminal.ts";
 import { version } from "./version.ts";
 
@@ -54,6 +55,7 @@ async function buildProgram(argv: readonly string[]): Promise<Command> {
       getOutHasColors: () => false,
       getErrHasColors: () => false,
     })
+    .hook("preAction", (_, command) => checkNeeded(command))
     .addHelpText("after", "\nFirst steps:\n  $ milora demo\n  $ milora train --help");
   for (const [name, { summary, load }] of Object.entries(COMMANDS)) {
     const command = program

@@ -9,6 +9,7 @@ import {
   integer,
   jsonFlag,
   modelFlag,
+  needed,
   templateFlag,
   threadsFlag,
   weightsFlag,
@@ -38,7 +39,7 @@ export function configure(command: Command): void {
     command
       .addOption(modelFlag())
       .addOption(adapterFlag())
-      .requiredOption("--data <file>", "rows with instruction, output and answer (JSON array or JSONL)")
+      .addOption(needed(new Option("--data <file>", "rows with instruction, output and answer (JSON array or JSONL)")))
       .addOption(
         new Option("--metric <name>", "accuracy of generated answers, or perplexity of the outputs")
           .choices(["accuracy", "perplexity"])

@@ -1,6 +1,16 @@
 /** @file `milora logits`: the numbers behind the next token, for checks against other implementations. */
-import type { Command } from "commander";
-import { adapterFlag, examples, integer, jsonFlag, modelFlag, threadsFlag, tokenIds, weightsFlag } from "../flags.ts";
+import { type Command, Option } from "commander";
+import {
+  adapterFlag,
+  examples,
+  integer,
+  jsonFlag,
+  modelFlag,
+  needed,
+  threadsFlag,
+  tokenIds,
+  weightsFlag,
+} from "../flags.ts";
 import { open } from "../open.ts";
 import { drawRoutes } from "../routes.ts";
 import { print, printJson, table } from "../terminal.ts";
@@ -22,7 +32,7 @@ export function configure(command: Command): void {
     command
       .addOption(modelFlag())
       .addOption(adapterFlag())
-      .requiredOption("--tokens <ids>", "token ids, separated by commas", tokenIds)
+      .addOption(needed(new Option("--tokens <ids>", "token ids, separated by commas").argParser(tokenIds)))
       .option("--greedy <n>", "also continue by n tokens, always the likeliest", integer(1))
       .addOption(weightsFlag())
       .addOption(threadsFlag())
