@@ -1,5 +1,4 @@
-/**
- * @file The graph under construction: values, nodes, the op description they follow, and the one function that adds a node.
+/** @file The graph under construction: values, nodes, the op description they follow, and the one function that adds a node.
  *
  * A graph only grows. Every op is pure, so a node equal to an earlier one is that node (common-subexpression
  * elimination at build time), and creation order is a topological order.

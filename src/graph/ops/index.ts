@@ -10,7 +10,12 @@ import { selectOps } from "./select.ts";
 import { sizeOps } from "./size.ts";
 import { transformerOps } from "./transformer.ts";
 
-/** Every op of the project: inference, lowering and gradient in one entry each. */
+/**
+ * Every op of the project: inference, lowering and gradient in one entry each.
+ *
+ * A new op is an entry in the table of its file, its public function beside it and that function's name in the door.
+ * Tests then ask for a forward case (testing/cases.ts) and, with a gradient rule, a random problem (testing/problems.ts).
+ */
 export const ops = {
   ...elementwiseOps,
   ...selectOps,
