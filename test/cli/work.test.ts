@@ -9,41 +9,48 @@ const train = (output: string, ...more: string[]) => [
   ...["--set", "adapter.r=4", "--quick", "--output", output, ...more],
 ];
 
-test("train --quick, then --resume from an earlier checkpoint, gives the same adapter byte for byte", async () => {
-  const output = join(temporary(), "run");
-  const { code, stdout, stderr } = await milora(train(output, "--json"));
-  expect({ code, stderr: stderr.includes("error") }).toEqual({ code: 0, stderr: false });
-  expect(JSON.parse(stdout)).toMatchObject({ steps: 4, totalSteps: 4, stoppedBecause: "finished" });
-  expect(readdirSync(output).sort()).toEqual(["best", "checkpoints", "config.json", "metrics.jsonl"]);
-  expect(readdirSync(join(output, "checkpoints")).sort()).toEqual(["step-2", "step-4"]);
-  const weights = () => readFileSync(join(output, "checkpoints/step-4/adapter_model.safetensors"));
-  const first = weights();
+/** Generous: processes that train may have to share their cores with other tests. */
+const SLOW = { timeout: 240_000 };
 
-  expect(await milora(train(output))).toMatchObject({
-    code: 2,
-    stderr: expect.stringContaining("already holds a run"),
-  });
+test(
+  "train --quick, then --resume from an earlier checkpoint, gives the same adapter byte for byte",
+  SLOW,
+  async () => {
+    const output = join(temporary(), "run");
+    const { code, stdout, stderr } = await milora(train(output, "--json"));
+    expect({ code, stderr: stderr.includes("error") }).toEqual({ code: 0, stderr: false });
+    expect(JSON.parse(stdout)).toMatchObject({ steps: 4, totalSteps: 4, stoppedBecause: "finished" });
+    expect(readdirSync(output).sort()).toEqual(["best", "checkpoints", "config.json", "metrics.jsonl"]);
+    expect(readdirSync(join(output, "checkpoints")).sort()).toEqual(["step-2", "step-4"]);
+    const weights = () => readFileSync(join(output, "checkpoints/step-4/adapter_model.safetensors"));
+    const first = weights();
 
-  rmSync(join(output, "checkpoints/step-4"), { recursive: true });
-  const resumed = await milora(["train", "--resume", "--output", output, "--json"]);
-  expect(resumed.code).toBe(0);
-  expect(weights().equals(first)).toBe(true);
+    expect(await milora(train(output))).toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining("already holds a run"),
+    });
 
-  const inspected = await milora(["inspect", "--adapter", join(output, "best"), "--json"]);
-  const facts = JSON.parse(inspected.stdout) as { method: string; digest: string; activations: unknown[] };
-  expect(facts).toMatchObject({ method: "milora", refused: false });
-  expect(facts.digest).toMatch(/^[0-9a-f]{64}$/);
-  expect(facts.activations).toHaveLength(6);
+    rmSync(join(output, "checkpoints/step-4"), { recursive: true });
+    const resumed = await milora(["train", "--resume", "--output", output, "--json"]);
+    expect(resumed.code).toBe(0);
+    expect(weights().equals(first)).toBe(true);
 
-  const question = "Who wrote this passage?";
-  const shown = await milora([
-    ...["generate", "--model", tiny, "--adapter", join(output, "best"), "--instruction", question],
-    ...["--max-new-tokens", "3", "--route"],
-  ]);
-  expect(shown.code).toBe(0);
-  // Three experts in each of six layers; without colours they are drawn as #.
-  expect(shown.stderr.match(/#/g)).toHaveLength(3 * 6);
-});
+    const inspected = await milora(["inspect", "--adapter", join(output, "best"), "--json"]);
+    const facts = JSON.parse(inspected.stdout) as { method: string; digest: string; activations: unknown[] };
+    expect(facts).toMatchObject({ method: "milora", refused: false });
+    expect(facts.digest).toMatch(/^[0-9a-f]{64}$/);
+    expect(facts.activations).toHaveLength(6);
+
+    const question = "Who wrote this passage?";
+    const shown = await milora([
+      ...["generate", "--model", tiny, "--adapter", join(output, "best"), "--instruction", question],
+      ...["--max-new-tokens", "3", "--route"],
+    ]);
+    expect(shown.code).toBe(0);
+    // Three experts in each of six layers; without colours they are drawn as #.
+    expect(shown.stderr.match(/#/g)).toHaveLength(3 * 6);
+  },
+);
 
 test("inspect knows an adapter's backbone by its tensors, or takes the one it is told", async () => {
   const adapter = fixture("milora/default");
@@ -95,7 +102,7 @@ test("generate streams text and nothing else to stdout", async () => {
   expect(plain).toEqual({ code: 0, stderr: "", stdout: `${(JSON.parse(json.stdout) as { text: string }).text}\n` });
 });
 
-test("eval gives accuracy with its interval, every row, and perplexity", async () => {
+test("eval gives accuracy with its interval, every row, and perplexity", SLOW, async () => {
   const output = join(temporary(), "result.json");
   const args = ["eval", "--model", tiny, "--data", "assets/data/subjects/test.jsonl", "--limit", "4", "--json"];
   const accuracy = await milora([...args, "--max-new-tokens", "8", "--output", output]);
@@ -115,7 +122,7 @@ test("eval gives accuracy with its interval, every row, and perplexity", async (
   expect(tokens).toBeGreaterThan(4 * 5);
 });
 
-test("demo --quick --json leaves adapters that load, and every answer", async () => {
+test("demo --quick --json leaves adapters that load, and every answer", SLOW, async () => {
   const output = join(temporary(), "demo");
   const { code, stdout } = await milora(["demo", "--quick", "--json", "--output", output]);
   expect(code).toBe(0);
@@ -125,7 +132,7 @@ test("demo --quick --json leaves adapters that load, and every answer", async ()
   expect(Object.keys(report.speed)).toEqual(["bare", "lora", "milora"]);
   for (const { answers } of report.tenants) {
     expect(Object.keys(answers)).toEqual(["bare", "lora", "milora"]);
-    for (const { rows } of Object.values(answers)) expect(rows).toHaveLength(8);
+    for (const { rows } of Object.values(answers)) expect(rows).toHaveLength(4);
   }
   expect(JSON.parse(readFileSync(join(output, "results.json"), "utf8"))).toEqual(report);
   for (const name of ["subjects-lora", "subjects-milora", "authors-lora", "authors-milora"]) {
@@ -133,7 +140,7 @@ test("demo --quick --json leaves adapters that load, and every answer", async ()
   }
 });
 
-test("a config file and flags make one config; the flags win", async () => {
+test("a config file and flags make one config; the flags win", SLOW, async () => {
   const directory = temporary();
   const config = join(directory, "config.json");
   const data = { train: "assets/data/authors/dev.jsonl", dev: 0 };

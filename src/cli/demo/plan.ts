@@ -28,6 +28,7 @@ export interface Scale {
   readonly testRows: number | undefined;
   readonly epochs: Readonly<Record<Tenant["task"], number>>;
   readonly maxSteps: number | undefined;
+  readonly batchSize: number;
   /** Tokens of one timed continuation, and how often each is timed. */
   readonly speedTokens: number;
   readonly speedRounds: number;
@@ -37,11 +38,12 @@ export const FULL: Scale = {
   testRows: undefined,
   epochs: { subjects: 1, authors: 1 },
   maxSteps: undefined,
+  batchSize: 16,
   speedTokens: 128,
   speedRounds: 7,
 };
 
-export const QUICK: Scale = { ...FULL, testRows: 8, maxSteps: 3, speedTokens: 16, speedRounds: 1 };
+export const QUICK: Scale = { ...FULL, testRows: 4, maxSteps: 2, batchSize: 4, speedTokens: 16, speedRounds: 1 };
 
 export function dataFile(task: Tenant["task"], split: "train" | "dev" | "test"): string {
   return join(ASSETS, "data", task, `${split}.jsonl`);
@@ -62,13 +64,12 @@ export function trainingConfig(tenant: Tenant, method: MethodName, scale: Scale,
     data: { train: dataFile(tenant.task, "train"), dev: 0, template: "alpaca" },
     epochs: scale.epochs[tenant.task],
     ...(scale.maxSteps === undefined ? {} : { max_steps: scale.maxSteps }),
-    batch_size: 16,
-    micro_batch_size: 16,
+    batch_size: scale.batchSize,
+    micro_batch_size: scale.batchSize,
     lr: 3e-3,
     warmup_ratio: 0,
     bilevel: false,
-    eval_every: 1_000_000, // once, at the end
-    checkpoint_every: 1_000_000,
+    checkpoint_every: 1_000_000, // at the end, or when interrupted
     output_dir: join(output, runName(tenant, method)),
   };
 }

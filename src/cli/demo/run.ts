@@ -155,7 +155,8 @@ function factsOf({ tenant, rows }: Workplace, scale: Scale): show.TenantFacts {
   return {
     tenant,
     question,
-    trainRows: scale.maxSteps === undefined ? trainRows.length : Math.min(trainRows.length, 16 * scale.maxSteps),
+    trainRows:
+      scale.maxSteps === undefined ? trainRows.length : Math.min(trainRows.length, scale.batchSize * scale.maxSteps),
     testRows: rows.length,
     answers: new Set(trainRows.map((row) => row.answer)).size,
   };
