@@ -18,7 +18,10 @@ export interface PassResult {
 }
 
 /** How sessions are set up, where that is not the default below. For measurements. */
-export type SessionTuning = Pick<SessionOptions, "prepacking" | "optimization" | "profile" | "config">;
+export type SessionTuning = Pick<
+  SessionOptions,
+  "prepacking" | "memoryPattern" | "optimization" | "profile" | "config"
+>;
 
 /**
  * Packing keeps two rearranged copies of the weights, one for each direction. Measured on the 135M shape it makes
@@ -28,7 +31,8 @@ const PREPACKING_LIMIT_BYTES = 2 ** 30;
 
 export function sessionOptions(backbone: Backbone, prepacked: PrepackedWeights, tuning: SessionTuning): SessionOptions {
   const prepacking = backbone.byteLength <= PREPACKING_LIMIT_BYTES;
-  return { initializers: backbone.initializers(), prepacked, prepacking, ...tuning };
+  // A memory plan would be kept for every shape that ever occurs: 2 GB more on the 135M shape, and no faster.
+  return { initializers: backbone.initializers(), prepacked, prepacking, memoryPattern: false, ...tuning };
 }
 
 /** Runs a graph with the inputs of `Collated`, scalar outputs, and perhaps gates. */

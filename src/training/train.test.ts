@@ -142,6 +142,8 @@ describe("train", () => {
     for (const layer of layers) expect(layer.reduce((a, b) => a + b)).toBeCloseTo(1, 3);
     const { dev_loss, dev_perplexity } = lines[3] as { dev_loss: number; dev_perplexity: number };
     expect(dev_perplexity).toBeCloseTo(Math.exp(dev_loss), 6);
+    const saved = events.filter((event) => event.type === "checkpoint").map(({ step }) => step);
+    expect(saved).toEqual([2, 4, 6, 8]);
     const last = events.findLast((event) => event.type === "step");
     expect(last).toMatchObject({ totalSteps: 8, secondsLeft: 0 });
     expect(readRunConfig(input.output_dir)).toMatchObject({

@@ -198,7 +198,7 @@ class Run {
     this.#announce(trainer);
     const stoppedBecause = await this.#loop(trainer, log);
     if (this.#data.dev.length === 0 && stoppedBecause === "finished") await this.#adapter.save(bestDirectory(path));
-    await this.#checkpoint(trainer, log);
+    if (this.#changed) await this.#checkpoint(trainer, log);
     return this.#result(stoppedBecause);
   }
 
