@@ -44,7 +44,8 @@ export async function run(argv: readonly string[]): Promise<number> {
   }
 }
 
-async function buildProgram(argv: readonly string[]): Promise<Command> {
+/** The program for one command line, ready to parse it. */
+export async function buildProgram(argv: readonly string[]): Promise<Command> {
   const program = new Command("milora")
     .description("Mixtures of LoRA experts chosen by the prompt: train, use, measure and inspect adapters.")
     .version(version, "-V, --version")
@@ -67,7 +68,9 @@ async function buildProgram(argv: readonly string[]): Promise<Command> {
   return program;
 }
 
-function report(error: unknown): number {
+function report(thrown: unknown): number {
+  // Disposing may fail in the wake of an error; the first one is what the user must hear of.
+  const error = thrown instanceof Error && "suppressed" in thrown ? thrown.suppressed : thrown;
   if (error instanceof CommanderError) {
     // Commander has already printed its line. 0: help or version was asked for.
     return error.exitCode === 0 ? 0 : 2;

@@ -54,8 +54,7 @@ export function configure(command: Command): void {
       .addOption(jsonFlag())
       .action(run),
     [
-      "milora train --model assets/tiny-llama --train assets/data/subjects/train.jsonl --method milora --output runs/subjects \\",
-      "      --set epochs=1 --set lr=3e-3 --set adapter.r=16",
+      "milora train --model assets/tiny-llama --train assets/data/subjects/train.jsonl --method milora --set lr=3e-3 --set adapter.r=16 --output runs/subjects",
       "milora train --resume --output runs/subjects",
     ],
   ).addHelpText("after", settingsHelp());

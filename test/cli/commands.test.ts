@@ -1,0 +1,89 @@
+/** @file Holds every `milora …` in the documents and the help to the command line as it is. */
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { buildProgram, COMMAND_NAMES } from "../../src/cli/program.ts";
+import { milora, root } from "./milora.ts";
+
+/** Command lines of milora in ```sh blocks, as argument lists. */
+function commandsOf(markdown: string): string[][] {
+  const blocks = [...markdown.matchAll(/^```sh\n(.*?)^```/gms)].map((match) => match[1]!);
+  return blocks.flatMap((block) => block.replace(/\\\n/g, " ").split("\n")).flatMap(miloraArguments);
+}
+
+/** The arguments of each milora call in one line of shell: quotes, pipes and comments are understood. */
+function miloraArguments(line: string): string[][] {
+  const words = [...line.matchAll(/"((?:[^"\\]|\\.)*)"|'([^']*)'|(#.*$)|([^\s"']+)/g)]
+    .filter((match) => match[3] === undefined)
+    .map((match) => match[1] ?? match[2] ?? match[4]!);
+  const calls: string[][] = [[]];
+  for (const word of words) {
+    if (["|", "&&", ";"].includes(word)) calls.push([]);
+    else calls.at(-1)!.push(word);
+  }
+  return calls.flatMap((call) => {
+    const at = call.findIndex((word) => word === "milora" || word.endsWith("dist/cli/main.js"));
+    return at >= 0 && at <= 1 ? [call.slice(at + 1)] : [];
+  });
+}
+
+/** Parses with the command's action taken out. */
+async function parses(argv: readonly string[]): Promise<void> {
+  const program = await buildProgram(argv);
+  const silence = { writeErr: () => {}, writeOut: () => {} };
+  program.configureOutput(silence);
+  for (const command of program.commands) command.configureOutput(silence).action(() => {});
+  await program.parseAsync(argv, { from: "user" });
+}
+
+test("command lines are found and wrong ones are noticed", async () => {
+  const markdown =
+    '```sh\nnpm ci\nmilora demo # all\nprintf "a b" | npx milora generate --model x --prompt "c \\"d\\"" \\\n  --json\n```';
+  expect(commandsOf(markdown)).toEqual([["demo"], ["generate", "--model", "x", "--prompt", 'c \\"d\\"', "--json"]]);
+  await expect(parses(["demo", "--nonsense"])).rejects.toThrow("unknown option '--nonsense'");
+  await expect(parses(["eval", "--data", "x"])).rejects.toThrow("needs --model");
+});
+
+const documents = ["README.md", "CONTRIBUTING.md", "examples/README.md", ...markdownIn("docs")];
+
+function markdownIn(folder: string): string[] {
+  return readdirSync(join(root, folder))
+    .filter((file) => file.endsWith(".md"))
+    .map((file) => `${folder}/${file}`);
+}
+
+test("every command in the documents parses", async () => {
+  for (const document of documents) {
+    for (const argv of commandsOf(readFileSync(join(root, document), "utf8"))) {
+      await expect(parses(argv), `${document}: milora ${argv.join(" ")}`).resolves.toBeUndefined();
+    }
+  }
+});
+
+test("README.md and docs/cli.md show commands", () => {
+  for (const document of ["README.md", "docs/cli.md"]) {
+    expect(commandsOf(readFileSync(join(root, document), "utf8")).length).toBeGreaterThan(2);
+  }
+});
+
+test.each(COMMAND_NAMES)("the examples in the help of %s parse", async (name) => {
+  const { stdout } = await milora([name, "--help"]);
+  const lines = [...stdout.replace(/\\\n/g, " ").matchAll(/^ {2}\$ (.+)$/gm)].flatMap((match) =>
+    miloraArguments(match[1]!),
+  );
+  expect(lines.length).toBeGreaterThan(0);
+  for (const argv of lines) await parses(argv);
+});
+
+test("README.md's library example is part of examples/train-and-generate.ts", () => {
+  const block = /^```ts\n(.*?)^```/ms.exec(readFileSync(join(root, "README.md"), "utf8"))?.[1];
+  expect(block).toBeDefined();
+  const example = readFileSync(join(root, "examples/train-and-generate.ts"), "utf8")
+    .split("\n")
+    .map((line) => line.trim());
+  const lines = block!
+    .split("\n")
+    .map((line) => line.trim())
+    .filter((line) => line && !line.startsWith("//"));
+  expect(lines.filter((line) => !example.includes(line))).toEqual([]);
+});
