@@ -1,9 +1,9 @@
 /** @file Sequences that decode together: their rows in the KV cache, the method's state per row, and the bound sessions. */
-import type { Adapter } from "../methods/index.ts";
+import { ADAPTER_INPUT, type Adapter } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
 import { type Binding, type Session, Tensor } from "../runtime/index.ts";
 import { type BufferPool, initialCapacity, KvCache } from "./cache.ts";
-import { ADAPTER, type Lease, REPORT, type SessionCache, STATE } from "./graphs.ts";
+import { type Lease, REPORT, type SessionCache, STATE } from "./graphs.ts";
 import { RouteBook } from "./routes.ts";
 import type { Runner } from "./runner.ts";
 
@@ -298,7 +298,7 @@ function copyRowOf({ data, size, shape }: Tensor, from: number, to: number): voi
 /** Binds an adapter's tensors to the inputs that a session has for them. */
 export function bindAdapter(session: Session, binding: Binding, adapter: Adapter | undefined): void {
   for (const { name } of session.inputs) {
-    if (name.startsWith(ADAPTER)) binding.input(name, adapter!.tensors.get(name.slice(ADAPTER.length))!);
+    if (name.startsWith(ADAPTER_INPUT)) binding.input(name, adapter!.tensors.get(name.slice(ADAPTER_INPUT.length))!);
   }
 }
 

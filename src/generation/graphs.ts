@@ -10,12 +10,11 @@ import {
   reshape,
   type Value,
 } from "../graph/index.ts";
-import type { Adapter, MethodGraph, Phase, Route } from "../methods/index.ts";
+import { type Adapter, buildMethod, type Route } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
 import { PrepackedWeights, Session } from "../runtime/index.ts";
 
-/** Graph inputs and outputs of a method begin with these. */
-export const ADAPTER = "adapter.";
+/** Graph inputs and outputs of a method's state and reports begin with these. */
 export const STATE = "state.";
 export const REPORT = "report.";
 
@@ -49,24 +48,7 @@ export class ProgramGraph extends Graph {
   }
 }
 
-function buildMethod(graph: Graph, adapter: Adapter, phase: Phase): MethodGraph {
-  const shapes = new Map(adapter.specs.map(({ key, shape }) => [key, shape]));
-  const made = new Map<string, ReturnType<Graph["input"]>>();
-  return adapter.method.build({
-    graph,
-    config: adapter.config,
-    backbone: adapter.backbone,
-    phase,
-    parameter(key) {
-      let value = made.get(key);
-      if (value === undefined) {
-        value = graph.input(ADAPTER + key, "float32", shapes.get(key)!);
-        made.set(key, value);
-      }
-      return value;
-    },
-  });
-}
+const GIVEN = { derived: "input" } as const;
 
 /** Inputs of the in-place KV cache: where each sequence ends after the step (int32 [B]), and the longest (int32 []). */
 function cachedAttention(graph: Graph) {
@@ -84,7 +66,12 @@ function buildPrefill(backbone: Backbone, adapter: Adapter | undefined): Program
   const attention = cachedAttention(graph);
   const method =
     adapter &&
-    buildMethod(graph, adapter, { kind: "prefill", promptMask: graph.input("promptMask", "float32", ["B", "T"]) });
+    buildMethod(
+      graph,
+      adapter,
+      { kind: "prefill", promptMask: graph.input("promptMask", "float32", ["B", "T"]) },
+      GIVEN,
+    );
   const { hidden } = backbone.forward(graph, { tokens, attention, ...(method && { hooks: method.hooks }) });
   graph.output("hidden", gather(hidden, rows, 0)); // [R, d]
   for (const [name, value] of method?.state?.() ?? []) graph.output(STATE + name, value);
@@ -98,11 +85,16 @@ function buildDecode(backbone: Backbone, adapter: Adapter | undefined, route: Ro
   const attention = cachedAttention(graph);
   const method =
     adapter &&
-    buildMethod(graph, adapter, {
-      kind: "decode",
-      state: (name, shape) => graph.input(STATE + name, "float32", ["B", ...shape]),
-      ...(route && { route }),
-    });
+    buildMethod(
+      graph,
+      adapter,
+      {
+        kind: "decode",
+        state: (name, shape) => graph.input(STATE + name, "float32", ["B", ...shape]),
+        ...(route && { route }),
+      },
+      GIVEN,
+    );
   const { hidden, logits } = backbone.forward(graph, { tokens, attention, ...(method && { hooks: method.hooks }) });
   const scores = logits(hidden);
   graph.output("logits", scores); // [B, V]

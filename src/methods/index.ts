@@ -1,5 +1,6 @@
 /** @file Door of the room `methods`: the methods of the paper, and adapters. */
 export * from "./adapter.ts";
+export * from "./build.ts";
 export { type LoraConfig, lora } from "./lora/index.ts";
 export type {
   BuildContext,

@@ -43,6 +43,8 @@ export interface BuildContext<C> {
   readonly phase: Phase;
   /** The graph value of a parameter of this method, by its key. */
   parameter(key: string): Value;
+  /** A tensor that `make` computes from parameters and frozen weights alone: generation does so once per adapter. */
+  derived(name: string, shape: readonly number[], make: () => Value): Value;
 }
 
 /** What a method adds to the graph of a forward pass. The getters may be read once the pass is built. */

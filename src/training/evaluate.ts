@@ -1,6 +1,6 @@
 /** @file Dev perplexity: the forward pass alone, over examples sorted by length. */
 import { exportOnnx, Graph } from "../graph/index.ts";
-import type { Adapter } from "../methods/index.ts";
+import { ADAPTER_INPUT, type Adapter } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
 import { type PrepackedWeights, Session } from "../runtime/index.ts";
 import { Collated, microBatches, supervisedTokens } from "./batches.ts";
@@ -25,7 +25,7 @@ export class EvaluationSession implements Disposable {
     graph.output("crossEntropy", objective.crossEntropy);
     const session = Session.create(exportOnnx(graph), sessionOptions(backbone, prepacked, tuning));
     this.#pass = new PassSession(session, [], false);
-    for (const [key, tensor] of adapter.tensors) this.#pass.input(key, tensor);
+    for (const [key, tensor] of adapter.tensors) this.#pass.input(ADAPTER_INPUT + key, tensor);
   }
 
   /** Returns undefined when the signal was aborted between two passes. */

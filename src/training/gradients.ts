@@ -1,6 +1,6 @@
 /** @file The session that runs forward and backward over a micro-batch and adds its gradients to flat buffers. */
 import { add, exportOnnx, Graph, grad, mul } from "../graph/index.ts";
-import type { Adapter } from "../methods/index.ts";
+import { ADAPTER_INPUT, type Adapter } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
 import { type Binding, type PrepackedWeights, Session, type SessionOptions, Tensor } from "../runtime/index.ts";
 import type { Collated } from "./batches.ts";
@@ -161,7 +161,10 @@ export class GradientSession implements Disposable {
     for (const { key, shape, group } of adapter.specs) {
       const view = accumulated.get(group)!.view(adapter.offsets(group).get(key)!, shape);
       this.#views.push(view);
-      this.#pass.input(key, adapter.tensors.get(key)!).input(`sum.${key}`, view).output(`gradient.${key}`, view);
+      this.#pass
+        .input(ADAPTER_INPUT + key, adapter.tensors.get(key)!)
+        .input(`sum.${key}`, view)
+        .output(`gradient.${key}`, view);
     }
   }
 

@@ -1,6 +1,6 @@
 /** @file What training minimises, as a graph: backbone and method over whole sequences, cross entropy where supervised. */
 import { crossEntropy, type Graph, gather, type Value } from "../graph/index.ts";
-import type { Adapter } from "../methods/index.ts";
+import { type Adapter, buildMethod } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
 
 /** Names of the inputs that `Collated` fills. */
@@ -13,7 +13,7 @@ export interface Objective {
   readonly auxiliary: ReadonlyMap<string, Value>;
   /** Routed methods: how much each expert counts, 0 = not active, float32 [B, layers, experts]. */
   readonly gates: Value | undefined;
-  /** The adapter's tensors, as inputs named like their keys. */
+  /** The adapter's tensors, as graph inputs, by key. */
   readonly parameters: ReadonlyMap<string, Value>;
 }
 
@@ -24,24 +24,13 @@ export function buildObjective(graph: Graph, backbone: Backbone, adapter: Adapte
   const positions = graph.input("positions", "int64", ["S"]); // rows of [B·T, d]
   const labels = graph.input("labels", "int64", ["S"]);
   const weights = graph.input("weights", "float32", ["S"]);
-  const parameters = new Map(adapter.specs.map(({ key, shape }) => [key, graph.input(key, "float32", shape)] as const));
-  const method = adapter.method.build({
-    graph,
-    config: adapter.config,
-    backbone: adapter.backbone,
-    phase: { kind: "train", promptMask },
-    parameter(key) {
-      const value = parameters.get(key);
-      if (value === undefined) throw new Error(`${adapter.method.name} has no parameter ${key}`);
-      return value;
-    },
-  });
+  const method = buildMethod(graph, adapter, { kind: "train", promptMask }, { derived: "inline" });
   const { hidden, logits } = backbone.forward(graph, { tokens, attention: { kind: "full" }, hooks: method.hooks });
   const supervised = gather(hidden, positions, 0); // [S, d]
   return {
     crossEntropy: crossEntropy(logits(supervised), labels, weights).sum,
     auxiliary: method.losses?.() ?? new Map(),
     gates: adapter.method.properties.routed ? method.state?.().get("gates") : undefined,
-    parameters,
+    parameters: new Map(adapter.specs.map(({ key }) => [key, method.parameter(key)])),
   };
 }

@@ -1,8 +1,8 @@
 /** @file Runs a backbone with an adapter over stored batches: the plain forward and backward pass, nothing around it. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { add, crossEntropy, exportOnnx, Graph, gather, grad, type Value } from "../../src/graph/index.ts";
-import type { Adapter } from "../../src/methods/index.ts";
+import { add, crossEntropy, exportOnnx, Graph, gather, grad } from "../../src/graph/index.ts";
+import { ADAPTER_INPUT, type Adapter, buildMethod } from "../../src/methods/index.ts";
 import type { Backbone } from "../../src/models/index.ts";
 import { Session, Tensor } from "../../src/runtime/index.ts";
 
@@ -34,19 +34,7 @@ export function pass(backbone: Backbone, adapter: Adapter | undefined, batch: Ba
   const g = new Graph("parity");
   const tokens = g.input("tokens", "int64", ["B", "T"]);
   const promptMask = g.input("prompt_mask", "float32", ["B", "T"]);
-  const inputs = new Map<string, Value>();
-  const parameter = (key: string): Value => {
-    const known = inputs.get(key) ?? g.input(key, "float32", [...adapter!.tensors.get(key)!.shape]);
-    inputs.set(key, known);
-    return known;
-  };
-  const method = adapter?.method.build({
-    graph: g,
-    config: adapter.config,
-    backbone: backbone.config,
-    phase: { kind: "train", promptMask },
-    parameter,
-  });
+  const method = adapter && buildMethod(g, adapter, { kind: "train", promptMask }, { derived: "inline" });
   const forward = backbone.forward(g, {
     tokens,
     attention: { kind: "full" },
@@ -56,6 +44,7 @@ export function pass(backbone: Backbone, adapter: Adapter | undefined, batch: Ba
   const reported = [...(method?.state?.() ?? []), ...(method?.reports?.() ?? [])];
   for (const [name, value] of reported) g.output(name, value);
   const losses = [...(method?.losses?.() ?? [])];
+  const keys = [...(adapter?.tensors.keys() ?? [])];
   const T = batch.tokens[0]!.length;
   const flatLabels = batch.labels?.flat() ?? [];
   const rows = flatLabels.flatMap((label, row) => (label < 0 ? [] : [row]));
@@ -67,8 +56,11 @@ export function pass(backbone: Backbone, adapter: Adapter | undefined, batch: Ba
     const total = losses.reduce((sum, [, value]) => add(sum, value), loss);
     g.output("loss", total);
     for (const [name, value] of losses) g.output(`aux:${name}`, value);
-    const keys = [...inputs.keys()];
-    for (const [i, value] of grad(total, keys.map(parameter)).entries()) g.output(`grad:${keys[i]}`, value);
+    const gradients = grad(
+      total,
+      keys.map((key) => method!.parameter(key)),
+    );
+    for (const [i, value] of gradients.entries()) g.output(`grad:${keys[i]}`, value);
   }
   using session = Session.create(exportOnnx(g), { initializers: backbone.initializers() });
   const feeds: Record<string, Tensor> = {};
@@ -84,7 +76,9 @@ export function pass(backbone: Backbone, adapter: Adapter | undefined, batch: Ba
     feeds.labels = Tensor.from("int64", [rows.length], int64(rows.map((row) => flatLabels[row]!)));
     feeds.weights = Tensor.from("float32", [rows.length], new Float32Array(rows.length).fill(1));
   }
-  for (const key of inputs.keys()) feeds[key] = adapter!.tensors.get(key)!;
+  for (const { name } of session.inputs) {
+    if (name.startsWith(ADAPTER_INPUT)) feeds[name] = adapter!.tensors.get(name.slice(ADAPTER_INPUT.length))!;
+  }
   const results = session.call(feeds);
   const take = (name: string) => (results[name]!.data as Float32Array).slice();
   const outcome: Pass = {
@@ -92,10 +86,10 @@ export function pass(backbone: Backbone, adapter: Adapter | undefined, batch: Ba
     values: new Map(reported.map(([name]) => [name, take(name)])),
     loss: batch.labels ? take("loss")[0]! : undefined,
     auxiliary: new Map(batch.labels ? losses.map(([name]) => [name, take(`aux:${name}`)[0]!]) : []),
-    gradients: new Map(batch.labels ? [...inputs.keys()].map((key) => [key, take(`grad:${key}`)]) : []),
+    gradients: new Map(batch.labels ? keys.map((key) => [key, take(`grad:${key}`)]) : []),
   };
   for (const tensor of Object.values(results)) tensor.dispose();
-  for (const [name, tensor] of Object.entries(feeds)) if (!inputs.has(name)) tensor.dispose();
+  for (const [name, tensor] of Object.entries(feeds)) if (!name.startsWith(ADAPTER_INPUT)) tensor.dispose();
   return outcome;
 }
 
