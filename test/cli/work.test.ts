@@ -52,6 +52,22 @@ test(
   },
 );
 
+test("Ctrl-C saves, exits with 130, and --resume finishes the run", SLOW, async () => {
+  const output = join(temporary(), "run");
+  const long = [...train(output), "--set", "max_steps=100000", "--set", "epochs=100000", "--set", "eval_every=100000"];
+  const { code, stderr } = await milora(long, { interruptAt: " steps" });
+  expect(code).toBe(130);
+  expect(stderr).toMatch(/\nerror: interrupted after step (\d+) of 100000; --resume goes on from there\n$/);
+  const step = Number(/after step (\d+)/.exec(stderr)![1]);
+  expect(readdirSync(join(output, "checkpoints"))).toContain(`step-${step}`);
+  expect(readdirSync(output).filter((name) => name.includes("tmp") || name.includes("lock"))).toEqual([]);
+  const { code: again, stderr: notes } = await milora(["train", "--resume", "--output", output], {
+    interruptAt: " steps",
+  });
+  expect(again).toBe(130);
+  expect(notes).toContain(step > 0 ? `from step ${step}` : "steps");
+});
+
 test("inspect knows an adapter's backbone by its tensors, or takes the one it is told", async () => {
   const adapter = fixture("milora/default");
   const alone = await milora(["inspect", "--adapter", adapter, "--json"]);
