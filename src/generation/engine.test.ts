@@ -130,6 +130,25 @@ test("a seed decides the draws, whatever runs beside it", async () => {
   expect(beside[0]!.tokens).not.toEqual(alone!.tokens);
 });
 
+test("calls may overlap", async () => {
+  using adapter = Adapter.create(methodOf("milora"), { r: 2, top_k: 2 }, backbone.config, 1);
+  const requests = [
+    { prompt, options: { maxNewTokens: 20, eosTokenIds: [] } },
+    { prompt: [9, 8, 7], adapter, options: { maxNewTokens: 25, eosTokenIds: [] } },
+    { prompt: [5], options: { maxNewTokens: 12, eosTokenIds: [], beams: 3 } },
+  ];
+  const apart: number[][] = [];
+  for (const request of requests) apart.push((await engine.generate([request]))[0]!.tokens);
+  const [streamed, generated, inspected] = await Promise.all([
+    collect(engine.stream(requests[0]!)),
+    engine.generate(requests),
+    engine.inspectTokens(prompt, adapter),
+  ]);
+  expect(streamed.result.tokens).toEqual(apart[0]);
+  expect(generated.map(({ tokens }) => tokens)).toEqual(apart);
+  expect(inspected.route!.experts).toHaveLength(2);
+});
+
 test("progress counts finished requests", async () => {
   const seen: [number, number][] = [];
   const requests = Array.from({ length: 11 }, (_, i) => ({ prompt, options: { maxNewTokens: 1 + (i % 4) } }));

@@ -227,6 +227,8 @@ export class SessionCache implements Disposable {
       const session = Session.create(exportOnnx(graph), {
         initializers: new Map(initializers),
         prepacked: this.#prepacked,
+        // A plan of the memory is kept for every shape that was ever run, and prompts have ever new ones.
+        memoryPattern: program.kind !== "prefill" && program.kind !== "pick",
         ...this.#options.session,
       });
       entry = { session, uses: 0, specialised };
