@@ -3,10 +3,10 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { z } from "zod";
 import { InputError, parseWith, Random, readJson, writeDirectoryAtomic, writeFileAtomic } from "../base/index.ts";
-import { type BackboneConfig, SafetensorsFile, writeSafetensors } from "../models/index.ts";
+import { type BackboneConfig, SafetensorsFile, type Site, writeSafetensors } from "../models/index.ts";
 import { Tensor } from "../runtime/index.ts";
 import type { Init, Method, ParameterSpec } from "./method.ts";
-import { methodOfPeftType } from "./registry.ts";
+import { methodOfConfig } from "./registry.ts";
 
 export const CONFIG_FILE = "adapter_config.json";
 export const WEIGHTS_FILE = "adapter_model.safetensors";
@@ -36,11 +36,17 @@ function allocate(specs: readonly ParameterSpec[], group: Group): FlatBuffer | u
   return end === 0 ? undefined : { tensor: Tensor.allocate("float32", [end]), offsets };
 }
 
-function fill(target: Float32Array, init: Init, random: Random): void {
+/** Squared row norms of a site's frozen weight, float32 [out]; `Backbone.squaredNorms`. */
+export type NormSource = { squaredNorms(site: Site): Float32Array };
+
+function fill(target: Float32Array, init: Init, random: Random, norms: NormSource | undefined): void {
   if (init.kind === "zeros") target.fill(0);
   else if (init.kind === "values") target.set(init.values);
   else if (init.kind === "normal") for (let i = 0; i < target.length; i++) target[i] = init.std * random.normal();
-  else {
+  else if (init.kind === "rowNorms") {
+    if (!norms) throw new Error("this method starts from the backbone's weights, and none were given");
+    target.set(norms.squaredNorms(init.site).map(Math.sqrt));
+  } else {
     const bound = 1 / Math.sqrt(init.fanIn); // sqrt(6 / ((1 + 5) · fanIn))
     for (let i = 0; i < target.length; i++) target[i] = bound * (2 * random.uniform() - 1);
   }
@@ -95,16 +101,20 @@ export class Adapter implements Disposable {
     );
   }
 
-  /** A fresh adapter: `options` over the method's defaults, parameters drawn from `seed`. */
+  /**
+   * A fresh adapter: `options` over the method's defaults, parameters drawn from `seed`.
+   * @param norms the backbone itself; only methods that start from its weights (DoRA) need it
+   */
   static create(
     method: Method,
     options: Readonly<Record<string, unknown>>,
     backbone: BackboneConfig,
     seed: number,
+    norms?: NormSource,
   ): Adapter {
     const adapter = new Adapter(method, method.newConfig(options, backbone), backbone);
     const random = new Random(seed);
-    for (const { key, init } of adapter.specs) fill(adapter.values(key), init, random);
+    for (const { key, init } of adapter.specs) fill(adapter.values(key), init, random, norms);
     return adapter;
   }
 
@@ -115,7 +125,7 @@ export class Adapter implements Disposable {
   static load(directory: string, backbone: BackboneConfig, options: { allowIdentity?: boolean } = {}): Adapter {
     const configPath = join(directory, CONFIG_FILE);
     const raw = readJson(configPath, z.looseObject({ peft_type: z.string({ error: "is missing or no text" }) }));
-    const method = methodOfPeftType(raw.peft_type);
+    const method = methodOfConfig(raw);
     const config = parseWith(method.configSchema, raw, configPath);
     const weightsPath = join(directory, WEIGHTS_FILE);
     using file = SafetensorsFile.open(weightsPath);

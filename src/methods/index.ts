@@ -1,6 +1,7 @@
 /** @file Door of the room `methods`: the methods of the paper, and adapters. */
 export * from "./adapter.ts";
 export * from "./build.ts";
+export { dora } from "./dora/index.ts";
 export { type LoraConfig, lora } from "./lora/index.ts";
 export type {
   BuildContext,
@@ -14,4 +15,4 @@ export type {
   Routing,
 } from "./method.ts";
 export { geluDenominator, geluNumerator, type MiloraConfig, milora, rational } from "./milora/index.ts";
-export { methodOf, methodOfPeftType, methods } from "./registry.ts";
+export { methodOf, methodOfConfig, methods } from "./registry.ts";

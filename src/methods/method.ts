@@ -1,7 +1,7 @@
 /** @file The one seam through which training, generation and evaluation see a PEFT method. */
 import type { z } from "zod";
 import type { Graph, Value } from "../graph/index.ts";
-import type { BackboneConfig, Hooks } from "../models/index.ts";
+import type { BackboneConfig, Hooks, Site } from "../models/index.ts";
 
 /** How a fresh parameter is filled; all draws come from one seeded generator, in the order of the specs. */
 export type Init =
@@ -9,7 +9,9 @@ export type Init =
   /** Uniform in ±sqrt(6 / ((1 + 5) · fanIn)): PyTorch's `kaiming_uniform_(a=√5)`, PEFT's choice for lora_A. */
   | { readonly kind: "kaimingUniform"; readonly fanIn: number }
   | { readonly kind: "normal"; readonly std: number }
-  | { readonly kind: "values"; readonly values: readonly number[] };
+  | { readonly kind: "values"; readonly values: readonly number[] }
+  /** The L2 norm of each row of the frozen weight of `site`. */
+  | { readonly kind: "rowNorms"; readonly site: Site };
 
 /** A trainable float32 tensor of a method. */
 export interface ParameterSpec {
@@ -78,6 +80,8 @@ export interface Method<C = unknown> {
   readonly name: string;
   /** `peft_type` of adapter_config.json. */
   readonly peftType: string;
+  /** Which files of `peftType` are this method's, where several methods share one; default all. */
+  claims?(config: Readonly<Record<string, unknown>>): boolean;
   /** adapter_config.json of this method; fills defaults, refuses what is not supported. */
   readonly configSchema: z.ZodType<C>;
   readonly properties: {

@@ -6,6 +6,7 @@ import type { BackboneConfig } from "./config.ts";
 import { readBackboneConfig } from "./config-file.ts";
 import { familyOf } from "./families.ts";
 import type { ForwardInputs, ForwardOutputs, Site, WeightForm } from "./forward.ts";
+import { dequantize } from "./quantize.ts";
 import { SHAPES } from "./shapes.ts";
 import { sitesOf } from "./sites.ts";
 import { Tokenizer } from "./tokenizer.ts";
@@ -86,7 +87,38 @@ export class Backbone implements Disposable {
 
   /** Builds the decoder's forward pass into `graph`; its weights are parameters named as in `initializers`. */
   forward(graph: Graph, inputs: ForwardInputs): ForwardOutputs {
-    return familyOf(this.config).forward(graph, this.config, this.weights, inputs);
+    const weights = { form: this.weights, provideNorms: (site: Site) => void this.squaredNorms(site) };
+    return familyOf(this.config).forward(graph, this.config, weights, inputs);
+  }
+
+  /**
+   * Squared L2 norm of each row of a site's weight as it is at run time, float32 [out]. Computed when first asked for,
+   * and an initializer `<path>.weight.norms` from then on.
+   */
+  squaredNorms(site: Site): Float32Array {
+    const weight = `${site.path}.weight`;
+    const known = this.#tensors.get(`${weight}.norms`);
+    if (known) return known.data as Float32Array;
+    const { inFeatures, outFeatures } = site;
+    const values =
+      this.weights.kind === "float32"
+        ? (this.#tensors.get(weight)!.data as Float32Array)
+        : dequantize({
+            bits: 4,
+            blockSize: this.weights.blockSize,
+            outFeatures,
+            inFeatures,
+            quantized: this.#tensors.get(`${weight}.q4`)!.data as Uint8Array,
+            scales: this.#tensors.get(`${weight}.scales`)!.data as Float32Array,
+          });
+    const norms = new Float32Array(outFeatures);
+    for (let row = 0; row < outFeatures; row++) {
+      let total = 0;
+      for (let i = row * inFeatures; i < (row + 1) * inFeatures; i++) total += values[i]! * values[i]!;
+      norms[row] = total;
+    }
+    this.#tensors.set(`${weight}.norms`, Tensor.from("float32", [outFeatures], norms));
+    return norms;
   }
 
   /** Bytes of all weights in memory. */

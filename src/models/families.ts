@@ -2,7 +2,7 @@
 import type { Graph } from "../graph/index.ts";
 import { ropeTables } from "./attention.ts";
 import type { BackboneConfig } from "./config.ts";
-import type { ForwardInputs, ForwardOutputs, Site, WeightForm } from "./forward.ts";
+import type { ForwardInputs, ForwardOutputs, FrozenWeights, Site } from "./forward.ts";
 import { llamaForward, llamaSites } from "./llama.ts";
 import { llamaConfig, llamaParameters } from "./llama-layout.ts";
 
@@ -30,7 +30,7 @@ export interface Family {
   /** Computed constants that the graph takes as parameters, beside the checkpoint's weights. */
   tables(config: BackboneConfig): ReadonlyMap<string, { shape: readonly number[]; values: Float32Array }>;
   /** Builds the decoder's forward pass. */
-  forward(graph: Graph, config: BackboneConfig, form: WeightForm, inputs: ForwardInputs): ForwardOutputs;
+  forward(graph: Graph, config: BackboneConfig, weights: FrozenWeights, inputs: ForwardInputs): ForwardOutputs;
   /** Names in a checkpoint that are known and not needed. */
   readonly ignored: readonly RegExp[];
 }

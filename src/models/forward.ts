@@ -15,6 +15,13 @@ export interface Site {
   readonly outFeatures: number;
 }
 
+/** What a family's graph builder is told of the backbone's weights. */
+export interface FrozenWeights {
+  readonly form: WeightForm;
+  /** Makes the initializer `<site.path>.weight.norms`, float32 [out], available to sessions. */
+  provideNorms(site: Site): void;
+}
+
 /** The frozen weight W [out, in] of a site, in whatever form it is stored. */
 export interface SiteWeight {
   /** rows Wᵀ: float32 [R, in] → [R, out]. */

@@ -12,13 +12,11 @@ import {
   rmsNorm,
   silu,
   skipRmsNorm,
-  square,
-  sum,
   type Value,
 } from "../graph/index.ts";
 import { attentionOf } from "./attention.ts";
 import type { BackboneConfig } from "./config.ts";
-import type { ForwardInputs, ForwardOutputs, Site, SiteWeight, WeightForm } from "./forward.ts";
+import type { ForwardInputs, ForwardOutputs, FrozenWeights, Site, SiteWeight, WeightForm } from "./forward.ts";
 
 /** The seven linear modules of a layer, in the order of the paper's experts. */
 export function llamaSites(config: BackboneConfig): Site[] {
@@ -45,38 +43,32 @@ export function llamaSites(config: BackboneConfig): Site[] {
   ).flat();
 }
 
-/** A frozen linear weight [out, in] by its name in the checkpoint. */
-function weightOf(g: Graph, form: WeightForm, name: string, inFeatures: number, outFeatures: number): SiteWeight {
+/** rows [R, in] times the frozen weight `name` [out, in], transposed, in whatever form it is stored. */
+function project(g: Graph, form: WeightForm, name: string, rows: Value, outFeatures: number): Value {
+  const inFeatures = rows.shape[1] as number;
   if (form.kind === "float32") {
-    const weight = () => g.parameter(name, "float32", [outFeatures, inFeatures]);
-    return {
-      project: (rows) => gemm(rows, weight(), { transB: true }),
-      squaredNorms: () => sum(square(weight()), { axes: [1], keepDims: false }),
-    };
+    return gemm(rows, g.parameter(name, "float32", [outFeatures, inFeatures]), { transB: true });
   }
   const blocks = Math.ceil(inFeatures / form.blockSize);
-  return {
-    project: (rows) =>
-      matmulNBits(rows, {
-        quantized: g.parameter(`${name}.q4`, "uint8", [outFeatures, blocks, form.blockSize / 2]),
-        scales: g.parameter(`${name}.scales`, "float32", [outFeatures * blocks]),
-        K: inFeatures,
-        N: outFeatures,
-        bits: 4,
-        blockSize: form.blockSize,
-        accuracyLevel: 4,
-      }),
-    squaredNorms: () => g.parameter(`${name}.norms`, "float32", [outFeatures]),
-  };
+  return matmulNBits(rows, {
+    quantized: g.parameter(`${name}.q4`, "uint8", [outFeatures, blocks, form.blockSize / 2]),
+    scales: g.parameter(`${name}.scales`, "float32", [outFeatures * blocks]),
+    K: inFeatures,
+    N: outFeatures,
+    bits: 4,
+    blockSize: form.blockSize,
+    accuracyLevel: 4,
+  });
 }
 
 /** The decoder: embeddings, layers of attention and gated feed-forward with pre-norms, final norm, head. */
 export function llamaForward(
   g: Graph,
   config: BackboneConfig,
-  form: WeightForm,
+  frozen: FrozenWeights,
   { tokens, attention: mode, hooks = {} }: ForwardInputs,
 ): ForwardOutputs {
+  const { form } = frozen;
   const { hiddenSize: d, vocabSize, rmsNormEps } = config;
   const [B, T] = tokens.shape as [Dim, Dim];
   const embeddings = () => g.parameter("model.embed_tokens.weight", "float32", [vocabSize, d]);
@@ -92,7 +84,13 @@ export function llamaForward(
   const linear = (path: string, x: Value): Value =>
     g.scope(path, () => {
       const site = sites.get(path)!;
-      const weight = weightOf(g, form, `${path}.weight`, site.inFeatures, site.outFeatures);
+      const weight: SiteWeight = {
+        project: (rows) => project(g, form, `${path}.weight`, rows, site.outFeatures),
+        squaredNorms() {
+          frozen.provideNorms(site);
+          return g.parameter(`${path}.weight.norms`, "float32", [site.outFeatures]);
+        },
+      };
       const y = weight.project(x);
       return hooks.linear?.(site, x, y, weight) ?? y;
     });
@@ -120,7 +118,7 @@ export function llamaForward(
     hidden: x,
     logits: (rows) => {
       const name = form.kind === "float32" && config.tieWordEmbeddings ? "model.embed_tokens.weight" : "lm_head.weight";
-      return weightOf(g, form, name, d, vocabSize).project(rows);
+      return project(g, form, name, rows, vocabSize);
     },
   };
 }

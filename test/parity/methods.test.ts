@@ -23,9 +23,7 @@ interface Expected {
 
 const TOLERANCE = 1e-4;
 const cases = ["lora", "milora"].flatMap((method) =>
-  readdirSync(join(FIXTURES, method))
-    .filter((name) => !name.startsWith("dora"))
-    .map((name) => ({ method, name })),
+  readdirSync(join(FIXTURES, method)).map((name) => ({ method, name })),
 );
 
 describe.each(cases)("$method/$name", ({ method, name }) => {
@@ -73,14 +71,11 @@ describe.each(cases)("$method/$name", ({ method, name }) => {
       const values = tensor.data as Float32Array;
       // Coefficients of x⁵ have gradients in the tens and hundreds: there the tolerance is relative to the largest.
       const scale = Math.max(1, ...values.map(Math.abs));
-      expect.soft(distance(gradients.get(key)!, values) / scale, key).toBeLessThan(TOLERANCE);
+      // In this one case PyTorch's own float32 gradient is 1.5e-4 away from its float64 one.
+      const rounded = name === "dora" && key.includes("activation.denominator");
+      expect.soft(distance(gradients.get(key)!, values) / scale, key).toBeLessThan(rounded ? 4e-4 : TOLERANCE);
     }
   });
-});
-
-test("MiDoRA adapters are refused, not served without their magnitudes", async () => {
-  using backbone = await Backbone.load(join(FIXTURES, "backbones", "llama-gqa"));
-  expect(() => Adapter.load(join(FIXTURES, "milora", "dora"), backbone.config)).toThrow(/use_dora/);
 });
 
 test("the rational activation starts as GELU, closer than 1e-3 on [-3, 3]", () => {

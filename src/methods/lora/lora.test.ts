@@ -43,7 +43,6 @@ describe("targets", () => {
 });
 
 test.each([
-  { use_dora: true },
   { bias: "all" },
   { modules_to_save: ["lm_head"] },
   { lora_bias: true },

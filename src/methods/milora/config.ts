@@ -19,10 +19,7 @@ export const configSchema = z
       .default(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
       .describe("the experts of a layer, in the order of the router's outputs"),
     top_k: z.int().min(1).default(3).describe("experts a layer activates for a prompt"),
-    use_dora: z
-      .literal(false, { error: "MiDoRA (use_dora: true) is not supported" })
-      .default(false)
-      .describe("DoRA experts (MiDoRA)"),
+    use_dora: z.boolean().default(false).describe("DoRA experts: MiDoRA"),
     gate: z
       .enum(["straight_through", "probability", "renormalized"])
       .default("straight_through")

@@ -1,7 +1,8 @@
 /** @file MiLoRA (Zhang et al. 2024, arXiv 2410.18035): a layer's LoRA modules are experts, routed once per prompt. */
 import { parseWith } from "../../base/index.ts";
-import { add, concat, gemm, mul, reshape, split, type Value } from "../../graph/index.ts";
-import type { BackboneConfig, Site } from "../../models/index.ts";
+import { add, concat, gemm, mul, reshape, split, sub, type Value } from "../../graph/index.ts";
+import type { BackboneConfig, Site, SiteWeight } from "../../models/index.ts";
+import { doraOutput, doraSpecs } from "../dora/index.ts";
 import { loraKeys, loraSpecs } from "../lora/index.ts";
 import type { BuildContext, Method, MethodGraph, ParameterSpec } from "../method.ts";
 import { activationOf, configSchema, expertsOf, type MiloraConfig, scalingOf } from "./config.ts";
@@ -15,8 +16,22 @@ function expertIndex(layers: readonly (readonly Site[])[]): ReadonlyMap<string, 
   return new Map(layers.flatMap((experts) => experts.map((site, index) => [site.path, index] as const)));
 }
 
-/** y + gate · scaling · (x Aᵀ) Bᵀ. The gate [N, 1] scales the narrow [N, r] product; without one it is 1. */
-function expert(context: BuildContext<MiloraConfig>, site: Site, x: Value, y: Value, gate: Value | undefined): Value {
+/**
+ * y + gate · (what the expert changes). The gate [N, 1] is 1 where there is none. With LoRA it scales the narrow
+ * [N, r] product, with DoRA the whole change y_DoRA − y.
+ */
+function expert(
+  context: BuildContext<MiloraConfig>,
+  site: Site,
+  x: Value,
+  y: Value,
+  weight: SiteWeight,
+  gate: Value | undefined,
+): Value {
+  if (context.config.use_dora) {
+    const changed = doraOutput(context, site, scalingOf(context.config), x, y, weight); // [N, out]
+    return gate === undefined ? changed : add(y, mul(sub(changed, y), gate));
+  }
   const { a, b } = loraKeys(site);
   const low = gemm(x, context.parameter(a), { transB: true }); // [N, r]
   const gated = gate === undefined ? low : mul(low, gate);
@@ -41,9 +56,9 @@ function buildRouted(context: BuildContext<MiloraConfig>, promptMask: Value): Me
         const spread = mul(reshape(routed.gates, [prompt.batch, 1, experts]), prompt.ones); // [B, T, E]
         gates = split(reshape(spread, [hidden.shape[0]!, experts]), 1, new Array<number>(experts).fill(1));
       },
-      linear(site, x, y) {
+      linear(site, x, y, weight) {
         const i = index.get(site.path);
-        return i === undefined ? y : expert(context, site, x, y, gates[i]);
+        return i === undefined ? y : expert(context, site, x, y, weight, gates[i]);
       },
     },
     losses() {
@@ -78,10 +93,10 @@ function buildDecode(
   const gated = active === undefined || config.gate !== "straight_through";
   return {
     hooks: {
-      linear(site, x, y) {
+      linear(site, x, y, weight) {
         const i = index.get(site.path);
         if (i === undefined || (active !== undefined && !active[site.layer]!.has(i))) return y;
-        return expert(context, site, x, y, gated ? gateOf(site.layer, i) : undefined);
+        return expert(context, site, x, y, weight, gated ? gateOf(site.layer, i) : undefined);
       },
     },
   };
@@ -89,7 +104,7 @@ function buildDecode(
 
 function parameters(config: MiloraConfig, backbone: BackboneConfig): ParameterSpec[] {
   return expertsOf(config, backbone).flatMap((experts, layer) => [
-    ...experts.flatMap((site) => loraSpecs(site, config.r)),
+    ...experts.flatMap((site) => (config.use_dora ? doraSpecs : loraSpecs)(site, config.r)),
     ...routerSpecs(config, layer, backbone.hiddenSize),
   ]);
 }
@@ -113,7 +128,8 @@ export const milora: Method<MiloraConfig> = {
   countParameters(config, backbone) {
     const { hiddenSize: d } = backbone;
     const layers = expertsOf(config, backbone);
-    const sizes = layers.map((experts) => experts.map((s) => config.r * (s.inFeatures + s.outFeatures)));
+    const own = (s: Site) => config.r * (s.inFeatures + s.outFeatures) + (config.use_dora ? s.outFeatures : 0);
+    const sizes = layers.map((experts) => experts.map(own));
     const total = (numbers: readonly number[]) => numbers.reduce((a, b) => a + b, 0);
     const router = {
       routers: layers.length * config.target_modules.length * d,
