@@ -6,17 +6,18 @@ export type ChosenExperts = readonly (readonly string[])[];
 
 const COLOURS: readonly Style[] = ["cyan", "blue", "magenta", "red", "yellow", "green", "white"];
 
-/** Column heads of at most five letters: `q_proj` → `q`, `gate_proj` → `gate`. */
+/** Column heads: initials where they tell the experts apart (q, k, v, o, g, u, d), else names without `_proj`. */
 function shortNames(experts: readonly string[]): string[] {
-  return experts.map((name) => name.replace(/_proj$/, "").slice(0, 5));
+  const initials = experts.map((name) => name.slice(0, 1));
+  return new Set(initials).size === experts.length ? initials : experts.map((name) => name.replace(/_proj$/, ""));
 }
 
-/** Cells are blocks where colours show and `#` / `.` where they do not, so that no meaning is lost without them. */
+/** Blocks where colours show, `#` and `.` where they do not, so that no meaning is lost without them. */
 function cell(chosen: boolean, column: number, width: number, stream: NodeJS.WriteStream): string {
   if (!hasColours(stream)) return (chosen ? "#" : ".").padEnd(width);
   return chosen
-    ? paint(COLOURS[column % COLOURS.length]!, "██".padEnd(width), stream)
-    : paint("dim", "··".padEnd(width), stream);
+    ? paint(COLOURS[column % COLOURS.length]!, "█".repeat(width - 1).padEnd(width), stream)
+    : paint("dim", "·".padEnd(width), stream);
 }
 
 /** The routes of several prompts side by side. All must have the same experts and number of layers. */
@@ -28,21 +29,27 @@ export function drawRoutes(
 ): string {
   const names = shortNames(experts);
   const width = Math.max(...names.map((name) => name.length)) + 1;
-  const gap = "   ";
-  const label = `layer ${" ".repeat(String(routes[0]?.length ?? 0).length - 1)}`;
-  const block = width * experts.length;
-  const head = titles.map((title) => title.slice(0, block).padEnd(block)).join(gap);
-  const columns = routes.map(() => names.map((name) => name.padEnd(width)).join("")).join(gap);
+  const layers = routes[0]?.length ?? 0;
+  const label = Math.max("layer".length, String(layers).length);
+  const block = Math.max(width * experts.length, ...titles.map((title) => title.length));
+  const rest = " ".repeat(block - width * experts.length);
+  const line = (head: string, parts: readonly string[]) => `${head.padStart(label)}  ${parts.join("  ")}`.trimEnd();
   const lines = [
-    `${" ".repeat(label.length + 1)}${paint("bold", head, stream)}`.trimEnd(),
-    `${label} ${columns}`.trimEnd(),
+    line(
+      "",
+      titles.map((title) => paint("bold", title.padEnd(block), stream)),
+    ),
+    line(
+      "layer",
+      routes.map(() => names.map((name) => name.padEnd(width)).join("") + rest),
+    ),
   ];
-  for (let layer = 0; layer < (routes[0]?.length ?? 0); layer++) {
-    const rows = routes.map((route) => {
+  for (let layer = 0; layer < layers; layer++) {
+    const drawn = routes.map((route) => {
       const chosen = new Set(route[layer]);
-      return experts.map((name, column) => cell(chosen.has(name), column, width, stream)).join("");
+      return experts.map((name, column) => cell(chosen.has(name), column, width, stream)).join("") + rest;
     });
-    lines.push(`${String(layer).padStart(label.length)} ${rows.join(gap)}`.trimEnd());
+    lines.push(line(String(layer), drawn));
   }
   return lines.join("\n");
 }

@@ -35,7 +35,7 @@ export interface DemoFlags {
 }
 
 /** Prompts per tenant whose routes are drawn, and whose answers are printed. */
-const PICTURED = 3;
+const PICTURED = 4;
 const SAMPLED = 2;
 
 /** All that belongs to one tenant in the demo. */
