@@ -12,7 +12,8 @@ const USAGE = `npm run decode -- [options]
   --steps N       timed tokens a round (64)
   --past N        prompt tokens (128)
   --rank N        rank of the adapters (32)
-  --block-size N  weights per scale in milora's int4 (32, as Q4_0)`;
+  --block-size N  weights per scale in milora's int4 (32, as Q4_0)
+  --no-spin       milora's idle threads sleep at once (then it is a trial)`;
 
 interface Variant {
   readonly name: string;
@@ -40,6 +41,7 @@ await main(async () => {
     past: { type: "string", default: "128" },
     rank: { type: "string", default: "32" },
     "block-size": { type: "string", default: "32" },
+    "no-spin": { type: "boolean", default: false },
   });
   const shape = String(options.shape);
   const rounds = integer(options.rounds ?? 15, "rounds");
@@ -49,6 +51,7 @@ await main(async () => {
   const settings = {
     shape,
     threads: integer(options.threads, "threads"),
+    spin: options["no-spin"] !== true,
     past,
     steps,
     capacity: Math.ceil((past + steps + 1) / 256) * 256,
@@ -122,7 +125,7 @@ await main(async () => {
       megabytes(row.peakRssBytes),
     ]),
   );
-  const trial = chosen.length < variants.length || rounds < 5 || shape === "tiny";
+  const trial = chosen.length < variants.length || rounds < 5 || shape === "tiny" || !settings.spin;
   report(`decode-${shape}`, machine, trial, text, {
     settings: { ...settings, rank: r, rounds },
     results: Object.fromEntries(results),

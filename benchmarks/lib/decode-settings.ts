@@ -3,6 +3,8 @@
 export interface DecodeSettings {
   readonly shape: string;
   readonly threads: number;
+  /** Whether milora's idle threads spin. */
+  readonly spin: boolean;
   /** Tokens of the prompt, in the KV cache before the first timed step. */
   readonly past: number;
   /** Timed steps a round. */

@@ -10,7 +10,7 @@ import { serve } from "../lib/worker.ts";
 const settings = JSON.parse(process.argv[2] ?? "") as DecodeSettings;
 
 await serve(async () => {
-  configureRuntime({ threads: settings.threads });
+  configureRuntime({ threads: settings.threads, spin: settings.spin });
   const config = shapeOf(settings.shape);
   const backbone = Backbone.random(config, { weights: "int4", blockSize: settings.blockSize });
   const engine = Engine.create(backbone, { capacity: settings.capacity });
