@@ -1,26 +1,18 @@
 /** @file Sequences that decode together: their rows in the KV cache, the method's state per row, and the bound sessions. */
-import { ADAPTER_INPUT, type Adapter } from "../methods/index.ts";
-import type { Backbone } from "../models/index.ts";
-import { type Binding, type Session, Tensor } from "../runtime/index.ts";
-import { type BufferPool, initialCapacity, KvCache } from "./cache.ts";
-import { type Lease, REPORT, type SessionCache, STATE } from "./graphs.ts";
+import { InputError } from "../base/index.ts";
+import type { Adapter } from "../methods/index.ts";
+import { type Binding, Tensor } from "../runtime/index.ts";
+import { initialCapacity, KvCache } from "./cache.ts";
+import type { PreparedAdapter } from "./derived.ts";
+import { type Lease, REPORT, STATE } from "./graphs.ts";
+import { bindCache, PREFILL_TOKENS, readPrompts, type Shared } from "./prefill.ts";
+import type { RouteReport } from "./request.ts";
 import { RouteBook } from "./routes.ts";
-import type { Runner } from "./runner.ts";
 
-/** What every batch of an engine shares. */
-export interface Shared {
-  readonly backbone: Backbone;
-  readonly sessions: SessionCache;
-  readonly pool: BufferPool;
-  readonly runner: Runner;
-  /** Most positions of a sequence. */
-  readonly context: number;
-  /** Fixed number of positions a cache is made for, or undefined to let it grow. */
-  readonly capacity: number | undefined;
+/** What reading prompts takes. */
+interface Prefill extends Lease {
+  readonly prepared: PreparedAdapter;
 }
-
-/** Most prompt tokens, padding included, that one prefill run reads (a single longer prompt is read alone). */
-export const PREFILL_TOKENS = 2048;
 
 /** Tensors that are made for one binding and go with it. */
 interface Bound {
@@ -46,7 +38,10 @@ export class Batch implements Disposable {
   /** What prefill returned for the rows: state that decode reads, float32 [maxRows, …] by name. */
   readonly #state = new Map<string, Tensor>();
   readonly #routes: RouteBook | undefined;
-  /** Tokens in the cache, per row. */
+  readonly #longest: number;
+  /** The prefill session and the adapter's tensors, from the first prompts on. */
+  #prefill: Prefill | undefined;
+  /** Positions taken in the cache, per row: the method's prefix and the tokens. */
   readonly #lengths: number[] = [];
   #bound: (Bound & { readonly rows: number; readonly capacity: number; readonly route: string }) | undefined;
 
@@ -61,6 +56,7 @@ export class Batch implements Disposable {
     this.maxRows = maxRows;
     this.#shared = shared;
     this.#adapter = adapter;
+    this.#longest = positions.longest;
     const capacity = shared.capacity ?? initialCapacity(positions.prompt, positions.longest);
     this.#cache = new KvCache(config, shared.pool, maxRows, capacity);
     this.#logits = Tensor.allocate("float32", [maxRows, config.vocabSize]);
@@ -96,13 +92,18 @@ export class Batch implements Disposable {
   }
 
   /** What a routed method chose for a row. */
-  route(row: number) {
+  route(row: number): RouteReport | undefined {
     return this.#routes?.report(row);
   }
 
-  /** Reads prompts into the next rows, in as few runs as the limit on tokens allows. */
+  /**
+   * Reads prompts into the next rows, in as few runs as the limit on tokens allows.
+   * @throws InputError PROMPT_TOO_LONG when an attention prefix leaves too little of the context
+   */
   async admit(prompts: readonly (readonly number[])[], signal?: AbortSignal): Promise<void> {
-    this.#ensureCapacity(Math.max(...prompts.map((prompt) => prompt.length)), Math.max(0, ...this.#lengths));
+    const { prefix } = await this.#prepare();
+    const longest = Math.max(...prompts.map((prompt) => prompt.length));
+    this.#ensureCapacity(prefix + longest, Math.max(0, ...this.#lengths));
     for (let first = 0; first < prompts.length; ) {
       let end = first + 1;
       let width = prompts[first]!.length;
@@ -111,7 +112,7 @@ export class Batch implements Disposable {
         if (width * (end + 1 - first) > PREFILL_TOKENS) break;
         end++;
       }
-      await this.#prefill(prompts.slice(first, end), signal);
+      await this.#read(prompts.slice(first, end), signal);
       first = end;
     }
   }
@@ -159,10 +160,10 @@ export class Batch implements Disposable {
     }
   }
 
-  /** Makes row `to` the same as row `from`; positions before `start` are known to be equal already. */
+  /** Makes row `to` the same as row `from`; the tokens before `start` are known to be equal already. */
   copyRow(from: number, to: number, start: number): void {
     const length = this.#lengths[from]!;
-    this.#cache.copyRow(from, to, start, length);
+    this.#cache.copyRow(from, to, start === 0 ? 0 : start + this.#prefill!.prefix, length);
     this.#lengths[to] = length;
     for (const tensor of this.#state.values()) copyRowOf(tensor, from, to);
     this.#routes?.copy(from, to);
@@ -170,6 +171,7 @@ export class Batch implements Disposable {
 
   [Symbol.dispose](): void {
     this.#unbind();
+    this.#prefill?.[Symbol.dispose]();
     this.#cache[Symbol.dispose]();
     for (const tensor of this.#state.values()) tensor.dispose();
     for (const tensor of [this.#logits, this.#logProbs, this.#tokens, this.#lastPositions, this.#totalLength]) {
@@ -183,7 +185,30 @@ export class Batch implements Disposable {
     this.#cache.grow(needed, this.#shared.context, used);
   }
 
-  async #prefill(prompts: readonly (readonly number[])[], signal: AbortSignal | undefined): Promise<void> {
+  async #prepare(): Promise<Prefill> {
+    if (this.#prefill) return this.#prefill;
+    const { sessions, adapters, context } = this.#shared;
+    const lease = sessions.lease({ kind: "prefill", adapter: this.#adapter });
+    const { session, prefix } = lease;
+    try {
+      if (prefix + this.#longest > context) {
+        const text = `the adapter's prefix takes ${prefix} of ${context} positions, prompt and new tokens up to ${this.#longest}`;
+        throw new InputError("PROMPT_TOO_LONG", "generation", `${text}: shorten the prompt or lower maxNewTokens`);
+      }
+      const prepared = await adapters.prepare(this.#adapter, session);
+      const close = (): void => {
+        prepared[Symbol.dispose]();
+        lease[Symbol.dispose]();
+      };
+      this.#prefill = { session, prefix, prepared, [Symbol.dispose]: close };
+      return this.#prefill;
+    } catch (error) {
+      lease[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  async #read(prompts: readonly (readonly number[])[], signal: AbortSignal | undefined): Promise<void> {
     const { sessions, runner } = this.#shared;
     const { vocabSize } = this.#shared.backbone.config;
     const first = this.rows;
@@ -194,9 +219,9 @@ export class Batch implements Disposable {
       made.push(tensor);
       return tensor;
     };
-    using lease = sessions.lease({ kind: "prefill", adapter: this.#adapter });
+    const prefill = this.#prefill!;
     try {
-      const hidden = await readPrompts(this.#shared, lease.session, this.#adapter, prompts, {
+      const hidden = await readPrompts(this.#shared, prefill, prefill.prepared, prompts, {
         positions: prompts.map((prompt, row) => [row, prompt.length - 1]),
         cache: this.#cache,
         first,
@@ -217,7 +242,7 @@ export class Batch implements Disposable {
         .output("logits", keep(this.#logits.view(first * vocabSize, [rows, vocabSize])))
         .output("logProbs", keep(this.#logProbs.view(first * vocabSize, [rows, vocabSize])));
       await runner.run(head.session, binding, rows);
-      for (const prompt of prompts) this.#lengths.push(prompt.length);
+      for (const prompt of prompts) this.#lengths.push(prefill.prefix + prompt.length);
       const gates = this.#state.get("gates");
       const probabilities = reports.get("probabilities");
       if (gates && probabilities) {
@@ -258,7 +283,7 @@ export class Batch implements Disposable {
     const { session } = lease;
     const binding = session.bind();
     const { vocabSize } = backbone.config;
-    bindAdapter(session, binding, this.#adapter);
+    this.#prefill!.prepared.bind(session, binding);
     views.push(...bindCache(binding, this.#cache, 0, rows));
     binding
       .input("tokens", view(this.#tokens, [rows, 1]))
@@ -293,94 +318,4 @@ function rowsOf(tensor: Tensor, first: number, rows: number): Float32Array {
 function copyRowOf({ data, size, shape }: Tensor, from: number, to: number): void {
   const width = size / shape[0]!;
   data.copyWithin(to * width, from * width, (from + 1) * width);
-}
-
-/** Binds an adapter's tensors to the inputs that a session has for them. */
-export function bindAdapter(session: Session, binding: Binding, adapter: Adapter | undefined): void {
-  for (const { name } of session.inputs) {
-    if (name.startsWith(ADAPTER_INPUT)) binding.input(name, adapter!.tensors.get(name.slice(ADAPTER_INPUT.length))!);
-  }
-}
-
-/** Binds rows of a cache as past and present; returns the views made for it. */
-export function bindCache(binding: Binding, cache: KvCache, first: number, rows: number): Tensor[] {
-  return cache.layers(first, rows).flatMap(({ key, value }, layer) => {
-    binding
-      .input(`past.${layer}.key`, key)
-      .output(`present.${layer}.key`, key)
-      .input(`past.${layer}.value`, value)
-      .output(`present.${layer}.value`, value);
-    return [key, value];
-  });
-}
-
-export interface ReadOptions {
-  /** Row and position of every hidden state that is wanted. */
-  readonly positions: readonly (readonly [row: number, position: number])[];
-  readonly cache: KvCache;
-  /** Row of the cache that the first prompt takes. */
-  readonly first: number;
-  /** How many tokens of each row count as its prompt (for a method that reads prompts); default all. */
-  readonly promptLengths?: readonly number[];
-  readonly signal?: AbortSignal | undefined;
-  /** Where an output of the method goes, or undefined not to have it. The shape's rows are those of the prompts. */
-  output(name: string, shape: readonly number[]): Tensor | undefined;
-}
-
-/** Runs a prefill over right-padded sequences. Returns float32 [positions, d], to be disposed by the caller. */
-export async function readPrompts(
-  shared: Shared,
-  session: Session,
-  adapter: Adapter | undefined,
-  sequences: readonly (readonly number[])[],
-  { positions, cache, first, promptLengths, signal, output }: ReadOptions,
-): Promise<Tensor> {
-  const rows = sequences.length;
-  const width = Math.max(...sequences.map((sequence) => sequence.length));
-  const tokens = new BigInt64Array(rows * width); // padded with token 0
-  const promptMask = new Float32Array(rows * width);
-  sequences.forEach((sequence, row) => {
-    sequence.forEach((token, t) => {
-      tokens[row * width + t] = BigInt(token);
-    });
-    promptMask.fill(1, row * width, row * width + (promptLengths?.[row] ?? sequence.length));
-  });
-  const inputs: Tensor[] = [];
-  const input = (tensor: Tensor): Tensor => {
-    inputs.push(tensor);
-    return tensor;
-  };
-  const hidden = Tensor.allocate("float32", [positions.length, shared.backbone.config.hiddenSize]);
-  let done = false;
-  try {
-    using binding = session.bind();
-    const rowIndices = BigInt64Array.from(positions, ([row, position]) => BigInt(row * width + position));
-    // Attention is told that every sequence is as long as the longest. It is causal, so no real token sees padding,
-    // and what padding leaves in the cache is overwritten before a sequence gets there. Told the true lengths, it
-    // would leave numbers of padded positions undefined, and a NaN there would reach the router's sums.
-    const feeds: Record<string, () => Tensor> = {
-      tokens: () => Tensor.from("int64", [rows, width], tokens),
-      rows: () => Tensor.from("int64", [positions.length], rowIndices),
-      promptMask: () => Tensor.from("float32", [rows, width], promptMask),
-      lastPositions: () => Tensor.from("int32", [rows], new Int32Array(rows).fill(width - 1)),
-      totalLength: () => Tensor.scalar("int32", width),
-    };
-    for (const { name } of session.inputs) {
-      const make = feeds[name];
-      if (make) binding.input(name, input(make()));
-    }
-    bindAdapter(session, binding, adapter);
-    inputs.push(...bindCache(binding, cache, first, rows));
-    binding.output("hidden", hidden);
-    for (const { name, shape } of session.outputs) {
-      const target = output(name, [rows, ...shape.slice(1).map(Number)]);
-      if (target) binding.output(name, target);
-    }
-    await shared.runner.run(session, binding, rows * width, signal);
-    done = true;
-    return hidden;
-  } finally {
-    for (const tensor of inputs) tensor.dispose();
-    if (!done) hidden.dispose();
-  }
 }

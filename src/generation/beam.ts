@@ -1,12 +1,4 @@
-/**
- * @file Beam search over one prompt, giving the token ids that transformers' `generate(num_beams=…)` gives with
- * `do_sample=False`, `early_stopping=False`.
- *
- * Each step takes the best `max(2, 1 + eos ids) · beams` continuations of all running beams by summed log-probability.
- * Those among the first `beams` that end are candidates for the answer, scored sum / length ** lengthPenalty; the best
- * `beams` continuations that do not end run on. The search is over when `beams` answers are known and the best running
- * beam, scored at its present length, beats none of them.
- */
+/** @file Beam search over one prompt, with the token ids that transformers' `generate(num_beams=…)` gives. */
 
 /** One token of a hypothesis; hypotheses share their beginnings. */
 interface Step {
@@ -66,6 +58,14 @@ export interface BeamResult {
   readonly finishReason: "stop" | "length";
 }
 
+/**
+ * Beam search as transformers does it with `do_sample=False`, `early_stopping=False`.
+ *
+ * Each step takes the best `max(2, 1 + eos ids) · beams` continuations of all running beams by summed log-probability.
+ * Those among the first `beams` that end are candidates for the answer, scored sum / length ** lengthPenalty; the best
+ * `beams` continuations that do not end run on. The search is over when `beams` answers are known and the best running
+ * beam, scored at its present length, beats none of them.
+ */
 export class BeamSearch {
   readonly #options: BeamOptions;
   /** Best first. At first one hypothesis, the prompt, in row 0. */

@@ -1,11 +1,13 @@
 /** @file The engine: one backbone, any number of adapters, and everything that asks them for text or probabilities. */
 import type { Adapter } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
-import { Batch, type Shared } from "./batch.ts";
+import { Batch } from "./batch.ts";
 import { BufferPool } from "./cache.ts";
 import { decodeSequences, type Emission, searchSequences } from "./decode.ts";
+import { AdapterCache } from "./derived.ts";
 import { GenerationError, Problems } from "./errors.ts";
 import { SessionCache } from "./graphs.ts";
+import type { Shared } from "./prefill.ts";
 import {
   checkAdapter,
   checkRequests,
@@ -63,11 +65,14 @@ export class Engine implements Disposable {
   private constructor(backbone: Backbone, options: EngineOptions) {
     this.backbone = backbone;
     this.maxBatch = options.maxBatch ?? 8;
+    const sessions = new SessionCache(backbone, { routes: options.routeSessions ?? 8 });
+    const runner = new Runner();
     this.#shared = {
       backbone,
-      sessions: new SessionCache(backbone, { routes: options.routeSessions ?? 8 }),
+      sessions,
+      adapters: new AdapterCache(backbone, sessions, runner),
       pool: new BufferPool(),
-      runner: new Runner(),
+      runner,
       context: Math.min(options.context ?? backbone.config.maxPositions, backbone.config.maxPositions),
       capacity: options.capacity,
     };
@@ -171,6 +176,15 @@ export class Engine implements Disposable {
   }
 
   /**
+   * Says that an adapter's numbers have changed, or that it will not be used again: what the engine derived from them
+   * is dropped. Not while a call uses it.
+   */
+  async forget(adapter: Adapter): Promise<void> {
+    using _call = this.#enter();
+    await this.#shared.adapters.forget(adapter);
+  }
+
+  /**
    * Frees sessions and buffers. A second call does nothing.
    * @throws GenerationError ENGINE_BUSY while a call is under way; cancel it and await it, or finish the stream, first
    */
@@ -181,6 +195,7 @@ export class Engine implements Disposable {
       throw new GenerationError("ENGINE_BUSY", `the engine cannot be disposed while ${calls} run; await them first`);
     }
     this.#open = false;
+    this.#shared.adapters[Symbol.dispose]();
     this.#shared.sessions[Symbol.dispose]();
     this.#shared.pool[Symbol.dispose]();
   }

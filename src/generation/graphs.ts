@@ -1,17 +1,7 @@
 /** @file The graphs that generation runs, and the sessions made from them: one per method config, shared by its adapters. */
-import {
-  argmax,
-  type Dim,
-  exportOnnx,
-  Graph,
-  gather,
-  gatherElements,
-  logSoftmax,
-  reshape,
-  type Value,
-} from "../graph/index.ts";
+import { argmax, exportOnnx, Graph, gather, gatherElements, logSoftmax, reshape } from "../graph/index.ts";
 import { type Adapter, buildMethod, type Route } from "../methods/index.ts";
-import type { Backbone } from "../models/index.ts";
+import type { Backbone, Hooks } from "../models/index.ts";
 import { PrepackedWeights, Session } from "../runtime/index.ts";
 
 /** Graph inputs and outputs of a method's state and reports begin with these. */
@@ -29,25 +19,25 @@ export interface SharedRoute {
  * What a graph is for.
  * - `prefill`: prompts → hidden states of chosen positions, KV cache, the method's state and reports.
  * - `decode`: one token a row → logits; no router. Under a `route` all rows share it.
+ * - `derive`: an adapter's tensors → those that follow from them and the frozen weights alone.
  * - `head`: hidden states → logits and log-probabilities.
  * - `pick`: hidden states and target tokens → the targets' log-probabilities and the arg-max tokens.
  */
 export type Program =
   | { readonly kind: "prefill"; readonly adapter: Adapter | undefined }
   | { readonly kind: "decode"; readonly adapter: Adapter | undefined; readonly route?: SharedRoute | undefined }
+  | { readonly kind: "derive"; readonly adapter: Adapter }
   | { readonly kind: "head" }
   | { readonly kind: "pick" };
 
-/** A graph that knows which weights it reads; a session takes just these. */
-export class ProgramGraph extends Graph {
-  readonly weights = new Set<string>();
-
-  override parameter(...[name, dtype, shape]: Parameters<Graph["parameter"]>): Value {
-    this.weights.add(name);
-    return super.parameter(name, dtype, shape);
-  }
+/** A program's graph. */
+export interface ProgramGraph {
+  readonly graph: Graph;
+  /** Prefill: places before a sequence's own tokens that the method's attention prefix takes in the cache. */
+  readonly prefix: number;
 }
 
+/** Prefill and decoding are given what was derived from the adapter once. */
 const GIVEN = { derived: "input" } as const;
 
 /** Inputs of the in-place KV cache: where each sequence ends after the step (int32 [B]), and the longest (int32 []). */
@@ -60,56 +50,59 @@ function cachedAttention(graph: Graph) {
 }
 
 function buildPrefill(backbone: Backbone, adapter: Adapter | undefined): ProgramGraph {
-  const graph = new ProgramGraph("prefill");
+  const graph = new Graph("prefill");
   const tokens = graph.input("tokens", "int64", ["B", "T"]);
   const rows = graph.input("rows", "int64", ["R"]); // positions whose hidden states are wanted, as rows of [B·T]
   const attention = cachedAttention(graph);
-  const method =
-    adapter &&
-    buildMethod(
-      graph,
-      adapter,
-      { kind: "prefill", promptMask: graph.input("promptMask", "float32", ["B", "T"]) },
-      GIVEN,
-    );
-  const { hidden } = backbone.forward(graph, { tokens, attention, ...(method && { hooks: method.hooks }) });
+  const promptMask = graph.input("promptMask", "float32", ["B", "T"]);
+  const method = adapter && buildMethod(graph, adapter, { kind: "prefill", promptMask }, GIVEN);
+  let prefix = 0;
+  const hooks: Hooks = { ...method?.hooks };
+  if (method?.hooks.prefix) {
+    hooks.prefix = (layer) => {
+      const found = method.hooks.prefix!(layer);
+      prefix = found?.length ?? 0;
+      return found;
+    };
+  }
+  const { hidden } = backbone.forward(graph, { tokens, attention, hooks });
   graph.output("hidden", gather(hidden, rows, 0)); // [R, d]
   for (const [name, value] of method?.state?.() ?? []) graph.output(STATE + name, value);
   for (const [name, value] of method?.reports?.() ?? []) graph.output(REPORT + name, value);
-  return graph;
+  return { graph, prefix };
 }
 
-function buildDecode(backbone: Backbone, adapter: Adapter | undefined, route: Route | undefined): ProgramGraph {
-  const graph = new ProgramGraph("decode");
+function buildDecode(backbone: Backbone, adapter: Adapter | undefined, route: Route | undefined): Graph {
+  const graph = new Graph("decode");
   const tokens = graph.input("tokens", "int64", ["B", 1]);
   const attention = cachedAttention(graph);
-  const method =
-    adapter &&
-    buildMethod(
-      graph,
-      adapter,
-      {
-        kind: "decode",
-        state: (name, shape) => graph.input(STATE + name, "float32", ["B", ...shape]),
-        ...(route && { route }),
-      },
-      GIVEN,
-    );
-  const { hidden, logits } = backbone.forward(graph, { tokens, attention, ...(method && { hooks: method.hooks }) });
+  const state = (name: string, shape: readonly number[]) => graph.input(STATE + name, "float32", ["B", ...shape]);
+  const method = adapter && buildMethod(graph, adapter, { kind: "decode", state, ...(route && { route }) }, GIVEN);
+  const { prefix: _inTheCache, ...hooks } = method?.hooks ?? {};
+  const { hidden, logits } = backbone.forward(graph, { tokens, attention, hooks });
   const scores = logits(hidden);
   graph.output("logits", scores); // [B, V]
   graph.output("logProbs", logSoftmax(scores, -1)); // [B, V]
   return graph;
 }
 
+/** Its outputs are just what the method derives; of the rest nothing is exported. */
+function buildDerive(backbone: Backbone, adapter: Adapter): Graph {
+  const graph = new Graph("derive");
+  const tokens = graph.input("tokens", "int64", ["B", "T"]);
+  const promptMask = graph.input("promptMask", "float32", ["B", "T"]);
+  const { hooks } = buildMethod(graph, adapter, { kind: "prefill", promptMask }, { derived: "output" });
+  backbone.forward(graph, { tokens, attention: { kind: "full" }, hooks });
+  return graph;
+}
+
 /** The head needs the rest of the backbone only to be handed out; what its outputs do not reach is not exported. */
-function buildHead(backbone: Backbone, kind: "head" | "pick"): ProgramGraph {
-  const graph = new ProgramGraph(kind);
+function buildHead(backbone: Backbone, kind: "head" | "pick"): Graph {
+  const graph = new Graph(kind);
   const { logits } = backbone.forward(graph, {
     tokens: graph.input("tokens", "int64", ["B", "T"]),
     attention: { kind: "full" },
   });
-  graph.weights.clear();
   const scores = logits(graph.input("hidden", "float32", ["R", backbone.config.hiddenSize])); // [R, V]
   const logProbs = logSoftmax(scores, -1);
   if (kind === "head") {
@@ -125,9 +118,16 @@ function buildHead(backbone: Backbone, kind: "head" | "pick"): ProgramGraph {
 
 /** Builds the graph of a program. Exported for tests, which look for what must not be in it. */
 export function buildProgram(backbone: Backbone, program: Program): ProgramGraph {
-  if (program.kind === "prefill") return buildPrefill(backbone, program.adapter);
-  if (program.kind === "decode") return buildDecode(backbone, program.adapter, program.route?.route);
-  return buildHead(backbone, program.kind);
+  switch (program.kind) {
+    case "prefill":
+      return buildPrefill(backbone, program.adapter);
+    case "decode":
+      return { graph: buildDecode(backbone, program.adapter, program.route?.route), prefix: 0 };
+    case "derive":
+      return { graph: buildDerive(backbone, program.adapter), prefix: 0 };
+    default:
+      return { graph: buildHead(backbone, program.kind), prefix: 0 };
+  }
 }
 
 const adapterKeys = new WeakMap<Adapter, string>();
@@ -155,6 +155,7 @@ const REMEMBERED_ROUTES = 1024;
 
 interface Entry {
   readonly session: Session;
+  readonly prefix: number;
   uses: number;
   readonly specialised: boolean;
 }
@@ -162,6 +163,8 @@ interface Entry {
 /** A session in use. It stays open at least until it is given back. */
 export interface Lease extends Disposable {
   readonly session: Session;
+  /** See `ProgramGraph`. */
+  readonly prefix: number;
 }
 
 export interface SessionCacheOptions {
@@ -222,16 +225,15 @@ export class SessionCache implements Disposable {
     } else {
       const specialised = program.kind === "decode" && program.route !== undefined;
       if (specialised) this.#evict();
-      const graph = buildProgram(this.#backbone, program);
-      const initializers = [...this.#backbone.initializers()].filter(([name]) => graph.weights.has(name));
+      const { graph, prefix } = buildProgram(this.#backbone, program);
       const session = Session.create(exportOnnx(graph), {
-        initializers: new Map(initializers),
+        initializers: this.#backbone.initializers(), // asked for after the graph: a graph may add to them
         prepacked: this.#prepacked,
         // A plan of the memory is kept for every shape that was ever run, and prompts have ever new ones.
         memoryPattern: program.kind !== "prefill" && program.kind !== "pick",
         ...this.#options.session,
       });
-      entry = { session, uses: 0, specialised };
+      entry = { session, prefix, uses: 0, specialised };
     }
     this.#entries.set(key, entry);
     entry.uses++;
@@ -239,6 +241,7 @@ export class SessionCache implements Disposable {
     const held = entry;
     return {
       session: held.session,
+      prefix: held.prefix,
       [Symbol.dispose]() {
         if (!returned) held.uses--;
         returned = true;
@@ -261,9 +264,4 @@ export class SessionCache implements Disposable {
     this.#entries.clear();
     this.#prepacked[Symbol.dispose]();
   }
-}
-
-/** A tensor's shape with its symbols replaced, e.g. `B` by the number of rows. */
-export function resolveShape(shape: readonly Dim[], sizes: Readonly<Record<string, number>>): number[] {
-  return shape.map((dim) => (typeof dim === "number" ? dim : (sizes[dim] ?? Number.NaN)));
 }

@@ -112,7 +112,7 @@ describe("adapters", () => {
     expect(results.map(({ tokens }) => tokens)).toEqual(known.map(({ greedy }) => greedy));
   });
 
-  test.each(fixtureNames("milora").filter((name) => !name.startsWith("dora")))("MiLoRA %s", async (name) => {
+  test.each(fixtureNames("milora"))("MiLoRA %s", async (name) => {
     const { sequences } = readFixture<{ sequences: ExpectedPrompt[] }>(`milora/${name}/expected.json`);
     using adapter = loadAdapter(`milora/${name}`, backbone);
     const { experts } = adapter.method.routing!(adapter.config);

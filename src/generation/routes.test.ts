@@ -5,10 +5,12 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { exportOnnx } from "../graph/index.ts";
 import { Adapter, methodOf } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
-import { Batch, type Shared } from "./batch.ts";
+import { Batch } from "./batch.ts";
 import { BufferPool } from "./cache.ts";
+import { AdapterCache } from "./derived.ts";
 import { Engine } from "./engine.ts";
 import { buildProgram, type Program, SessionCache, type SharedRoute } from "./graphs.ts";
+import type { Shared } from "./prefill.ts";
 import { Runner } from "./runner.ts";
 import { distance, loadBackbone } from "./testing.ts";
 
@@ -41,7 +43,7 @@ const prompts = [[1, 5, 9], [1, 60], [7, 7, 7, 7, 7, 7], [1, 44, 23, 90, 11, 17,
 
 /** Names of everything in an exported program. */
 function contents(program: Program): { inputs: string[]; weights: string[]; nodes: string[] } {
-  const { graph } = fromBinary(ModelProtoSchema, exportOnnx(buildProgram(backbone, program)));
+  const { graph } = fromBinary(ModelProtoSchema, exportOnnx(buildProgram(backbone, program).graph));
   return {
     inputs: graph!.input.map((value) => value.name!),
     weights: graph!.initializer.map((value) => value.name!),
@@ -79,7 +81,9 @@ test("decode graphs hold no router, prefill graphs do", () => {
 test("the state of a sequence stays as prefill made it, while rows come and go", async () => {
   using sessions = new SessionCache(backbone, { routes: 0 });
   using pool = new BufferPool();
-  const shared: Shared = { backbone, sessions, pool, runner: new Runner(), context: 512, capacity: undefined };
+  const runner = new Runner();
+  using adapters = new AdapterCache(backbone, sessions, runner);
+  const shared: Shared = { backbone, sessions, adapters, pool, runner, context: 128, capacity: undefined };
   using batch = new Batch(shared, adapter, prompts.length, { prompt: 9, longest: 40 });
   await batch.admit(prompts.slice(0, 3));
   const size = batch.state("gates")!.length / prompts.length;

@@ -1,9 +1,9 @@
 /** @file Probabilities of given tokens: a prefill for the hidden states, then the head over as many rows as memory likes. */
 import type { Adapter } from "../methods/index.ts";
 import { Tensor } from "../runtime/index.ts";
-import { PREFILL_TOKENS, readPrompts, type Shared } from "./batch.ts";
 import { KvCache } from "./cache.ts";
 import { REPORT, STATE } from "./graphs.ts";
+import { PREFILL_TOKENS, readPrompts, type Shared } from "./prefill.ts";
 import type { RouteReport } from "./request.ts";
 import { reportRoute, routeOf } from "./routes.ts";
 
@@ -74,11 +74,12 @@ async function scoreBatch(
   const extra = new Map<string, Float32Array>();
   try {
     using lease = shared.sessions.lease({ kind: "prefill", adapter });
-    using cache = new KvCache(config, shared.pool, rows, longest);
+    using prepared = await shared.adapters.prepare(adapter, lease.session);
+    using cache = new KvCache(config, shared.pool, rows, lease.prefix + longest);
     const hidden = await readPrompts(
       shared,
-      lease.session,
-      adapter,
+      lease,
+      prepared,
       sequences.map(({ tokens }) => tokens),
       {
         positions,
