@@ -80,6 +80,7 @@ await main(async () => {
     for (const worker of workers.values()) worker.kill();
   }
 
+  const versions = { ...machine.versions, ...(workers.get(PEFT)?.info as Record<string, string> | undefined) };
   const tokens = common.batch * common.length;
   const stepMs = (name: string) => workers.get(name)?.rounds.map((round) => quantile(round.stepMs, 0.5));
   const peer = stepMs(PEFT);
@@ -113,5 +114,5 @@ await main(async () => {
   );
   const trial = chosen.length < variants.length || rounds < 3 || shape === "tiny";
   const data = { settings: { ...common, rank: r, rounds }, note, results };
-  report(`train-${shape}`, machine, trial, note ? `${text}\n\n${note}` : text, data);
+  report(`train-${shape}`, { ...machine, versions }, trial, note ? `${text}\n\n${note}` : text, data);
 });
