@@ -35,8 +35,12 @@ test("changed numbers count once the engine is told to forget", async () => {
       data[i] = 2 * value;
     });
   }
-  await engine.forget(changing);
+  const stream = engine.stream({ prompt: tokens, adapter: changing, options: { maxNewTokens: 3, eosTokenIds: [] } });
+  await stream.next(); // in use while it is forgotten
+  engine.forget(changing);
   const after = await engine.inspectTokens(tokens, changing);
+  expect((await stream.next()).done).toBe(false);
+  await stream.return(undefined as never);
   using fresh = Engine.create(backbone);
   const expected = await fresh.inspectTokens(tokens, changing);
   expect(distance(after.logits, expected.logits)).toBe(0);
@@ -45,7 +49,7 @@ test("changed numbers count once the engine is told to forget", async () => {
 
 test("a new DoRA adapter leaves the backbone as it is", async () => {
   using engine = Engine.create(backbone);
-  using identity = Adapter.create(methodOf("dora"), { r: 4 }, backbone, 1);
+  using identity = Adapter.create(methodOf("dora"), { r: 4 }, backbone.config, 1, backbone);
   const [one, other] = [await engine.inspectTokens(tokens, identity), await engine.inspectTokens(tokens)];
   expect(distance(one.logits, other.logits)).toBeLessThan(1e-4);
 });

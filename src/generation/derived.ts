@@ -10,6 +10,8 @@ type Tensors = ReadonlyMap<string, Tensor>;
 interface Entry {
   readonly tensors: Promise<Tensors>;
   uses: number;
+  /** To be released when the last user has gone. */
+  forgotten: boolean;
 }
 
 /** An adapter with everything its graphs take. Its tensors stay at least until it is given back. */
@@ -40,8 +42,10 @@ export class AdapterCache implements Disposable {
     const entry = adapter && derives ? this.#enter(adapter) : undefined;
     let returned = false;
     const giveBack = (): void => {
-      if (!returned && entry) entry.uses--;
+      if (returned || !entry) return;
       returned = true;
+      entry.uses--;
+      if (entry.forgotten && entry.uses === 0) entry.tensors.then(release, () => {});
     };
     let derived: Tensors;
     try {
@@ -66,11 +70,12 @@ export class AdapterCache implements Disposable {
   }
 
   /** Drops what was derived from an adapter, because its numbers have changed or it is not needed any more. */
-  async forget(adapter: Adapter): Promise<void> {
+  forget(adapter: Adapter): void {
     const entry = this.#entries.get(adapter);
     if (!entry) return;
     this.#entries.delete(adapter);
-    release(await entry.tensors);
+    entry.forgotten = true;
+    if (entry.uses === 0) entry.tensors.then(release, () => {});
   }
 
   /** Only when nothing is in use. */
@@ -85,7 +90,7 @@ export class AdapterCache implements Disposable {
       this.#entries.delete(adapter); // to be put at the end again
     } else {
       this.#evict();
-      entry = { tensors: this.#derive(adapter), uses: 0 };
+      entry = { tensors: this.#derive(adapter), uses: 0, forgotten: false };
     }
     this.#entries.set(adapter, entry);
     entry.uses++;

@@ -176,12 +176,11 @@ export class Engine implements Disposable {
   }
 
   /**
-   * Says that an adapter's numbers have changed, or that it will not be used again: what the engine derived from them
-   * is dropped. Not while a call uses it.
+   * Says that an adapter's numbers have changed, or that it will not be used again: what the engine has derived from
+   * them (DoRA's scales) is dropped. Calls that are under way end with the old ones.
    */
-  async forget(adapter: Adapter): Promise<void> {
-    using _call = this.#enter();
-    await this.#shared.adapters.forget(adapter);
+  forget(adapter: Adapter): void {
+    this.#shared.adapters.forget(adapter);
   }
 
   /**
