@@ -1,7 +1,17 @@
 /** @file Whole runs on a small backbone: learning, evaluation, checkpoints, interruption, SIGKILL, and resumption bit for bit. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -166,8 +176,9 @@ describe("train", () => {
 
   it("goes on bit for bit after an interruption", async () => {
     const input = config("interrupted");
-    for (const step of [1, 4, 6]) {
-      const stopped = await run(input, { resume: step > 1, ...stopAfter(step) });
+    for (const step of [0, 1, 4, 6]) {
+      const stop = step === 0 ? { signal: AbortSignal.abort() } : stopAfter(step);
+      const stopped = await run(input, { resume: step > 0, ...stop });
       expect(stopped).toMatchObject({ steps: step, stoppedBecause: "interrupted" });
     }
     const result = await run(input, { resume: true });
@@ -234,6 +245,31 @@ describe("train", () => {
     writeFileSync(changed, readFileSync(data, "utf8").replace('"red"', '"pink"'));
     const moved = config("straight", { data: { train: changed, dev: 4 / 28 } });
     await expect(run(moved, { resume: true })).rejects.toThrow(/data digest was/);
+  });
+
+  it("refuses a checkpoint whose files were changed", async () => {
+    await straightOutcome();
+    const damaged = async (name: string, damage: (path: string) => void) => {
+      const input = config(name);
+      cpSync(join(directory, "straight"), input.output_dir, { recursive: true });
+      damage(input.output_dir);
+      return await run(input, { resume: true }).catch((error) => error);
+    };
+    const last = "checkpoints/step-8";
+    expect(await damaged("intact", () => {})).toMatchObject({ steps: 8, stoppedBecause: "finished" });
+    const shorter = await damaged("shorter", (path) => truncateSync(join(path, "metrics.jsonl"), 100));
+    expect(shorter).toMatchObject({ code: "CHECKPOINT_INVALID", message: expect.stringContaining("has 100 bytes") });
+    const state = await damaged("state", (path) => writeFileSync(join(path, last, "state.json"), '{"format": 2}'));
+    expect(state).toMatchObject({ code: "CONFIG_INVALID", message: expect.stringContaining("format") });
+    const moments = await damaged("moments", (path) => {
+      const file = join(path, last, "optimizer.safetensors");
+      const { tensors } = readSafetensors(file);
+      writeSafetensors(file, new Map([...tensors].filter(([name]) => name !== "activation.exp_avg")));
+    });
+    expect(moments).toMatchObject({
+      code: "CHECKPOINT_INVALID",
+      message: expect.stringMatching(/activation\.exp_avg is missing, expected F32/),
+    });
   });
 
   it("never writes over a run, and resumes nothing that is not there", async () => {
