@@ -22,7 +22,7 @@ interface Expected {
 }
 
 const TOLERANCE = 1e-4;
-const cases = ["lora", "milora"].flatMap((method) =>
+const cases = ["dora", "lora", "milora"].flatMap((method) =>
   readdirSync(join(FIXTURES, method)).map((name) => ({ method, name })),
 );
 
