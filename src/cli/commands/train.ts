@@ -3,6 +3,7 @@ import { resolve } from "node:path";
 import { type Command, Option } from "commander";
 import { z } from "zod";
 import { InputError, readJson } from "../../base/index.ts";
+import { methods } from "../../methods/index.ts";
 import { configureRuntime } from "../../runtime/index.ts";
 import {
   readRunConfig,
@@ -43,7 +44,7 @@ export function configure(command: Command): void {
       .option("--model <dir>", "backbone: a directory as Hugging Face saves it")
       .option("--train <file>", "training rows: JSON array or JSONL")
       .option("--dev <file|share>", "dev rows: a file, or a share of the training rows such as 0.05")
-      .option("--method <name>", "milora or lora")
+      .option("--method <name>", `one of ${[...methods.keys()].join(", ")}`)
       .addOption(new Option("--template <name>", "how a row becomes a prompt").choices(["alpaca", "chat", "none"]))
       .option("--config <file>", "a JSON file with any of the settings below; flags win over it")
       .option("--set <key=value>", "one setting, e.g. lr=1e-3 or adapter.r=16; may be repeated", collect)

@@ -25,12 +25,7 @@ export function layerNorms(adapter: Adapter): Map<number, Map<string, number>> {
     if (group === "activation" || key.includes(".lora_B")) continue;
     const pair = LORA.exec(key);
     const layer = Number(pair?.[2] ?? /\.layers\.(\d+)\./.exec(key)?.[1] ?? -1);
-    const name =
-      pair?.[3] ??
-      key
-        .replace(/^.*\.layers\.\d+\./, "")
-        .replace(/\.weight$/, "")
-        .replace(/^milora_/, "");
+    const name = pair?.[3] ?? shortName(key);
     const norm = pair
       ? productNorm(adapter.values(key), adapter.values(key.replace(".lora_A", ".lora_B")), shape[0]!)
       : Math.sqrt(dot(adapter.values(key), adapter.values(key)));
@@ -38,6 +33,15 @@ export function layerNorms(adapter: Adapter): Map<number, Map<string, number>> {
     norms.get(layer)!.set(name, norm);
   }
   return norms;
+}
+
+/** `…layers.3.milora_router.gate.weight` → `router.gate`, `…q_proj.lora_magnitude_vector` → `q_proj.magnitude`. */
+function shortName(key: string): string {
+  return key
+    .replace(/^.*\.layers\.\d+\.(?:self_attn\.|mlp\.)?/, "")
+    .replace(/\.weight$/, "")
+    .replace(/^milora_/, "")
+    .replace(/lora_(\w+?)(_vector)?$/, "$1");
 }
 
 /** ‖B A‖² = Σ_ij (AAᵀ)_ij (BᵀB)_ij with A [r, in], B [out, r]: no [out, in] matrix is made. */
