@@ -5,7 +5,7 @@ import { z } from "zod";
 import { InputError, parseWith, Random, readJson, writeDirectoryAtomic, writeFileAtomic } from "../base/index.ts";
 import { type BackboneConfig, SafetensorsFile, type Site, writeSafetensors } from "../models/index.ts";
 import { Tensor } from "../runtime/index.ts";
-import type { Init, Method, ParameterSpec } from "./method.ts";
+import type { Init, Method, ParameterSpec, PlannedRun } from "./method.ts";
 import { methodOfConfig } from "./registry.ts";
 
 export const CONFIG_FILE = "adapter_config.json";
@@ -69,6 +69,12 @@ function misfits(specs: readonly ParameterSpec[], file: SafetensorsFile): string
   return problems;
 }
 
+/** adapter_config.json and adapter_model.safetensors, each atomically. */
+function writeFiles(directory: string, config: unknown, tensors: ReadonlyMap<string, Tensor>): void {
+  writeFileAtomic(join(directory, CONFIG_FILE), `${JSON.stringify(config, null, 2)}\n`);
+  writeSafetensors(join(directory, WEIGHTS_FILE), tensors, { format: "pt" });
+}
+
 /**
  * An adapter of one backbone. Its float32 tensors are views into one flat buffer per parameter group, which is what
  * the optimizer works on; they belong to the adapter and go with it.
@@ -104,6 +110,7 @@ export class Adapter implements Disposable {
   /**
    * A fresh adapter: `options` over the method's defaults, parameters drawn from `seed`.
    * @param norms the backbone itself; only methods that start from its weights (DoRA) need it
+   * @param run that it is made for; methods with a schedule of their own (AdaLoRA) need it
    */
   static create(
     method: Method,
@@ -111,8 +118,9 @@ export class Adapter implements Disposable {
     backbone: BackboneConfig,
     seed: number,
     norms?: NormSource,
+    run?: PlannedRun,
   ): Adapter {
-    const adapter = new Adapter(method, method.newConfig(options, backbone), backbone);
+    const adapter = new Adapter(method, method.newConfig(options, backbone, run), backbone);
     const random = new Random(seed);
     for (const { key, init } of adapter.specs) fill(adapter.values(key), init, random, norms);
     return adapter;
@@ -177,15 +185,21 @@ export class Adapter implements Disposable {
     return hash.digest("hex");
   }
 
-  /** Writes adapter_config.json and adapter_model.safetensors into an existing directory, each atomically. */
+  /** Writes config and tensors as they are into an existing directory, for training to go on from. */
   saveInto(directory: string): void {
-    writeFileAtomic(join(directory, CONFIG_FILE), `${JSON.stringify(this.config, null, 2)}\n`);
-    writeSafetensors(join(directory, WEIGHTS_FILE), this.tensors, { format: "pt" });
+    writeFiles(directory, this.config, this.tensors);
   }
 
-  /** Writes the adapter as a directory of its own, replacing it as a whole. */
+  /** Writes the adapter, in its form for use, as a directory of its own, replacing it as a whole. */
   async save(directory: string): Promise<void> {
-    await writeDirectoryAtomic(directory, (temporary) => this.saveInto(temporary));
+    const exported = this.method.export?.(this.config, this.backbone, this.tensors);
+    try {
+      await writeDirectoryAtomic(directory, (temporary) => {
+        writeFiles(temporary, exported?.config ?? this.config, exported?.tensors ?? this.tensors);
+      });
+    } finally {
+      for (const tensor of exported?.tensors.values() ?? []) tensor.dispose();
+    }
   }
 
   dispose(): void {

@@ -5,14 +5,18 @@ export { dora } from "./dora/index.ts";
 export { type LoraConfig, lora } from "./lora/index.ts";
 export type {
   BuildContext,
+  ExportedAdapter,
   Init,
   Method,
   MethodGraph,
   ParameterCount,
   ParameterSpec,
   Phase,
+  PlannedRun,
   Route,
   Routing,
+  TrainingContext,
+  TrainingState,
 } from "./method.ts";
 export { geluDenominator, geluNumerator, type MiloraConfig, milora, rational } from "./milora/index.ts";
 export { methodOf, methodOfConfig, methods } from "./registry.ts";

@@ -2,6 +2,7 @@
 import type { z } from "zod";
 import type { Graph, Value } from "../graph/index.ts";
 import type { BackboneConfig, Hooks, Site } from "../models/index.ts";
+import type { Tensor } from "../runtime/index.ts";
 
 /** How a fresh parameter is filled; all draws come from one seeded generator, in the order of the specs. */
 export type Init =
@@ -75,6 +76,41 @@ export interface Routing {
   readonly active: number;
 }
 
+/** What is known of the training run that a new adapter is made for. */
+export interface PlannedRun {
+  readonly totalSteps: number;
+}
+
+/** What a method's training works on: flat float32 [n] buffers of the group `weights`, which outlive it. */
+export interface TrainingContext<C> {
+  readonly config: C;
+  readonly backbone: BackboneConfig;
+  readonly parameters: Tensor;
+  /** As accumulated for the update, before clipping. */
+  readonly gradients: Tensor;
+  /** Where each parameter starts in both, in elements. */
+  readonly offsets: ReadonlyMap<string, number>;
+}
+
+/** What a method keeps beside its parameters while it is trained, and what it does between updates. */
+export interface TrainingState extends Disposable {
+  /** All that it keeps, by name: written to checkpoints, and filled from them before training goes on. */
+  readonly tensors: ReadonlyMap<string, Tensor>;
+  /**
+   * After each update of the group `weights`, with its gradients still there.
+   * @param step number of the update, from 0
+   * @param clip what the gradients were multiplied with in the update
+   */
+  afterUpdate(step: number, clip: number): Promise<void>;
+}
+
+/** An adapter as it is saved for use. */
+export interface ExportedAdapter<C> {
+  readonly config: C;
+  /** By key on disk; whoever asked for them disposes them. */
+  readonly tensors: ReadonlyMap<string, Tensor>;
+}
+
 export interface Method<C = unknown> {
   /** As on the command line, e.g. `milora`. */
   readonly name: string;
@@ -91,7 +127,7 @@ export interface Method<C = unknown> {
     readonly mergeable: boolean;
   };
   /** The config of a new adapter: `options` over the paper's setting for this backbone. */
-  newConfig(options: Readonly<Record<string, unknown>>, backbone: BackboneConfig): C;
+  newConfig(options: Readonly<Record<string, unknown>>, backbone: BackboneConfig, run?: PlannedRun): C;
   routing?(config: C): Routing;
   /** All parameters, in file order. Throws `InputError` when the config does not fit the backbone. */
   parameters(config: C, backbone: BackboneConfig): readonly ParameterSpec[];
@@ -100,4 +136,11 @@ export interface Method<C = unknown> {
   /** True when these values leave the backbone as it is; `values(key)` reads a parameter. */
   isIdentity(config: C, backbone: BackboneConfig, values: (key: string) => Float32Array): boolean;
   build(context: BuildContext<C>): MethodGraph;
+  /**
+   * The form for use of an adapter in a form of its own for training (reparameterised, or not pruned yet), from its
+   * parameters by key; undefined when it is in the form for use. Checkpoints keep the form for training.
+   */
+  export?(config: C, backbone: BackboneConfig, tensors: ReadonlyMap<string, Tensor>): ExportedAdapter<C> | undefined;
+  /** For methods that do more in training than minimise their losses. */
+  trainingState?(context: TrainingContext<C>): TrainingState;
 }

@@ -13,6 +13,15 @@ export const commonFields = {
   base_model_name_or_path: z.string().nullish().describe("the backbone the adapter was trained on; informative"),
 };
 
+/** Accepts only values that switch a PEFT feature off; the feature would change the result and is not built here. */
+export const off = (...values: readonly unknown[]) =>
+  z
+    .unknown()
+    .refine((value) => value == null || values.some((v) => JSON.stringify(v) === JSON.stringify(value)), {
+      error: `not supported; only ${["null", ...values.map((v) => JSON.stringify(v))].join(" or ")} is`,
+    })
+    .optional();
+
 export const rank = z.int().min(1).max(4096);
 export const targetModules = z.union([z.string().min(1), z.array(z.string().min(1)).min(1)]);
 

@@ -2,16 +2,7 @@
 import { z } from "zod";
 import { parseWith } from "../../base/index.ts";
 import { type BackboneConfig, moduleNames, type Site } from "../../models/index.ts";
-import { commonFields, patternValue, rank, targetModules } from "../peft.ts";
-
-/** Accepts only values that switch a PEFT feature off; the feature would change the result and is not built here. */
-const off = (...values: readonly unknown[]) =>
-  z
-    .unknown()
-    .refine((value) => value == null || values.some((v) => JSON.stringify(v) === JSON.stringify(value)), {
-      error: `not supported; only ${["null", ...values.map((v) => JSON.stringify(v))].join(" or ")} is`,
-    })
-    .optional();
+import { commonFields, off, patternValue, rank, targetModules } from "../peft.ts";
 
 export const configSchema = z.looseObject({
   ...commonFields,
