@@ -59,8 +59,8 @@ function buildPrefill(backbone: Backbone, adapter: Adapter | undefined): Program
   let prefix = 0;
   const hooks: Hooks = { ...method?.hooks };
   if (method?.hooks.prefix) {
-    hooks.prefix = (layer) => {
-      const found = method.hooks.prefix!(layer);
+    hooks.prefix = (layer, own) => {
+      const found = method.hooks.prefix!(layer, own);
       prefix = found?.length ?? 0;
       return found;
     };

@@ -80,6 +80,7 @@ describe("float32", () => {
       module: "k_proj",
       inFeatures: 192,
       outFeatures: 96,
+      readsBlockInput: true,
     });
     // Every site is a weight of the shape it says.
     for (const { path, outFeatures, inFeatures } of backbone.sites) {

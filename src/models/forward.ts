@@ -13,6 +13,8 @@ export interface Site {
   readonly module: string;
   readonly inFeatures: number;
   readonly outFeatures: number;
+  /** Its x is the input of its sub-layer, after the norm (q, k, v, gate, up), and not made inside of it (o, down). */
+  readonly readsBlockInput: boolean;
 }
 
 /** What a family's graph builder is told of the backbone's weights. */
@@ -38,6 +40,9 @@ export interface AttentionPrefix {
   readonly value: Value; // as key
 }
 
+/** What a layer's own attention, frozen, makes of rows of the residual stream [R, d]: norm, then projection. */
+export type KeyValueOf = (rows: Value) => { readonly key: Value; readonly value: Value }; // [R, kvHeads · headDim] each
+
 /** Where a method changes the forward pass. All activations are `[N, …]` with N = B·T, rows in batch-major order. */
 export interface Hooks {
   /** Sees the residual stream right before decoder layer `layer`, before its norm. */
@@ -47,7 +52,7 @@ export interface Hooks {
   /** Returns what a sub-layer adds to the residual stream; `x` is its input after the norm, `y` its output. */
   block?(layer: number, block: "self_attn" | "mlp", x: Value, y: Value): Value; // [N, d] each
   /** The layer's attention prefix; asked for after `beforeLayer`, not when decoding (the KV cache holds it then). */
-  prefix?(layer: number): AttentionPrefix | undefined;
+  prefix?(layer: number, own: KeyValueOf): AttentionPrefix | undefined;
 }
 
 /**

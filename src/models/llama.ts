@@ -16,29 +16,38 @@ import {
 } from "../graph/index.ts";
 import { attentionOf } from "./attention.ts";
 import type { BackboneConfig } from "./config.ts";
-import type { ForwardInputs, ForwardOutputs, FrozenWeights, Site, SiteWeight, WeightForm } from "./forward.ts";
+import type {
+  ForwardInputs,
+  ForwardOutputs,
+  FrozenWeights,
+  KeyValueOf,
+  Site,
+  SiteWeight,
+  WeightForm,
+} from "./forward.ts";
 
 /** The seven linear modules of a layer, in the order of the paper's experts. */
 export function llamaSites(config: BackboneConfig): Site[] {
   const { hiddenSize: d, intermediateSize: ffn, headDim } = config;
   const q = config.numHeads * headDim;
   const kv = config.numKvHeads * headDim;
-  const modules: [string, string, number, number][] = [
-    ["self_attn", "q_proj", d, q],
-    ["self_attn", "k_proj", d, kv],
-    ["self_attn", "v_proj", d, kv],
-    ["self_attn", "o_proj", q, d],
-    ["mlp", "gate_proj", d, ffn],
-    ["mlp", "up_proj", d, ffn],
-    ["mlp", "down_proj", ffn, d],
+  const modules: [string, string, number, number, boolean][] = [
+    ["self_attn", "q_proj", d, q, true],
+    ["self_attn", "k_proj", d, kv, true],
+    ["self_attn", "v_proj", d, kv, true],
+    ["self_attn", "o_proj", q, d, false],
+    ["mlp", "gate_proj", d, ffn, true],
+    ["mlp", "up_proj", d, ffn, true],
+    ["mlp", "down_proj", ffn, d, false],
   ];
   return Array.from({ length: config.numLayers }, (_, layer) =>
-    modules.map(([block, module, inFeatures, outFeatures]) => ({
+    modules.map(([block, module, inFeatures, outFeatures, readsBlockInput]) => ({
       path: `model.layers.${layer}.${block}.${module}`,
       layer,
       module,
       inFeatures,
       outFeatures,
+      readsBlockInput,
     })),
   ).flat();
 }
@@ -106,7 +115,15 @@ export function llamaForward(
     const q = linear(`${at}.self_attn.q_proj`, x);
     const k = linear(`${at}.self_attn.k_proj`, x);
     const v = linear(`${at}.self_attn.v_proj`, x);
-    const mixed = g.scope(`${at}.self_attn`, () => attend(layer, q, k, v, hooks.prefix?.(layer)));
+    const keyValueOf: KeyValueOf = (rows) => {
+      const normalized = rmsNorm(rows, normWeight(`${at}.input_layernorm`), rmsNormEps);
+      const frozen = (module: string): Value => {
+        const path = `${at}.self_attn.${module}`;
+        return project(g, form, `${path}.weight`, normalized, sites.get(path)!.outFeatures);
+      };
+      return { key: frozen("k_proj"), value: frozen("v_proj") };
+    };
+    const mixed = g.scope(`${at}.self_attn`, () => attend(layer, q, k, v, hooks.prefix?.(layer, keyValueOf)));
     const attention = block(layer, "self_attn", x, linear(`${at}.self_attn.o_proj`, mixed));
     const { sum: attended, y: z } = addNorm(`${at}.post_attention_layernorm`, hidden, attention);
     const gated = mul(silu(linear(`${at}.mlp.gate_proj`, z)), linear(`${at}.mlp.up_proj`, z)); // [N, ffn]
