@@ -15,7 +15,7 @@ const prefixes: Method = {
   name: "prefixes",
   peftType: "PREFIXES",
   configSchema: z.unknown(),
-  properties: { routed: false, mergeable: false },
+  properties: { routed: false, mergeable: false, startsAsIdentity: false },
   newConfig: () => ({}),
   parameters: (_, { numLayers, numKvHeads, headDim }) =>
     Array.from({ length: 2 * numLayers }, (_, i) => ({

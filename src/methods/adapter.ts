@@ -3,7 +3,13 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { z } from "zod";
 import { InputError, parseWith, Random, readJson, writeDirectoryAtomic, writeFileAtomic } from "../base/index.ts";
-import { type BackboneConfig, SafetensorsFile, type Site, writeSafetensors } from "../models/index.ts";
+import {
+  type BackboneConfig,
+  SafetensorsFile,
+  type Site,
+  type TensorEntry,
+  writeSafetensors,
+} from "../models/index.ts";
 import { Tensor } from "../runtime/index.ts";
 import type { Init, Method, ParameterSpec, PlannedRun } from "./method.ts";
 import { methodOfConfig } from "./registry.ts";
@@ -36,6 +42,15 @@ function allocate(specs: readonly ParameterSpec[], group: Group): FlatBuffer | u
   return end === 0 ? undefined : { tensor: Tensor.allocate("float32", [end]), offsets };
 }
 
+/** JSON with sorted keys, so that it does not matter how a config came about. */
+function canonical(config: unknown): string {
+  return JSON.stringify(config, (_, value: unknown) =>
+    value !== null && typeof value === "object" && !Array.isArray(value)
+      ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : value,
+  );
+}
+
 /** Squared row norms of a site's frozen weight, float32 [out]; `Backbone.squaredNorms`. */
 export type NormSource = { squaredNorms(site: Site): Float32Array };
 
@@ -52,6 +67,12 @@ function fill(target: Float32Array, init: Init, random: Random, norms: NormSourc
   }
 }
 
+const FLOATS = ["F32", "F16", "BF16", "F64"];
+
+function fits(entry: TensorEntry | undefined, { shape }: ParameterSpec): entry is TensorEntry {
+  return entry?.shape.join() === shape.join() && FLOATS.includes(entry.storedDType);
+}
+
 /** Every way in which the tensors of a file differ from what the config asks for. */
 function misfits(specs: readonly ParameterSpec[], file: SafetensorsFile): string[] {
   const problems: string[] = [];
@@ -61,7 +82,7 @@ function misfits(specs: readonly ParameterSpec[], file: SafetensorsFile): string
     if (found === undefined) problems.push(`${key} [${shape.join(", ")}] is missing`);
     else if (found.shape.join() !== shape.join()) {
       problems.push(`${key} is [${found.shape.join(", ")}], expected [${shape.join(", ")}]`);
-    } else if (!["F32", "F16", "BF16", "F64"].includes(found.storedDType)) {
+    } else if (!FLOATS.includes(found.storedDType)) {
       problems.push(`${key} is ${found.storedDType}, expected F32, F16 or BF16`);
     }
   }
@@ -137,20 +158,25 @@ export class Adapter implements Disposable {
     const config = parseWith(method.configSchema, raw, configPath);
     const weightsPath = join(directory, WEIGHTS_FILE);
     using file = SafetensorsFile.open(weightsPath);
-    const problems = misfits(method.parameters(config, backbone), file);
+    const specs = method.parameters(config, backbone);
+    const problems = misfits(specs, file);
+    const read = ({ key }: ParameterSpec, target: Float32Array): void => {
+      if (!file.readFloat32(key, target).every(Number.isFinite)) {
+        problems.push(`${key} has numbers that are not finite`);
+      }
+    };
     if (problems.length) {
+      // Nothing is allocated for a config that the file does not bear out; what does fit is still looked through.
+      for (const spec of specs) {
+        const entry = file.entries.get(spec.key);
+        if (fits(entry, spec)) read(spec, new Float32Array(entry.size));
+      }
       throw new InputError("ADAPTER_MISMATCH", `${weightsPath} does not fit its config and this backbone`, problems);
     }
     const adapter = new Adapter(method, config, backbone);
-    for (const { key } of adapter.specs) {
-      const values = file.readFloat32(key, adapter.values(key));
-      if (!values.every(Number.isFinite)) problems.push(`${key} has numbers that are not finite`);
-    }
-    if (
-      !problems.length &&
-      !options.allowIdentity &&
-      method.isIdentity(config, backbone, (key) => adapter.values(key))
-    ) {
+    for (const spec of specs) read(spec, adapter.values(spec.key));
+    const values = (key: string) => adapter.values(key);
+    if (!problems.length && !options.allowIdentity && method.isIdentity(config, backbone, values)) {
       problems.push("would change nothing (its output matrices are zero); it is not an adapter worth loading");
     }
     if (problems.length) {
@@ -175,9 +201,9 @@ export class Adapter implements Disposable {
     return this.#flat.get(group)?.offsets ?? new Map();
   }
 
-  /** SHA-256 over method, config and tensors: the adapter's identity. Computed anew at each call. */
+  /** SHA-256 over config and tensors, as they would be saved: the adapter's identity. Computed anew at each call. */
   get digest(): string {
-    const hash = createHash("sha256").update(JSON.stringify([this.method.name, this.config]));
+    const hash = createHash("sha256").update(canonical(this.config));
     for (const [key, tensor] of this.tensors) {
       const { buffer, byteOffset, byteLength } = tensor.data;
       hash.update(JSON.stringify([key, tensor.shape])).update(new Uint8Array(buffer, byteOffset, byteLength));

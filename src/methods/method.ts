@@ -61,7 +61,15 @@ export interface MethodGraph {
   reports?(): ReadonlyMap<string, Value>;
 }
 
-/** The paper's two columns, each by part of the method. */
+/** What `Method.merge` computes with: a graph of its own, float32. */
+export interface MergeContext<C> {
+  readonly config: C;
+  readonly backbone: BackboneConfig;
+  /** The graph value of a parameter of this method, by its key. */
+  parameter(key: string): Value;
+}
+
+/** The paper's two columns, each by part of the method: what is left at the end of training, where a method prunes. */
 export interface ParameterCount {
   readonly tunable: Readonly<Record<string, number>>;
   /** The most that one token can use. */
@@ -123,8 +131,10 @@ export interface Method<C = unknown> {
   readonly properties: {
     /** Chooses experts per prompt: prefill returns the state `gates` float32 [B, layers, experts], 0 = not active. */
     readonly routed: boolean;
-    /** Its change can be folded into the backbone's weights. */
+    /** Its change can be folded into the backbone's weights: there is `merge`. */
     readonly mergeable: boolean;
+    /** A new adapter leaves the backbone as it is; such an adapter is refused where one is to be used. */
+    readonly startsAsIdentity: boolean;
   };
   /** The config of a new adapter: `options` over the paper's setting for this backbone. */
   newConfig(options: Readonly<Record<string, unknown>>, backbone: BackboneConfig, run?: PlannedRun): C;
@@ -143,4 +153,9 @@ export interface Method<C = unknown> {
   export?(config: C, backbone: BackboneConfig, tensors: ReadonlyMap<string, Tensor>): ExportedAdapter<C> | undefined;
   /** For methods that do more in training than minimise their losses. */
   trainingState?(context: TrainingContext<C>): TrainingState;
+  /**
+   * Where `properties.mergeable`: what to add to a weight of the checkpoint, in its shape; undefined where the adapter
+   * leaves it alone. `weight` is the frozen one, `site` its module where it belongs to a linear one.
+   */
+  merge?(context: MergeContext<C>, name: string, weight: Value, site: Site | undefined): Value | undefined;
 }

@@ -63,7 +63,7 @@ function buildRouted(context: BuildContext<MiloraConfig>, promptMask: Value): Me
     },
     losses() {
       if (config.load_balance_coefficient === 0) return new Map();
-      const total = routes.map(({ probabilities }) => loadBalance(probabilities)).reduce((a, b) => add(a, b));
+      const total = routes.map(loadBalance).reduce((a, b) => add(a, b));
       return new Map([["load_balance", mul(total, config.load_balance_coefficient / backbone.numLayers)]]);
     },
     state: () => new Map([["gates", perLayer(routes.map((r) => r.gates))]]),
@@ -113,7 +113,7 @@ export const milora: Method<MiloraConfig> = {
   name: "milora",
   peftType: "MILORA",
   configSchema,
-  properties: { routed: true, mergeable: false },
+  properties: { routed: true, mergeable: false, startsAsIdentity: true },
 
   newConfig(options, backbone) {
     const config = parseWith(configSchema, { peft_type: "MILORA", task_type: "CAUSAL_LM", ...options }, "milora");
