@@ -108,8 +108,9 @@ class MiLoRA:
         pooled = self.pool(l, h, self.prompt_mask)
         if self.config.get("router_input", "raw") == "rms":
             pooled = pooled * torch.rsqrt(pooled.square().mean(-1, keepdim=True) + 1e-6)
-        p = torch.softmax(self.activate(l, pooled) @ self.tensors[f"{self.router(l)}.gate.weight"].T, dim=-1)
-        top = p.topk(self.config["top_k"], dim=-1).indices
+        scores = self.activate(l, pooled) @ self.tensors[f"{self.router(l)}.gate.weight"].T
+        p = scores.softmax(-1)
+        top = scores.topk(self.config["top_k"], dim=-1).indices  # the order of p, without its underflows to equal zeros
         mask = torch.zeros_like(p).scatter(-1, top, 1.0)
         match self.config["gate"]:
             case "straight_through":

@@ -153,6 +153,8 @@ function activate(kind: ActivationKind, x: Value, layer: number, parameter: (key
 
 /** What the router of a layer decides for each prompt. */
 export interface Routes {
+  /** Before the softmax. */
+  readonly scores: Value; // [B, E]
   readonly probabilities: Value; // [B, E]
   /** Weight of each expert, 0 for those not chosen. */
   readonly gates: Value; // [B, E]
@@ -173,9 +175,11 @@ export function route(
     pooled = mul(pooled, reciprocal(sqrt(power)));
   }
   const features = activate(activationOf(config, layer), pooled, layer, parameter); // [B, d]
-  const probabilities = softmax(gemm(features, parameter(keys.gate), { transB: true }), -1); // [B, E]
+  const scores = gemm(features, parameter(keys.gate), { transB: true }); // [B, E]
+  const probabilities = softmax(scores, -1);
   const experts = config.target_modules.length;
-  const chosen = topK(probabilities, config.top_k, -1).indices; // [B, k]
+  // By score, not by probability: the order is the same, but a confident softmax rounds the small ones to equal zeros.
+  const chosen = topK(scores, config.top_k, -1).indices; // [B, k]
   const mask = sum(oneHot(chosen, experts), { axes: [1], keepDims: false }); // [B, E]
   const weighted = mul(mask, probabilities);
   const gates = {
@@ -184,13 +188,13 @@ export function route(
     probability: () => weighted,
     renormalized: () => div(weighted, sum(weighted, { axes: [1], keepDims: true })),
   }[config.gate]();
-  return { probabilities, gates };
+  return { scores, probabilities, gates };
 }
 
 /** Load-balance loss of one layer (eq. 4, 5): E · Σ_i f_i · p̂_i, f_i the share of prompts whose first expert is i. */
-export function loadBalance(probabilities: Value): Value {
+export function loadBalance({ scores, probabilities }: Routes): Value {
   const experts = probabilities.shape[1] as number;
-  const first = reshape(topK(probabilities, 1, -1).indices, [probabilities.shape[0]!]); // [B]
+  const first = reshape(topK(scores, 1, -1).indices, [scores.shape[0]!]); // [B]
   const shares = mean(oneHot(first, experts), { axes: [0], keepDims: false }); // [E], no gradient
   const means = mean(probabilities, { axes: [0], keepDims: false }); // [E]
   return mul(sum(mul(shares, means)), experts);
