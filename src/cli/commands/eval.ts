@@ -55,7 +55,7 @@ export function configure(command: Command): void {
       .addOption(jsonFlag())
       .action(evaluate),
     [
-      "milora eval --model assets/tiny-llama --adapter runs/demo/subjects-milora --data assets/data/subjects/test.jsonl",
+      "milora eval --model assets/tiny-llama --adapter runs/demo/subjects-milora/best --data assets/data/subjects/test.jsonl",
       "milora eval --model DIR --data rows.jsonl --beams 3 --limit 100 --json",
     ],
   );

@@ -74,13 +74,15 @@ export function configure(command: Command): void {
       .action(generate),
     [
       'milora generate --model assets/tiny-llama --prompt "The cell membrane"',
-      'milora generate --model assets/tiny-llama --adapter runs/demo/subjects-milora --route --instruction "Which subject …"',
+      'milora generate --model assets/tiny-llama --adapter runs/demo/subjects-milora/best --route --instruction "Which subject …"',
       "echo Hello | milora generate --model DIR --temperature 0.8 --top-p 0.95 --json",
     ],
   );
 }
 
 async function generate(flags: Flags): Promise<void> {
+  if (flags.system !== undefined && flags.chat === undefined)
+    throw new InputError("FLAG_INVALID", "--system", "needs --chat");
   using interrupt = onInterrupt();
   using opened = await open(flags);
   const { adapter, backbone } = opened;

@@ -35,7 +35,7 @@ export function configure(command: Command): void {
       .addOption(jsonFlag())
       .action(inspect),
     [
-      "milora inspect --adapter runs/demo/subjects-milora",
+      "milora inspect --adapter runs/demo/subjects-milora/best",
       "milora inspect --adapter DIR --model assets/tiny-llama --json",
       "milora inspect --shape llama-2-7b --method milora --set top_k=1",
     ],

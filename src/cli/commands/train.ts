@@ -72,11 +72,21 @@ function settingsHelp(): string {
         continue;
       }
       const fallback = field instanceof z.ZodDefault ? ` [${JSON.stringify(field.parse(undefined))}]` : "";
-      lines.push(`  ${prefix}${name}${fallback}\n      ${field.description ?? ""}`);
+      lines.push(`  ${prefix}${name}${fallback}\n      ${wrap(field.description ?? "", 6)}`);
     }
   };
   visit("", trainingConfigSchema.shape);
   return `\nSettings, for --config and --set:\n${lines.join("\n")}`;
+}
+
+/** Breaks text into lines of at most 80 characters, indented from the second on. */
+function wrap(text: string, indent: number): string {
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    if (lines.at(-1)!.length + word.length + 1 > 80 - indent) lines.push(word);
+    else lines[lines.length - 1] += `${lines.at(-1) ? " " : ""}${word}`;
+  }
+  return lines.join(`\n${" ".repeat(indent)}`);
 }
 
 async function run(flags: Flags): Promise<void> {
