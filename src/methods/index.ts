@@ -18,5 +18,6 @@ export type {
   TrainingContext,
   TrainingState,
 } from "./method.ts";
-export { geluDenominator, geluNumerator, type MiloraConfig, milora, rational } from "./milora/index.ts";
+export { type MiloraConfig, milora } from "./milora/index.ts";
+export { geluDenominator, geluNumerator } from "./rational.ts";
 export { methodOf, methodOfConfig, methods } from "./registry.ts";

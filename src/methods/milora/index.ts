@@ -5,11 +5,11 @@ import type { BackboneConfig, Site, SiteWeight } from "../../models/index.ts";
 import { doraOutput, doraSpecs } from "../dora/index.ts";
 import { loraKeys, loraSpecs } from "../lora/index.ts";
 import type { BuildContext, Method, MethodGraph, ParameterSpec } from "../method.ts";
+import { geluDenominator, geluNumerator } from "../rational.ts";
 import { activationOf, configSchema, expertsOf, type MiloraConfig, scalingOf } from "./config.ts";
-import { geluDenominator, geluNumerator, loadBalance, PromptMask, type Routes, route, routerSpecs } from "./router.ts";
+import { loadBalance, PromptMask, type Routes, route, routerSpecs } from "./router.ts";
 
 export type { MiloraConfig } from "./config.ts";
-export { geluDenominator, geluNumerator, rational, routerKeys } from "./router.ts";
 
 /** An expert's index in its layer, by site path. */
 function expertIndex(layers: readonly (readonly Site[])[]): ReadonlyMap<string, number> {
@@ -128,9 +128,12 @@ export const milora: Method<MiloraConfig> = {
   countParameters(config, backbone) {
     const { hiddenSize: d } = backbone;
     const layers = expertsOf(config, backbone);
-    const own = (s: Site) => config.r * (s.inFeatures + s.outFeatures) + (config.use_dora ? s.outFeatures : 0);
-    const sizes = layers.map((experts) => experts.map(own));
     const total = (numbers: readonly number[]) => numbers.reduce((a, b) => a + b, 0);
+    const lora = (s: Site) => config.r * (s.inFeatures + s.outFeatures);
+    const outputs = (s: Site) => s.outFeatures;
+    const largest = (sizes: number[]) => total(sizes.sort((a, b) => b - a).slice(0, config.top_k));
+    const all = (size: (s: Site) => number) => total(layers.flat().map(size));
+    const active = (size: (s: Site) => number) => total(layers.map((experts) => largest(experts.map(size))));
     const router = {
       routers: layers.length * config.target_modules.length * d,
       poolers: config.pooler === "self_attention" ? layers.length * d : 0,
@@ -138,10 +141,9 @@ export const milora: Method<MiloraConfig> = {
         layers.filter((_, layer) => activationOf(config, layer) === "rational").length *
         (geluNumerator.length + geluDenominator.length),
     };
-    const largest = sizes.map((layer) => total(layer.toSorted((a, b) => b - a).slice(0, config.top_k)));
     return {
-      tunable: { experts: total(sizes.map(total)), ...router },
-      activated: { experts: total(largest), ...router },
+      tunable: { experts: all(lora), ...(config.use_dora && { magnitudes: all(outputs) }), ...router },
+      activated: { experts: active(lora), ...(config.use_dora && { magnitudes: active(outputs) }), ...router },
     };
   },
 

@@ -1,6 +1,5 @@
 /** @file The prompt-aware router of one layer (eq. 2, 3, 6, 8): pooler → activation → linear → softmax → top-k → gates. */
 import {
-  abs,
   add,
   concat,
   div,
@@ -16,7 +15,6 @@ import {
   reshape,
   slice,
   softmax,
-  split,
   sqrt,
   square,
   straightThrough,
@@ -28,29 +26,16 @@ import {
 } from "../../graph/index.ts";
 import type { ParameterSpec } from "../method.ts";
 import { KEY_PREFIX } from "../peft.ts";
+import { rational, rationalCoefficients, rationalKeys, rationalSpecs } from "../rational.ts";
 import { type ActivationKind, activationOf, type MiloraConfig } from "./config.ts";
-
-/**
- * Least-squares fit of Ra(x) = Σ a_j x^j / (1 + |Σ b_i x^i|) to GELU on [-3, 3] (orders 6 and 5).
- * The fit is made by test/reference/milora.py; a test holds its largest error there below 1e-3.
- */
-export const geluNumerator: readonly number[] = [
-  2.79785236e-5, 0.5, 0.398502916, 0.162250817, 0.0640100688, 0.018305501, 0.00209952891,
-];
-export const geluDenominator: readonly number[] = [0, 0.324501634, 0, 0.0366110019, 0];
 
 /** Hides what is not prompt: added to scores before a softmax or a maximum. */
 const HIDDEN = 1e30;
 const RMS_EPSILON = 1e-6;
 
-export function routerKeys(layer: number): { pooler: string; numerator: string; denominator: string; gate: string } {
+export function routerKeys(layer: number): { pooler: string; activation: string; gate: string } {
   const prefix = `${KEY_PREFIX}model.layers.${layer}.milora_router`;
-  return {
-    pooler: `${prefix}.pooler.weight`,
-    numerator: `${prefix}.activation.numerator`,
-    denominator: `${prefix}.activation.denominator`,
-    gate: `${prefix}.gate.weight`,
-  };
+  return { pooler: `${prefix}.pooler.weight`, activation: `${prefix}.activation`, gate: `${prefix}.gate.weight` };
 }
 
 export function routerSpecs(config: MiloraConfig, layer: number, hiddenSize: number): ParameterSpec[] {
@@ -63,32 +48,8 @@ export function routerSpecs(config: MiloraConfig, layer: number, hiddenSize: num
   if (config.pooler === "self_attention") {
     specs.push({ key: keys.pooler, shape: [1, hiddenSize], init: { kind: "normal", std: 0.02 }, group: "weights" });
   }
-  if (activationOf(config, layer) === "rational") {
-    const values = (numbers: readonly number[]) => ({ kind: "values", values: numbers }) as const;
-    specs.push(
-      { key: keys.numerator, shape: [geluNumerator.length], init: values(geluNumerator), group: "activation" },
-      { key: keys.denominator, shape: [geluDenominator.length], init: values(geluDenominator), group: "activation" },
-    );
-  }
+  if (activationOf(config, layer) === "rational") specs.push(...rationalSpecs(keys.activation));
   return specs;
-}
-
-/** x·(c_0 + x·(c_1 + …)) without the first factor: Horner's rule over coefficients [1] each. */
-function polynomial(x: Value, coefficients: readonly Value[]): Value {
-  let result = coefficients.at(-1)!;
-  for (const coefficient of coefficients.slice(0, -1).reverse()) result = add(mul(result, x), coefficient);
-  return result;
-}
-
-function scalars(vector: Value, count: number): Value[] {
-  return split(vector, 0, new Array<number>(count).fill(1));
-}
-
-/** Eq. 6, elementwise: numerator [m + 1], denominator [n]. */
-export function rational(x: Value, numerator: Value, denominator: Value): Value {
-  const a = scalars(numerator, geluNumerator.length);
-  const b = scalars(denominator, geluDenominator.length);
-  return div(polynomial(x, a), add(abs(mul(polynomial(x, b), x)), 1));
 }
 
 /** What the routers of all layers share: the prompt's mask in the forms the poolers need. */
@@ -147,8 +108,8 @@ function activate(kind: ActivationKind, x: Value, layer: number, parameter: (key
   if (kind === "gelu") return gelu(x);
   if (kind === "relu") return relu(x);
   if (kind === "identity") return x;
-  const keys = routerKeys(layer);
-  return rational(x, parameter(keys.numerator), parameter(keys.denominator));
+  const { numerator, denominator } = rationalKeys(routerKeys(layer).activation);
+  return rational(x, rationalCoefficients(parameter(numerator), parameter(denominator)));
 }
 
 /** What the router of a layer decides for each prompt. */
