@@ -1,13 +1,16 @@
-/** @file The table of methods. A further method is one folder and one line here. */
+/** @file The table of methods. A further method is one folder and one line here; a variant of one may be a preset. */
 import { MiloraError } from "../base/index.ts";
 import { dora } from "./dora/index.ts";
 import { lora } from "./lora/index.ts";
 import type { Method } from "./method.ts";
 import { milora } from "./milora/index.ts";
+import { preset } from "./preset.ts";
 
-/** All methods by name. */
+const midora = preset(milora, "midora", { use_dora: true });
+
+/** All methods by name. Of several with one `peft_type` the first that claims a file has it. */
 export const methods: ReadonlyMap<string, Method> = new Map(
-  ([dora, lora, milora] as unknown as readonly Method[]).map((method) => [method.name, method]),
+  ([dora, lora, midora, milora] as unknown as readonly Method[]).map((method) => [method.name, method]),
 );
 
 /** The method of that name. Throws `MiloraError` METHOD_UNKNOWN. */
