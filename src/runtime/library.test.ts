@@ -1,7 +1,9 @@
 /** @file The shared library: found, or a message that says what to do. */
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { afterEach, describe, expect, it } from "vitest";
 import { libraryPath, loadLibrary } from "./library.ts";
 
@@ -15,6 +17,16 @@ describe("the library of ONNX Runtime", () => {
     expect(installed).toContain("onnxruntime-node");
     process.env.MILORA_ORT_LIBRARY = installed;
     expect(loadLibrary()).toMatchObject({ path: installed, version: expect.stringMatching(/^1\.\d+\.\d+$/) });
+  });
+
+  it.runIf(process.platform === "linux")("stays mapped when its object is collected", async () => {
+    const { path } = loadLibrary();
+    setFlagsFromString("--expose-gc");
+    for (let round = 0; round < 4; round++) {
+      (runInNewContext("gc") as () => void)();
+      await new Promise((resolve) => setTimeout(resolve, 5)); // finalizers are tasks of the event loop
+    }
+    expect(readFileSync("/proc/self/maps", "utf8")).toContain(realpathSync(path));
   });
 
   it("is an error that names the path when missing or no library", () => {

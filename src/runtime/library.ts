@@ -76,13 +76,21 @@ function enlargeStacks(): void {
   }
 }
 
+/**
+ * Every library that was loaded, for the life of the process: koffi unloads one whose object is garbage collected, and
+ * the functions taken from it would then lead into unmapped memory.
+ */
+const loaded: unknown[] = [];
+
 /** Loads the library. @throws RuntimeError LIBRARY_MISSING when it is missing, unloadable or too old. */
 export function loadLibrary(): Library {
   const path = libraryPath();
   enlargeStacks();
   let base: Pointer | null;
   try {
-    base = koffi.load(path).func("OrtGetApiBase", "void *", [])() as Pointer | null;
+    const library = koffi.load(path);
+    loaded.push(library);
+    base = library.func("OrtGetApiBase", "void *", [])() as Pointer | null;
   } catch (cause) {
     throw new RuntimeError(
       "LIBRARY_MISSING",
