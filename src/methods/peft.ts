@@ -24,9 +24,10 @@ export const off = (...values: readonly unknown[]) =>
 
 export const rank = z.int().min(1).max(4096);
 export const targetModules = z.union([z.string().min(1), z.array(z.string().min(1)).min(1)]);
+export const layersToTransform = z.union([z.int().min(0), z.array(z.int().min(0))]).nullish();
 
 /** A regular expression written for Python's `re.fullmatch`. Throws `InputError` when JavaScript has no such syntax. */
-function fullMatch(pattern: string, field: string): RegExp {
+export function fullMatch(pattern: string, field: string): RegExp {
   try {
     return new RegExp(`^(?:${pattern.replaceAll("(?P<", "(?<")})$`);
   } catch {

@@ -1,16 +1,18 @@
 /** @file The table of methods. A further method is one folder and one line here; a variant of one may be a preset. */
 import { MiloraError } from "../base/index.ts";
 import { dora } from "./dora/index.ts";
+import { ia3 } from "./ia3/index.ts";
 import { lora } from "./lora/index.ts";
 import type { Method } from "./method.ts";
 import { milora } from "./milora/index.ts";
+import { pTuningV2 } from "./p-tuning-v2/index.ts";
 import { preset } from "./preset.ts";
 
 const midora = preset(milora, "midora", { use_dora: true });
 
 /** All methods by name. Of several with one `peft_type` the first that claims a file has it. */
 export const methods: ReadonlyMap<string, Method> = new Map(
-  ([dora, lora, midora, milora] as unknown as readonly Method[]).map((method) => [method.name, method]),
+  ([dora, ia3, lora, midora, milora, pTuningV2] as unknown as readonly Method[]).map((method) => [method.name, method]),
 );
 
 /** The method of that name. Throws `MiloraError` METHOD_UNKNOWN. */

@@ -122,7 +122,8 @@ def clean_peft_directory(path: Path, backbone: str) -> None:
 
     def change(config):
         config["base_model_name_or_path"] = backbone
-        if isinstance(config["target_modules"], list):
-            config["target_modules"].sort()
+        for modules in (config.get("target_modules"), config.get("feedforward_modules")):  # sets in PEFT
+            if isinstance(modules, list):
+                modules.sort()
 
     edit_json(path / "adapter_config.json", change)
