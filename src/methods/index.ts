@@ -1,6 +1,7 @@
 /** @file Door of the room `methods`: the methods of the paper, and adapters. */
 export * from "./adapter.ts";
 export * from "./build.ts";
+export { type BitfitConfig, bitfit } from "./bitfit/index.ts";
 export { dora } from "./dora/index.ts";
 export { type LoraConfig, lora } from "./lora/index.ts";
 export type {

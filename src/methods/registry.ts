@@ -1,5 +1,6 @@
 /** @file The table of methods. A further method is one folder and one line here; a variant of one may be a preset. */
 import { MiloraError } from "../base/index.ts";
+import { bitfit } from "./bitfit/index.ts";
 import { dora } from "./dora/index.ts";
 import { ia3 } from "./ia3/index.ts";
 import { lora } from "./lora/index.ts";
@@ -12,7 +13,10 @@ const midora = preset(milora, "midora", { use_dora: true });
 
 /** All methods by name. Of several with one `peft_type` the first that claims a file has it. */
 export const methods: ReadonlyMap<string, Method> = new Map(
-  ([dora, ia3, lora, midora, milora, pTuningV2] as unknown as readonly Method[]).map((method) => [method.name, method]),
+  ([bitfit, dora, ia3, lora, midora, milora, pTuningV2] as unknown as readonly Method[]).map((method) => [
+    method.name,
+    method,
+  ]),
 );
 
 /** The method of that name. Throws `MiloraError` METHOD_UNKNOWN. */

@@ -22,7 +22,7 @@ interface Expected {
 }
 
 const TOLERANCE = 1e-4;
-const cases = ["dora", "ia3", "lora", "milora", "p-tuning-v2"].flatMap((method) =>
+const cases = ["bitfit", "dora", "ia3", "lora", "milora", "p-tuning-v2"].flatMap((method) =>
   readdirSync(join(FIXTURES, method)).map((name) => ({ method, name })),
 );
 

@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { parseWith } from "../../base/index.ts";
 import { type BackboneConfig, moduleNames, type Site } from "../../models/index.ts";
-import { commonFields, off, patternValue, rank, targetModules } from "../peft.ts";
+import { commonFields, layersToTransform, off, patternValue, rank, targetModules } from "../peft.ts";
 
 export const configSchema = z.looseObject({
   ...commonFields,
@@ -11,7 +11,7 @@ export const configSchema = z.looseObject({
   lora_alpha: z.number().positive().default(8),
   target_modules: targetModules,
   exclude_modules: targetModules.nullish(),
-  layers_to_transform: z.union([z.int().min(0), z.array(z.int().min(0))]).nullish(),
+  layers_to_transform: layersToTransform,
   rank_pattern: z.record(z.string(), rank).nullish(),
   alpha_pattern: z.record(z.string(), z.number().positive()).nullish(),
   use_rslora: z.boolean().default(false),
