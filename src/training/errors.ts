@@ -12,6 +12,8 @@ export type TrainingErrorCode =
   | "CHECKPOINT_MISSING"
   /** The output directory already holds a run, or another process is training into it. */
   | "RUN_EXISTS"
+  /** The output directory cannot be made or written to; a run that was going on can be resumed from its last checkpoint. */
+  | "OUTPUT_UNWRITABLE"
   | "TRAINER_CLOSED";
 
 export class TrainingError extends MiloraError {

@@ -57,6 +57,15 @@ function sweep(directory: string): void {
 /** Locks of this process: a restarted process may get the number of the one that died. */
 const held = new Set<string>();
 
+const REFUSALS = new Set(["ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "ENOTDIR", "EISDIR", "EIO", "ENAMETOOLONG"]);
+
+/** A file system's refusal (disk full, no permission) as an error that says what to do; anything else as it is. */
+export function asUnwritable(path: string, error: unknown): unknown {
+  if (!REFUSALS.has((error as NodeJS.ErrnoException | undefined)?.code ?? "")) return error;
+  const message = `${path} cannot be written (${reasonOf(error)}); make room, or choose another output_dir`;
+  return new TrainingError("OUTPUT_UNWRITABLE", message, { cause: error });
+}
+
 /** A run's directory, held by this process until disposed. */
 export class RunDirectory implements Disposable {
   readonly path: string;
@@ -72,10 +81,18 @@ export class RunDirectory implements Disposable {
 
   /**
    * Makes or reopens the directory. Throws RUN_EXISTS when it holds a run that is not to be resumed, or another
-   * process is training into it, and CHECKPOINT_MISSING when there is no run to resume. A run that ended before its
-   * first checkpoint starts anew.
+   * process is training into it, CHECKPOINT_MISSING when there is no run to resume, and OUTPUT_UNWRITABLE. A run that
+   * ended before its first checkpoint starts anew.
    */
   static open(path: string, resume: boolean): RunDirectory {
+    try {
+      return RunDirectory.#open(path, resume);
+    } catch (error) {
+      throw asUnwritable(path, error);
+    }
+  }
+
+  static #open(path: string, resume: boolean): RunDirectory {
     const known =
       existsSync(join(path, CONFIG_FILE)) || existsSync(metricsPath(path)) || listCheckpoints(path).length > 0;
     if (resume && !known) {
@@ -84,11 +101,7 @@ export class RunDirectory implements Disposable {
     if (!resume && known) {
       throw new TrainingError("RUN_EXISTS", `${path} already holds a run; resume it, or choose another output_dir`);
     }
-    try {
-      mkdirSync(path, { recursive: true });
-    } catch (error) {
-      throw new TrainingError("RUN_EXISTS", `${path} cannot be made (${reasonOf(error)}); choose another output_dir`);
-    }
+    mkdirSync(path, { recursive: true });
     lock(join(path, LOCK_FILE));
     held.add(join(path, LOCK_FILE));
     sweep(path);

@@ -21,7 +21,7 @@ import {
 import { type DataSet, loadData } from "./data.ts";
 import { shares } from "./gradients.ts";
 import { type EvaluationMetrics, MetricsLog, type StepMetrics } from "./metrics.ts";
-import { bestDirectory, metricsPath, RunDirectory } from "./run-directory.ts";
+import { asUnwritable, bestDirectory, metricsPath, RunDirectory } from "./run-directory.ts";
 import { scheduleFactor, warmupSteps } from "./schedule.ts";
 import { type StepOutcome, Trainer } from "./trainer.ts";
 
@@ -93,7 +93,11 @@ export async function train(config: TrainingConfigInput, options: TrainOptions =
   });
   requireKnownTokens(data, backbone.config.vocabSize);
   using directory = RunDirectory.open(given.output_dir, options.resume ?? false);
-  return await new Run(resolved, data, backbone, adapter, directory, options).run();
+  try {
+    return await new Run(resolved, data, backbone, adapter, directory, options).run();
+  } catch (error) {
+    throw asUnwritable(directory.path, error);
+  }
 }
 
 /** A tokenizer may know more tokens than the model has embeddings for. */

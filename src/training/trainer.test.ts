@@ -146,6 +146,21 @@ describe("Trainer", () => {
     }
   });
 
+  it("weighs the method's own losses of micro-batches by their prompts", async () => {
+    // Equal prompts have the same load-balance loss in any number, so how they are cut must not matter.
+    const same = [batch[3]!, batch[3]!, batch[3]!];
+    const steps = [];
+    for (const microBatchSize of [3, 2, 1]) {
+      using adapter = fresh("milora");
+      using trainer = new Trainer(backbone, adapter, { ...options, microBatchSize, bilevel: false });
+      steps.push((await trainer.step(same, { lr: 1e-3 }))!.losses);
+    }
+    for (const { auxiliary, grad_norm } of steps) {
+      expect(near(auxiliary.load_balance!, steps[0]!.auxiliary.load_balance!)).toBeLessThan(1e-5);
+      expect(near(grad_norm, steps[0]!.grad_norm)).toBeLessThan(1e-4);
+    }
+  });
+
   it("moves Θ by the dev batch alone in the bi-level pair of steps", async () => {
     using adapter = fresh("milora");
     using trainer = new Trainer(backbone, adapter, options);

@@ -1,0 +1,57 @@
+/** @file Who may write into a run's directory. */
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, it } from "vitest";
+import { RunDirectory } from "./run-directory.ts";
+
+const root = mkdtempSync(join(tmpdir(), "milora-runs-"));
+afterAll(() => rmSync(root, { recursive: true }));
+
+const exists = expect.objectContaining({ code: "RUN_EXISTS" });
+
+describe("RunDirectory", () => {
+  it("is held by one run at a time", () => {
+    const path = join(root, "a");
+    const lock = join(path, "training.lock");
+    {
+      using first = RunDirectory.open(path, false);
+      expect(first.checkpoint).toBeUndefined();
+      expect(() => RunDirectory.open(path, false)).toThrow(exists);
+      expect(existsSync(lock)).toBe(true);
+    }
+    expect(existsSync(lock)).toBe(false);
+  });
+
+  it("respects a living process's lock and takes over a dead one's", () => {
+    const path = join(root, "b");
+    mkdirSync(path);
+    const lock = join(path, "training.lock");
+    writeFileSync(lock, `${process.ppid}\n`);
+    expect(() => RunDirectory.open(path, false)).toThrow(exists);
+    const dead = spawnSync(process.execPath, ["-e", ""]).pid;
+    writeFileSync(lock, `${dead}\n`);
+    RunDirectory.open(path, false)[Symbol.dispose]();
+    writeFileSync(lock, `${process.pid}\n`); // a process of the same number died here, before a restart of the machine
+    RunDirectory.open(path, false)[Symbol.dispose]();
+    expect(existsSync(lock)).toBe(false);
+  });
+
+  it("goes on from the newest complete checkpoint", () => {
+    const path = join(root, "c");
+    for (const name of ["step-9", "step-10", ".step-12.1.ab.tmp", "other"]) {
+      mkdirSync(join(path, "checkpoints", name), { recursive: true });
+    }
+    using run = RunDirectory.open(path, true);
+    expect(run.checkpoint).toBe(10);
+    expect(existsSync(join(path, "checkpoints/.step-12.1.ab.tmp"))).toBe(false);
+  });
+
+  it("says when the directory cannot be made", () => {
+    writeFileSync(join(root, "file"), "");
+    const unwritable = expect.objectContaining({ code: "OUTPUT_UNWRITABLE" });
+    expect(() => RunDirectory.open(join(root, "file", "run"), false)).toThrow(unwritable);
+    expect(() => RunDirectory.open(join(root, "file"), false)).toThrow(unwritable);
+  });
+});
