@@ -1,5 +1,6 @@
 /** @file The table of methods. A further method is one folder and one line here; a variant of one may be a preset. */
 import { MiloraError } from "../base/index.ts";
+import { adalora } from "./adalora/index.ts";
 import { bitfit } from "./bitfit/index.ts";
 import { dora } from "./dora/index.ts";
 import { ia3 } from "./ia3/index.ts";
@@ -13,7 +14,7 @@ const midora = preset(milora, "midora", { use_dora: true });
 
 /** All methods by name. Of several with one `peft_type` the first that claims a file has it. */
 export const methods: ReadonlyMap<string, Method> = new Map(
-  ([bitfit, dora, ia3, lora, midora, milora, pTuningV2] as unknown as readonly Method[]).map((method) => [
+  ([adalora, bitfit, dora, ia3, lora, midora, milora, pTuningV2] as unknown as readonly Method[]).map((method) => [
     method.name,
     method,
   ]),
