@@ -1,8 +1,9 @@
 /** @file Door of the room `methods`: the methods of the paper, and adapters. */
 export * from "./adapter.ts";
-export * from "./build.ts";
 export { type BitfitConfig, bitfit } from "./bitfit/index.ts";
+export * from "./build.ts";
 export { dora } from "./dora/index.ts";
+export { type LearnedAdapterConfig, learnedAdapter } from "./learned-adapter/index.ts";
 export { type LoraConfig, lora } from "./lora/index.ts";
 export type {
   BuildContext,
@@ -20,5 +21,6 @@ export type {
   TrainingState,
 } from "./method.ts";
 export { type MiloraConfig, milora } from "./milora/index.ts";
+export { type ParallelAdapterConfig, parallelAdapter } from "./parallel-adapter/index.ts";
 export { geluDenominator, geluNumerator } from "./rational.ts";
 export { methodOf, methodOfConfig, methods } from "./registry.ts";

@@ -4,20 +4,32 @@ import { adalora } from "./adalora/index.ts";
 import { bitfit } from "./bitfit/index.ts";
 import { dora } from "./dora/index.ts";
 import { ia3 } from "./ia3/index.ts";
+import { learnedAdapter } from "./learned-adapter/index.ts";
 import { lora } from "./lora/index.ts";
 import type { Method } from "./method.ts";
 import { milora } from "./milora/index.ts";
 import { pTuningV2 } from "./p-tuning-v2/index.ts";
+import { parallelAdapter } from "./parallel-adapter/index.ts";
 import { preset } from "./preset.ts";
 
 const midora = preset(milora, "midora", { use_dora: true });
 
 /** All methods by name. Of several with one `peft_type` the first that claims a file has it. */
 export const methods: ReadonlyMap<string, Method> = new Map(
-  ([adalora, bitfit, dora, ia3, lora, midora, milora, pTuningV2] as unknown as readonly Method[]).map((method) => [
-    method.name,
-    method,
-  ]),
+  (
+    [
+      adalora,
+      bitfit,
+      dora,
+      ia3,
+      learnedAdapter,
+      lora,
+      midora,
+      milora,
+      parallelAdapter,
+      pTuningV2,
+    ] as unknown as readonly Method[]
+  ).map((method) => [method.name, method]),
 );
 
 /** The method of that name. Throws `MiloraError` METHOD_UNKNOWN. */

@@ -1,6 +1,6 @@
 /** @file Adapters against PyTorch: logits, routes, probabilities, losses and gradients of test/reference/. */
-import { readdirSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, readdirSync } from "node:fs";
+import { join, sep } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Adapter, geluDenominator, geluNumerator } from "../../src/methods/index.ts";
 import { Backbone, readSafetensors } from "../../src/models/index.ts";
@@ -22,9 +22,12 @@ interface Expected {
 }
 
 const TOLERANCE = 1e-4;
-const cases = ["bitfit", "dora", "ia3", "lora", "milora", "p-tuning-v2"].flatMap((method) =>
-  readdirSync(join(FIXTURES, method)).map((name) => ({ method, name })),
-);
+/** Every `<method>/<case>/` of the fixtures that is an adapter directory with expected numbers. */
+const cases = readdirSync(FIXTURES, { recursive: true, encoding: "utf8" })
+  .map((path) => path.split(sep))
+  .filter((parts) => parts.length === 3 && parts[2] === "expected.json")
+  .map(([method, name]) => ({ method: method!, name: name! }))
+  .filter(({ method, name }) => existsSync(join(FIXTURES, method, name, "adapter_config.json")));
 
 describe.each(cases)("$method/$name", ({ method, name }) => {
   const directory = join(FIXTURES, method, name);
