@@ -6,6 +6,7 @@ import type { BackboneConfig } from "./config.ts";
 import { readBackboneConfig } from "./config-file.ts";
 import { familyOf } from "./families.ts";
 import type { ForwardInputs, ForwardOutputs, Site, WeightForm } from "./forward.ts";
+import { fuseWeights } from "./fuse.ts";
 import { dequantize } from "./quantize.ts";
 import { SHAPES } from "./shapes.ts";
 import { sitesOf } from "./sites.ts";
@@ -45,6 +46,7 @@ export class Backbone implements Disposable {
     this.sites = sitesOf(config);
     this.directory = directory;
     this.#tensors = weights.tensors;
+    if (form.kind === "int4") fuseWeights(this.#tensors, familyOf(config).fused(config));
     for (const [name, { shape, values }] of familyOf(config).tables(config)) {
       this.#tensors.set(name, Tensor.from("float32", shape, values));
     }
@@ -123,9 +125,9 @@ export class Backbone implements Disposable {
 
   /** Bytes of all weights in memory. */
   get byteLength(): number {
-    let total = 0;
-    for (const tensor of this.#tensors.values()) total += tensor.byteLength;
-    return total;
+    // Parts of a fused weight are views of it: count buffers, not tensors.
+    const buffers = new Set([...this.#tensors.values()].map(({ data }) => data.buffer));
+    return [...buffers].reduce((total, buffer) => total + buffer.byteLength, 0);
   }
 
   /** Releases every weight; disposing twice is fine. */

@@ -3,7 +3,8 @@ import type { Graph } from "../graph/index.ts";
 import { ropeTables } from "./attention.ts";
 import type { BackboneConfig } from "./config.ts";
 import type { ForwardInputs, ForwardOutputs, FrozenWeights, Site } from "./forward.ts";
-import { llamaForward, llamaSites } from "./llama.ts";
+import type { FusedWeight } from "./fuse.ts";
+import { llamaForward, llamaFused, llamaSites } from "./llama.ts";
 import { llamaConfig, llamaParameters } from "./llama-layout.ts";
 
 /** What a weight is for, which decides how it may be stored at run time. */
@@ -29,6 +30,8 @@ export interface Family {
   sites(config: BackboneConfig): Site[];
   /** Computed constants that the graph takes as parameters, beside the checkpoint's weights. */
   tables(config: BackboneConfig): ReadonlyMap<string, { shape: readonly number[]; values: Float32Array }>;
+  /** Quantised weights to hold put together, see `fuseWeights`. */
+  fused(config: BackboneConfig): FusedWeight[];
   /** Builds the decoder's forward pass. */
   forward(graph: Graph, config: BackboneConfig, weights: FrozenWeights, inputs: ForwardInputs): ForwardOutputs;
   /** Names in a checkpoint that are known and not needed. */
@@ -43,6 +46,7 @@ export const FAMILIES: Readonly<Record<string, Family>> = {
     parameters: llamaParameters,
     sites: llamaSites,
     tables: ropeTables,
+    fused: llamaFused,
     forward: llamaForward,
     ignored: [/\.self_attn\.rotary_emb\.inv_freq$/, /^model\.rotary_emb\.inv_freq$/],
   },

@@ -12,6 +12,7 @@ import {
   rmsNorm,
   silu,
   skipRmsNorm,
+  split,
   type Value,
 } from "../graph/index.ts";
 import { attentionOf } from "./attention.ts";
@@ -25,6 +26,7 @@ import type {
   SiteWeight,
   WeightForm,
 } from "./forward.ts";
+import type { FusedWeight } from "./fuse.ts";
 
 /** The seven linear modules of a layer, in the order of the paper's experts. */
 export function llamaSites(config: BackboneConfig): Site[] {
@@ -50,6 +52,22 @@ export function llamaSites(config: BackboneConfig): Site[] {
       readsBlockInput,
     })),
   ).flat();
+}
+
+function fusedOf(layer: number): [qkv: FusedWeight, gateUp: FusedWeight] {
+  const of = (block: string, name: string, modules: readonly string[]): FusedWeight => {
+    const weight = (module: string) => `model.layers.${layer}.${block}.${module}.weight`;
+    return { name: weight(name), parts: modules.map(weight) };
+  };
+  return [
+    of("self_attn", "qkv_proj", ["q_proj", "k_proj", "v_proj"]),
+    of("mlp", "gate_up_proj", ["gate_proj", "up_proj"]),
+  ];
+}
+
+/** Weights that decoding wants put together. */
+export function llamaFused(config: BackboneConfig): FusedWeight[] {
+  return Array.from({ length: config.numLayers }, (_, layer) => fusedOf(layer)).flat();
 }
 
 /** rows [R, in] times the frozen weight `name` [out, in], transposed, in whatever form it is stored. */
@@ -90,7 +108,7 @@ export function llamaForward(
   };
   const attend = attentionOf(g, config, tokens, mode);
   const sites = new Map(llamaSites(config).map((site) => [site.path, site]));
-  const linear = (path: string, x: Value): Value =>
+  const linear = (path: string, x: Value, product?: Value): Value =>
     g.scope(path, () => {
       const site = sites.get(path)!;
       const weight: SiteWeight = {
@@ -100,9 +118,25 @@ export function llamaForward(
           return g.parameter(`${path}.weight.norms`, "float32", [site.outFeatures]);
         },
       };
-      const y = weight.project(x);
+      const y = product ?? weight.project(x);
       return hooks.linear?.(site, x, y, weight) ?? y;
     });
+  // One token a row is bound by the number of products; many tokens by arithmetic, and there splitting costs more.
+  const fuses = form.kind === "int4" && mode.kind === "cached" && T === 1;
+  /** Modules that read the same rows x. */
+  const linears = (fused: FusedWeight, x: Value): Value[] => {
+    const paths = fused.parts.map((part) => part.replace(/\.weight$/, ""));
+    if (!fuses) return paths.map((path) => linear(path, x));
+    const sizes = paths.map((path) => sites.get(path)!.outFeatures);
+    const all = project(
+      g,
+      form,
+      fused.name,
+      x,
+      sizes.reduce((a, b) => a + b),
+    ); // [N, Σ out]
+    return split(all, 1, sizes).map((y, i) => linear(paths[i]!, x, y));
+  };
   const block = (layer: number, name: "self_attn" | "mlp", x: Value, y: Value): Value =>
     g.scope(`model.layers.${layer}.${name}`, () => hooks.block?.(layer, name, x, y) ?? y);
 
@@ -112,9 +146,8 @@ export function llamaForward(
     const at = `model.layers.${layer}`;
     const next = layer + 1 < config.numLayers ? `model.layers.${layer + 1}.input_layernorm` : "model.norm";
     g.scope(at, () => hooks.beforeLayer?.(layer, hidden));
-    const q = linear(`${at}.self_attn.q_proj`, x);
-    const k = linear(`${at}.self_attn.k_proj`, x);
-    const v = linear(`${at}.self_attn.v_proj`, x);
+    const [qkv, gateUp] = fusedOf(layer);
+    const [q, k, v] = linears(qkv, x) as [Value, Value, Value];
     const keyValueOf: KeyValueOf = (rows) => {
       const normalized = rmsNorm(rows, normWeight(`${at}.input_layernorm`), rmsNormEps);
       const frozen = (module: string): Value => {
@@ -126,7 +159,8 @@ export function llamaForward(
     const mixed = g.scope(`${at}.self_attn`, () => attend(layer, q, k, v, hooks.prefix?.(layer, keyValueOf)));
     const attention = block(layer, "self_attn", x, linear(`${at}.self_attn.o_proj`, mixed));
     const { sum: attended, y: z } = addNorm(`${at}.post_attention_layernorm`, hidden, attention);
-    const gated = mul(silu(linear(`${at}.mlp.gate_proj`, z)), linear(`${at}.mlp.up_proj`, z)); // [N, ffn]
+    const [gate, up] = linears(gateUp, z) as [Value, Value];
+    const gated = mul(silu(gate), up); // [N, ffn]
     const mlp = block(layer, "mlp", z, linear(`${at}.mlp.down_proj`, gated));
     ({ sum: hidden, y: x } = addNorm(next, attended, mlp));
   }

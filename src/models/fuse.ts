@@ -1,0 +1,29 @@
+/** @file Weights of modules that read the same rows, put together so that decoding multiplies once for all of them. */
+import { Tensor } from "../runtime/index.ts";
+
+/** Linear weights [out, in] that become one, row after row, e.g. q, k and v. */
+export interface FusedWeight {
+  readonly name: string;
+  readonly parts: readonly string[];
+}
+
+/** Puts quantised weights together. The parts become views of the whole, so nothing is held twice. */
+export function fuseWeights(tensors: Map<string, Tensor>, fused: readonly FusedWeight[]): void {
+  for (const { name, parts } of fused) {
+    for (const suffix of ["q4", "scales"]) {
+      const given = parts.map((part) => tensors.get(`${part}.${suffix}`)!);
+      const size = given.reduce((total, tensor) => total + tensor.size, 0);
+      const data = suffix === "q4" ? new Uint8Array(size) : new Float32Array(size);
+      const rows = given.reduce((total, { shape }) => total + shape[0]!, 0);
+      const whole = Tensor.from(given[0]!.dtype, [rows, ...given[0]!.shape.slice(1)], data);
+      let offset = 0;
+      given.forEach((tensor, i) => {
+        data.set(tensor.data as Uint8Array & Float32Array, offset);
+        tensors.set(`${parts[i]}.${suffix}`, whole.view(offset, tensor.shape));
+        offset += tensor.size;
+        tensor.dispose();
+      });
+      tensors.set(`${name}.${suffix}`, whole);
+    }
+  }
+}
