@@ -108,7 +108,8 @@ function prune(
     pruned.set(b, keepColumns(read(b), site.outFeatures, rank, kept));
     pruned.set(e, keepRows(read(e), 1, kept));
   }
-  return { config: { ...config, rank_pattern: pattern, inference_mode: true }, tensors: pruned };
+  const saved = configSchema.parse({ ...config, rank_pattern: pattern, inference_mode: true }); // keys in its order
+  return { config: saved, tensors: pruned };
 }
 
 export const adalora: Method<AdaloraConfig> = {

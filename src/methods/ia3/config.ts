@@ -59,7 +59,7 @@ export function projectionOf(config: Ia3Config): number | undefined {
   return config.inference_mode ? undefined : (config.projection_dim ?? undefined);
 }
 
-/** The paper's setting: Q, K and Up outputs, vectors of size 128 that are projected. */
+/** The paper's setting: Q, K and Up outputs, vectors of size 128 that are projected. `projection_dim` null: none. */
 export function newIa3Config(options: Readonly<Record<string, unknown>>, backbone: BackboneConfig): Ia3Config {
   const defaults = {
     peft_type: "IA3",
@@ -71,7 +71,10 @@ export function newIa3Config(options: Readonly<Record<string, unknown>>, backbon
   if (options.inference_mode !== undefined) {
     throw new InputError("CONFIG_INVALID", "ia3", "inference_mode: is set by training; leave it out");
   }
-  const config = parseWith(configSchema, { ...defaults, ...options, inference_mode: false }, "ia3");
+  const given = { ...defaults, ...options };
+  const { projection_dim: dim, ...rest } = parseWith(configSchema, given, "ia3");
+  const config =
+    dim == null ? { ...rest, inference_mode: true } : { ...rest, projection_dim: dim, inference_mode: false };
   scaledSites(config, backbone);
   return config;
 }

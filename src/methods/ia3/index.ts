@@ -108,7 +108,7 @@ export const ia3: Method<Ia3Config> = {
   },
 
   export(config, backbone, tensors) {
-    if (config.inference_mode) return undefined;
+    if (projectionOf(config) === undefined) return undefined;
     const { projection_dim: _, ...rest } = config;
     const scales = compute(
       tensors,

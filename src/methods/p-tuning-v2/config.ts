@@ -14,7 +14,10 @@ export const configSchema = z.looseObject({
   num_attention_heads: count.nullish().describe("key-value heads of the backbone"),
   num_layers: count.nullish().describe("layers of the backbone"),
   num_transformer_submodules: z.literal(1, { error: "only 1 is supported: a decoder" }).nullish(),
-  encoder_hidden_size: count.nullish().describe("size of the trained prefix vectors, before their projection"),
+  encoder_hidden_size: count
+    .max(65536)
+    .nullish()
+    .describe("size of the trained prefix vectors, before their projection"),
   prefix_projection: z.boolean().default(false).describe("the prefix was trained through a projection"),
   inference_mode: z.boolean().default(true).describe("false: as trained, before a projection is applied"),
   modules_to_save: off([]),
@@ -47,6 +50,9 @@ export function requireFit(config: PrefixConfig, backbone: BackboneConfig): void
   if (config.num_virtual_tokens >= backbone.maxPositions) {
     problems.push(`num_virtual_tokens: leaves nothing of the backbone's ${backbone.maxPositions} positions`);
   }
+  if (config.prefix_projection && !config.inference_mode && config.encoder_hidden_size == null) {
+    problems.push("encoder_hidden_size: is missing; a projected prefix in training has one");
+  }
   if (problems.length) throw new InputError("CONFIG_INVALID", "adapter_config.json", problems);
 }
 
@@ -66,7 +72,8 @@ export function newPrefixConfig(options: Readonly<Record<string, unknown>>, back
   if (options.inference_mode !== undefined) {
     throw new InputError("CONFIG_INVALID", "p-tuning-v2", "inference_mode: is set by training; leave it out");
   }
-  const config = parseWith(configSchema, { ...defaults, ...options, inference_mode: false }, "p-tuning-v2");
+  const given = parseWith(configSchema, { ...defaults, ...options }, "p-tuning-v2");
+  const config = { ...given, inference_mode: !given.prefix_projection };
   requireFit(config, backbone);
   return config;
 }
