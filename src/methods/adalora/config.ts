@@ -41,7 +41,6 @@ export const configSchema = z
     target_parameters: off([]),
     use_qalora: off(false),
   })
-  .refine((config) => config.target_r <= config.init_r, { path: ["target_r"], error: "is more than init_r" })
   .refine((config) => config.total_step == null || config.tinit < config.total_step - config.tfinal, {
     path: ["total_step"],
     error: "leaves no step between tinit and tfinal in which ranks could be pruned",
@@ -115,9 +114,11 @@ export function newAdaloraConfig(
       ruled.map((name) => `${name}: is set by training; leave it out`),
     );
   }
-  const schema = configSchema.safeExtend({
-    lora_dropout: z.literal(0, { error: "dropout is not supported in training; leave it at 0" }).default(0),
-  });
+  const schema = configSchema
+    .safeExtend({
+      lora_dropout: z.literal(0, { error: "dropout is not supported in training; leave it at 0" }).default(0),
+    })
+    .refine((config) => config.target_r <= config.init_r, { path: ["target_r"], error: "is more than init_r" });
   const config = parseWith(schema, { ...defaults, ...options, inference_mode: false }, "adalora");
   rankedSites(config, backbone);
   return config;
