@@ -20,27 +20,64 @@ function syncDirectory(directory: string): void {
   }
 }
 
+/** A file under a temporary name beside `path`, until it is whole. */
+class Draft {
+  readonly #path: string;
+  readonly #temporary: string;
+  readonly #handle: number;
+
+  constructor(path: string) {
+    mkdirSync(dirname(path), { recursive: true });
+    this.#path = path;
+    this.#temporary = temporaryName(path);
+    this.#handle = openSync(this.#temporary, "wx");
+  }
+
+  write(part: Uint8Array): void {
+    for (let done = 0; done < part.byteLength; ) done += writeSync(this.#handle, part, done);
+  }
+
+  /** Makes it durable and gives it its name; or, when something failed, removes it. */
+  close(whole: boolean): void {
+    try {
+      try {
+        if (whole) fsyncSync(this.#handle);
+      } finally {
+        closeSync(this.#handle);
+      }
+      if (whole) renameSync(this.#temporary, this.#path);
+    } catch (error) {
+      rmSync(this.#temporary, { force: true });
+      throw error;
+    }
+    if (whole) syncDirectory(dirname(this.#path));
+    else rmSync(this.#temporary, { force: true });
+  }
+}
+
 /** Writes all of `chunks` to `path`, or nothing: a reader sees the old file or the whole new one. */
 export function writeFileAtomic(path: string, chunks: string | Uint8Array | Iterable<Uint8Array>): void {
-  mkdirSync(dirname(path), { recursive: true });
-  const temporary = temporaryName(path);
   const parts = typeof chunks === "string" ? [Buffer.from(chunks)] : chunks instanceof Uint8Array ? [chunks] : chunks;
-  const handle = openSync(temporary, "wx");
+  const draft = new Draft(path);
   try {
-    try {
-      for (const part of parts) {
-        for (let done = 0; done < part.byteLength; ) done += writeSync(handle, part, done);
-      }
-      fsyncSync(handle);
-    } finally {
-      closeSync(handle);
-    }
-    renameSync(temporary, path);
+    for (const part of parts) draft.write(part);
   } catch (error) {
-    rmSync(temporary, { force: true });
+    draft.close(false);
     throw error;
   }
-  syncDirectory(dirname(path));
+  draft.close(true);
+}
+
+/** As `writeFileAtomic`, for chunks that are made while the file is written. */
+export async function writeStreamAtomic(path: string, chunks: AsyncIterable<Uint8Array>): Promise<void> {
+  const draft = new Draft(path);
+  try {
+    for await (const part of chunks) draft.write(part);
+  } catch (error) {
+    draft.close(false);
+    throw error;
+  }
+  draft.close(true);
 }
 
 /**

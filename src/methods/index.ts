@@ -5,10 +5,12 @@ export * from "./build.ts";
 export { dora } from "./dora/index.ts";
 export { type LearnedAdapterConfig, learnedAdapter } from "./learned-adapter/index.ts";
 export { type LoraConfig, lora } from "./lora/index.ts";
+export { mergeAdapter } from "./merge.ts";
 export type {
   BuildContext,
   ExportedAdapter,
   Init,
+  MergeContext,
   Method,
   MethodGraph,
   ParameterCount,

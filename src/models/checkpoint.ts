@@ -8,8 +8,8 @@ import type { TensorEntry } from "./safetensors-header.ts";
 
 const indexSchema = z.looseObject({ weight_map: z.record(z.string(), z.string()) });
 
-const SINGLE = "model.safetensors";
-const INDEX = "model.safetensors.index.json";
+export const SINGLE = "model.safetensors";
+export const INDEX = "model.safetensors.index.json";
 
 export interface CheckpointTensor {
   readonly file: SafetensorsFile;

@@ -209,11 +209,19 @@ export function readSafetensors(path: string): {
 
 const byName = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
 
-/** The bytes of a file, piece by piece. */
-function* serialize(
-  tensors: readonly (readonly [string, StoredTensor])[],
-  metadata: Readonly<Record<string, string>>,
-): Generator<Uint8Array> {
+/** A tensor as a header describes it. */
+type Described = Pick<StoredTensor, "dtype" | "shape">;
+
+/**
+ * The bytes before the data, and the order of the data: wider dtypes first, so that every tensor lies on a multiple of
+ * its element size, then by name, as the reference writer does; the data begin on a multiple of 8.
+ */
+export function safetensorsHeader<T extends Described>(
+  tensors: ReadonlyMap<string, T>,
+  metadata: Readonly<Record<string, string>> = {},
+): { header: Uint8Array; order: (readonly [string, T])[] } {
+  const width = ({ dtype }: Described): number => storedDType(dtype).bytes;
+  const order = [...tensors].sort(([a, x], [b, y]) => width(y) - width(x) || byName(a, b));
   const fields: string[] = [];
   const strings = Object.entries(metadata).sort(([a], [b]) => byName(a, b));
   // Pieced together as text: an object would move names that look like numbers to the front.
@@ -222,27 +230,40 @@ function* serialize(
     fields.push(`"__metadata__":{${pairs.join(",")}}`);
   }
   let position = 0;
-  for (const [name, tensor] of tensors) {
-    const end = position + tensor.data.byteLength;
-    const entry = { dtype: storedDType(tensor.dtype).name, shape: tensor.shape, data_offsets: [position, end] };
-    fields.push(`${JSON.stringify(name)}:${JSON.stringify(entry)}`);
+  for (const [name, { dtype, shape }] of order) {
+    const stored = storedDType(dtype);
+    const end = position + elementCount(shape)! * stored.bytes;
+    fields.push(
+      `${JSON.stringify(name)}:${JSON.stringify({ dtype: stored.name, shape, data_offsets: [position, end] })}`,
+    );
     position = end;
   }
   const json = Buffer.from(`{${fields.join(",")}}`);
   const header = Buffer.alloc(8 + Math.ceil(json.length / 8) * 8, " ");
   header.writeBigUInt64LE(BigInt(header.length - 8), 0);
   json.copy(header, 8);
-  yield header;
-  for (const [, { data }] of tensors) {
-    for (let done = 0; done < data.byteLength; done += CALL_BYTES) {
-      yield new Uint8Array(data.buffer, data.byteOffset + done, Math.min(CALL_BYTES, data.byteLength - done));
-    }
+  return { header, order };
+}
+
+/** The bytes of a tensor, in pieces that one write takes. */
+export function* bytesOf({ buffer, byteOffset, byteLength }: TensorData): Generator<Uint8Array> {
+  for (let done = 0; done < byteLength; done += CALL_BYTES) {
+    yield new Uint8Array(buffer, byteOffset + done, Math.min(CALL_BYTES, byteLength - done));
   }
 }
 
+/** The bytes of a file, piece by piece. */
+function* serialize(
+  tensors: ReadonlyMap<string, StoredTensor>,
+  metadata: Readonly<Record<string, string>>,
+): Generator<Uint8Array> {
+  const { header, order } = safetensorsHeader(tensors, metadata);
+  yield header;
+  for (const [, { data }] of order) yield* bytesOf(data);
+}
+
 /**
- * Writes tensors to `path`, atomically. Equal input gives equal bytes: wider dtypes first, so that every tensor lies on a
- * multiple of its element size, then by name, as the reference writer does; the data begin on a multiple of 8.
+ * Writes tensors to `path`, atomically. Equal input gives equal bytes.
  * @throws InputError `TENSOR_INVALID` with every tensor whose data do not fit its shape
  */
 export function writeSafetensors(
@@ -261,7 +282,5 @@ export function writeSafetensors(
     }
   }
   if (problems.length > 0) throw new InputError("TENSOR_INVALID", path, problems);
-  const width = (tensor: StoredTensor): number => storedDType(tensor.dtype).bytes;
-  const sorted = [...tensors].sort(([a, x], [b, y]) => width(y) - width(x) || byName(a, b));
-  writeFileAtomic(path, serialize(sorted, metadata));
+  writeFileAtomic(path, serialize(tensors, metadata));
 }

@@ -36,7 +36,7 @@ function held(config: BackboneConfig, form: WeightForm): { info: ParameterInfo; 
 }
 
 /** Compares a checkpoint with what the config asks for, and throws one error that lists every difference. */
-function checkTensors(checkpoint: Checkpoint, config: BackboneConfig): void {
+export function checkTensors(checkpoint: Checkpoint, config: BackboneConfig): void {
   const family = familyOf(config);
   const problems: string[] = [];
   const expected = new Map(family.parameters(config).map((info) => [info.name, info]));

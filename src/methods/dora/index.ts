@@ -1,5 +1,19 @@
 /** @file DoRA (Liu et al. 2024, arXiv 2402.09353) in PEFT's format: y' = m / ‖W + sBA‖ · x (W + sBA)ᵀ. */
-import { add, div, gemm, matmul, mul, sqrt, stopGradient, sum, transpose, type Value } from "../../graph/index.ts";
+import {
+  add,
+  div,
+  gemm,
+  matmul,
+  mul,
+  reshape,
+  sqrt,
+  square,
+  stopGradient,
+  sub,
+  sum,
+  transpose,
+  type Value,
+} from "../../graph/index.ts";
 import type { BackboneConfig, Site, SiteWeight } from "../../models/index.ts";
 import { configSchema, type LoraConfig, newLoraConfig, rankOf, scalingOf } from "../lora/config.ts";
 import { loraKeys, loraSpecs } from "../lora/index.ts";
@@ -84,5 +98,15 @@ export const dora: Method<LoraConfig> = {
         },
       },
     };
+  },
+
+  merge({ config, backbone, parameter }, _name, weight, site) {
+    const target = targetedSites(config, backbone).find(({ path }) => path === site?.path);
+    if (target === undefined) return undefined;
+    const { a, b } = loraKeys(target);
+    const direction = gemm(parameter(b), parameter(a), { c: weight, alpha: scalingOf(config, target) }); // [out, in]
+    const norm = sqrt(sum(square(direction), { axes: [1], keepDims: true })); // [out, 1]
+    const magnitude = reshape(parameter(magnitudeKey(target)), [target.outFeatures, 1]);
+    return sub(mul(direction, div(magnitude, norm)), weight);
   },
 };

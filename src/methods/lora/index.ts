@@ -66,4 +66,11 @@ export const lora: Method<LoraConfig> = {
       },
     };
   },
+
+  merge({ config, backbone, parameter }, _name, _weight, site) {
+    const target = targetedSites(config, backbone).find(({ path }) => path === site?.path);
+    if (target === undefined) return undefined;
+    const { a, b } = loraKeys(target);
+    return gemm(parameter(b), parameter(a), { alpha: scalingOf(config, target) }); // [out, in]
+  },
 };

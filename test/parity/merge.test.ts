@@ -1,0 +1,148 @@
+/** @file Merged checkpoints: what transformers computes from them, their files and dtypes, and what cannot be merged. */
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { Adapter, mergeAdapter, methodOf } from "../../src/methods/index.ts";
+import { Backbone, readBackboneConfig, readSafetensors } from "../../src/models/index.ts";
+import { distance, FIXTURES, fixture, pass } from "./support.ts";
+
+interface Expected {
+  readonly backbone: string;
+  readonly adapter: string;
+  readonly sequences: { readonly tokens: number[]; readonly logits: number[][] }[];
+}
+
+const TOLERANCE = 1e-4;
+const backboneAt = (name: string) => join(FIXTURES, "backbones", name);
+const logits = (backbone: Backbone, adapter: Adapter | undefined, tokens: number[]) =>
+  pass(backbone, adapter, { tokens: [tokens], promptLengths: [tokens.length] }).logits;
+
+let scratch: string;
+beforeAll(() => {
+  scratch = mkdtempSync(join(tmpdir(), "merge-"));
+});
+afterAll(() => rmSync(scratch, { recursive: true }));
+
+/** LoRA on a few modules, all random. */
+function randomAdapter(backbone: string, method = "lora"): Adapter {
+  const config = readBackboneConfig(backboneAt(backbone));
+  const adapter = Adapter.create(methodOf(method), { r: 2, target_modules: ["q_proj", "down_proj"] }, config, 3);
+  for (const { key } of adapter.specs) adapter.values(key).set(adapter.values(key).map((_, i) => Math.sin(i) / 4));
+  return adapter;
+}
+
+test.each(readdirSync(join(FIXTURES, "merged")))("%s: logits as transformers computes them", async (method) => {
+  const expected = fixture<Expected>("merged", method, "expected.json");
+  using bare = await Backbone.load(backboneAt(expected.backbone));
+  using adapter = Adapter.load(join(FIXTURES, expected.adapter), bare.config);
+  const output = join(scratch, method);
+  await mergeAdapter(adapter, backboneAt(expected.backbone), output);
+  using merged = await Backbone.load(output);
+  for (const { tokens, logits: wanted } of expected.sequences) {
+    expect(distance(logits(merged, undefined, tokens), wanted.flat())).toBeLessThan(TOLERANCE);
+    expect(distance(logits(bare, adapter, tokens), wanted.flat())).toBeLessThan(TOLERANCE);
+    expect(distance(logits(bare, undefined, tokens), wanted.flat())).toBeGreaterThan(0.01);
+  }
+});
+
+describe("files", () => {
+  test("shards, their index and settings stay as they are; only the weights aimed at change", async () => {
+    using adapter = randomAdapter("llama-untied");
+    const [from, to] = [backboneAt("llama-untied"), join(scratch, "sharded")];
+    const changed = await mergeAdapter(adapter, from, to);
+    expect(readdirSync(to).sort()).toEqual(readdirSync(from).sort());
+    expect(changed.every((name) => /(q|down)_proj\.weight$/.test(name))).toBe(true);
+    const index = (directory: string) =>
+      JSON.parse(readFileSync(join(directory, "model.safetensors.index.json"), "utf8")) as Record<string, object>;
+    expect(index(to).weight_map).toEqual(index(from).weight_map);
+    expect(index(to).metadata).toMatchObject({
+      total_size: (index(from).metadata as { total_size: number }).total_size,
+    });
+    for (const shard of readdirSync(from).filter((name) => name.endsWith(".safetensors"))) {
+      const [before, after] = [from, to].map((directory) => readSafetensors(join(directory, shard)).tensors);
+      expect([...after!.keys()]).toEqual([...before!.keys()]);
+      for (const [name, { data }] of before!) {
+        expect(distance(after!.get(name)!.data as Float32Array, data as Float32Array) > 0).toBe(changed.includes(name));
+      }
+    }
+  });
+
+  test("a tokenizer comes along", async () => {
+    const tiny = new URL("../../assets/tiny-llama", import.meta.url).pathname;
+    const adapter = Adapter.create(methodOf("lora"), { r: 1, target_modules: ["k_proj"] }, readBackboneConfig(tiny), 3);
+    using held = adapter;
+    const output = join(scratch, "tiny");
+    await mergeAdapter(held, tiny, output);
+    using merged = await Backbone.load(output);
+    expect(merged.tokenizer.encode("The cell").length).toBeGreaterThan(1);
+    expect(existsSync(join(output, "README.md"))).toBe(false); // it describes the model as it was
+  });
+
+  test("nothing is left behind when it is ended in between, or fails", async () => {
+    using adapter = randomAdapter("llama-gqa");
+    const output = join(scratch, "ended");
+    const end = new AbortController();
+    const options = { signal: end.signal, onProgress: (done: number) => void (done === 3 && end.abort()) };
+    await expect(mergeAdapter(adapter, backboneAt("llama-gqa"), output, options)).rejects.toThrow(/abort/);
+    expect(readdirSync(scratch).filter((name) => name.includes("ended"))).toEqual([]);
+  });
+});
+
+describe("dtype", () => {
+  test("as in the checkpoint: bfloat16, rounded once", async () => {
+    using adapter = randomAdapter("llama-headdim");
+    const [from, to] = [backboneAt("llama-headdim"), join(scratch, "bfloat16")];
+    await mergeAdapter(adapter, from, to);
+    const stored = [...readSafetensors(join(to, "model.safetensors")).tensors.values()];
+    expect(new Set(stored.map(({ dtype }) => dtype))).toEqual(new Set(["bfloat16"]));
+    using bare = await Backbone.load(from);
+    using merged = await Backbone.load(to);
+    const name = "model.layers.0.mlp.down_proj.weight";
+    const values = (backbone: Backbone) => backbone.initializers().get(name)!.data as Float32Array;
+    const difference = distance(values(merged), values(bare));
+    expect(difference).toBeGreaterThan(0.01);
+    const tokens = [1, 5, 9, 20];
+    // Rounding to 8 bits of mantissa, no more.
+    expect(distance(logits(merged, undefined, tokens), logits(bare, adapter, tokens))).toBeLessThan(0.1);
+  });
+
+  test("float32: exact, and config.json says so", async () => {
+    using adapter = randomAdapter("llama-headdim");
+    const [from, to] = [backboneAt("llama-headdim"), join(scratch, "float32")];
+    await mergeAdapter(adapter, from, to, { dtype: "float32" });
+    expect(JSON.parse(readFileSync(join(to, "config.json"), "utf8"))).toMatchObject({ dtype: "float32" });
+    using bare = await Backbone.load(from);
+    using merged = await Backbone.load(to);
+    const tokens = [1, 5, 9, 20];
+    expect(distance(logits(merged, undefined, tokens), logits(bare, adapter, tokens))).toBeLessThan(TOLERANCE);
+  });
+});
+
+describe("refusals", () => {
+  test.each([
+    ["milora", /ADAPTER_NOT_MERGEABLE.*what it changes depends on the prompt/],
+    ["bitfit", /ADAPTER_NOT_MERGEABLE.*what it adds is no change of a weight/],
+  ])("%s", async (method, message) => {
+    using adapter = Adapter.create(methodOf(method), {}, readBackboneConfig(backboneAt("llama-gqa")), 0);
+    const merging = mergeAdapter(adapter, backboneAt("llama-gqa"), join(scratch, method));
+    await expect(merging.catch((error) => Promise.reject(new Error(`${error.code} ${error.message}`)))).rejects.toThrow(
+      message,
+    );
+  });
+
+  test("another backbone, a directory that exists, numbers too large for float16", async () => {
+    using adapter = randomAdapter("llama-gqa");
+    const merge = (from: string, to: string) => mergeAdapter(adapter, from, to);
+    await expect(merge(backboneAt("llama-tied"), join(scratch, "other"))).rejects.toMatchObject({
+      code: "ADAPTER_MISMATCH",
+    });
+    await expect(merge(backboneAt("llama-gqa"), scratch)).rejects.toMatchObject({ code: "OUTPUT_EXISTS" });
+    adapter.values(adapter.specs[0]!.key).fill(1e30);
+    adapter.values(adapter.specs[1]!.key).fill(1e30);
+    await expect(merge(backboneAt("llama-gqa"), join(scratch, "large"))).rejects.toMatchObject({
+      code: "WEIGHT_NOT_FINITE",
+    });
+    expect(existsSync(join(scratch, "large"))).toBe(false);
+  });
+});
