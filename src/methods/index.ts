@@ -23,6 +23,7 @@ export type {
   TrainingState,
 } from "./method.ts";
 export { type MiloraConfig, milora } from "./milora/index.ts";
+export { type MoeloraConfig, moelora } from "./moelora/index.ts";
 export { type ParallelAdapterConfig, parallelAdapter } from "./parallel-adapter/index.ts";
 export { geluDenominator, geluNumerator } from "./rational.ts";
 export { methodOf, methodOfConfig, methods } from "./registry.ts";

@@ -8,6 +8,7 @@ import { learnedAdapter } from "./learned-adapter/index.ts";
 import { lora } from "./lora/index.ts";
 import type { Method } from "./method.ts";
 import { milora } from "./milora/index.ts";
+import { moelora } from "./moelora/index.ts";
 import { pTuningV2 } from "./p-tuning-v2/index.ts";
 import { parallelAdapter } from "./parallel-adapter/index.ts";
 import { preset } from "./preset.ts";
@@ -26,6 +27,7 @@ export const methods: ReadonlyMap<string, Method> = new Map(
       lora,
       midora,
       milora,
+      moelora,
       parallelAdapter,
       pTuningV2,
     ] as unknown as readonly Method[]

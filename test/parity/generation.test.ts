@@ -1,11 +1,10 @@
 /** @file Adapters in the engine: greedy tokens as in PyTorch, many prompts at once as each alone, beams too. */
-import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Engine } from "../../src/generation/index.ts";
 import { Adapter } from "../../src/methods/index.ts";
 import { Backbone } from "../../src/models/index.ts";
-import { distance, FIXTURES, fixture } from "./support.ts";
+import { adapterCases, distance, FIXTURES, fixture } from "./support.ts";
 
 interface Expected {
   readonly backbone: string;
@@ -18,13 +17,9 @@ interface Expected {
 
 const TOLERANCE = 1e-4;
 // LoRA and MiLoRA, with their routes, are tested beside the engine.
-const cases = ["adalora", "dora", "ia3", "p-tuning-v2"].flatMap((method) =>
-  readdirSync(join(FIXTURES, method))
-    .filter((name) => existsSync(join(FIXTURES, method, name, "expected.json")))
-    .map((name) => ({ method, name })),
-);
+const elsewhere = new Set(["lora", "milora"]);
 
-describe.each(cases)("$method/$name", ({ method, name }) => {
+describe.each(adapterCases().filter(({ method }) => !elsewhere.has(method)))("$method/$name", ({ method, name }) => {
   const expected = fixture<Expected>(method, name, "expected.json");
   let backbone: Backbone;
   let adapter: Adapter;

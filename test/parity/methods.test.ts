@@ -1,10 +1,9 @@
 /** @file Adapters against PyTorch: logits, routes, probabilities, losses and gradients of test/reference/. */
-import { existsSync, readdirSync } from "node:fs";
-import { join, sep } from "node:path";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Adapter, geluDenominator, geluNumerator } from "../../src/methods/index.ts";
 import { Backbone, readSafetensors } from "../../src/models/index.ts";
-import { type Batch, distance, FIXTURES, fixture, pass } from "./support.ts";
+import { adapterCases, type Batch, distance, FIXTURES, fixture, pass } from "./support.ts";
 
 interface Sequence {
   readonly tokens?: number[];
@@ -18,18 +17,17 @@ interface Sequence {
 interface Expected {
   readonly backbone: string;
   readonly sequences: Sequence[];
-  readonly training?: Batch & { readonly loss: number; readonly loadBalanceLoss?: number };
+  readonly training?: Batch & {
+    readonly loss: number;
+    /** MiLoRA's, not weighted. */
+    readonly loadBalanceLoss?: number;
+    /** Losses of the method, weighted, by name. */
+    readonly auxiliary?: Readonly<Record<string, number>>;
+  };
 }
 
 const TOLERANCE = 1e-4;
-/** Every `<method>/<case>/` of the fixtures that is an adapter directory with expected numbers. */
-const cases = readdirSync(FIXTURES, { recursive: true, encoding: "utf8" })
-  .map((path) => path.split(sep))
-  .filter((parts) => parts.length === 3 && parts[2] === "expected.json")
-  .map(([method, name]) => ({ method: method!, name: name! }))
-  .filter(({ method, name }) => existsSync(join(FIXTURES, method, name, "adapter_config.json")));
-
-describe.each(cases)("$method/$name", ({ method, name }) => {
+describe.each(adapterCases())("$method/$name", ({ method, name }) => {
   const directory = join(FIXTURES, method, name);
   const expected = fixture<Expected>(method, name, "expected.json");
   let backbone: Backbone;
@@ -67,6 +65,9 @@ describe.each(cases)("$method/$name", ({ method, name }) => {
     expect(loss).toBeCloseTo(training.loss, 4);
     if (training.loadBalanceLoss !== undefined) {
       expect(auxiliary.get("load_balance")).toBeCloseTo(0.01 * training.loadBalanceLoss, 5);
+    }
+    for (const [name, value] of Object.entries(training.auxiliary ?? {})) {
+      expect(auxiliary.get(name) ?? 0, name).toBeCloseTo(value, 5);
     }
     const { tensors } = readSafetensors(join(directory, "gradients.safetensors"));
     expect([...gradients.keys()].sort()).toEqual([...tensors.keys()].sort());

@@ -1,6 +1,6 @@
 /** @file Runs a backbone with an adapter over stored batches: the plain forward and backward pass, nothing around it. */
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { join, sep } from "node:path";
 import { add, crossEntropy, exportOnnx, Graph, gather, grad } from "../../src/graph/index.ts";
 import { ADAPTER_INPUT, type Adapter, buildMethod } from "../../src/methods/index.ts";
 import type { Backbone } from "../../src/models/index.ts";
@@ -10,6 +10,15 @@ export const FIXTURES = new URL("../fixtures/", import.meta.url).pathname;
 
 export function fixture<T>(...path: string[]): T {
   return JSON.parse(readFileSync(join(FIXTURES, ...path), "utf8")) as T;
+}
+
+/** Every `<method>/<case>/` of the fixtures that is an adapter directory with expected numbers. */
+export function adapterCases(): { method: string; name: string }[] {
+  return readdirSync(FIXTURES, { recursive: true, encoding: "utf8" })
+    .map((path) => path.split(sep))
+    .filter((parts) => parts.length === 3 && parts[2] === "expected.json")
+    .map(([method, name]) => ({ method: method!, name: name! }))
+    .filter(({ method, name }) => existsSync(join(FIXTURES, method, name, "adapter_config.json")));
 }
 
 export interface Batch {
