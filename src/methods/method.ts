@@ -139,6 +139,8 @@ export interface Method<C = unknown> {
   /** The config of a new adapter: `options` over the paper's setting for this backbone. */
   newConfig(options: Readonly<Record<string, unknown>>, backbone: BackboneConfig, run?: PlannedRun): C;
   routing?(config: C): Routing;
+  /** Positions that an attention prefix takes before every sequence; they are missing from the context. */
+  prefixLength?(config: C): number;
   /** All parameters, in file order. Throws `InputError` when the config does not fit the backbone. */
   parameters(config: C, backbone: BackboneConfig): readonly ParameterSpec[];
   /** Numbers of trainable parameters by part, e.g. `experts`, `routers`. The totals are the sums. */

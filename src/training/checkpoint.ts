@@ -8,10 +8,9 @@ import { SafetensorsFile, writeSafetensors } from "../models/index.ts";
 import type { Tensor } from "../runtime/index.ts";
 import { configDifferences } from "./config.ts";
 import { TrainingError } from "./errors.ts";
-import type { Group, OptimizerGroup } from "./optimizer.ts";
 
 const STATE_FILE = "state.json";
-const MOMENTS_FILE = "optimizer.safetensors";
+const TENSORS_FILE = "optimizer.safetensors";
 
 const stepCount = z.int().min(0);
 
@@ -35,9 +34,6 @@ const stateSchema = z.strictObject({
 });
 
 export type CheckpointState = z.infer<typeof stateSchema>;
-
-/** AdamW's two moments of one group, float32 [n] each, in the layout of the adapter's flat buffer. */
-type Moments = Pick<OptimizerGroup, "first" | "second">;
 
 export function checkpointsDirectory(run: string): string {
   return join(run, "checkpoints");
@@ -63,23 +59,21 @@ export function checkpointPath(run: string, step: number): string {
   return join(checkpointsDirectory(run), `step-${step}`);
 }
 
-/** Writes `checkpoints/step-N` and removes all but the newest `keep`. */
+/**
+ * Writes `checkpoints/step-N` and removes all but the newest `keep`.
+ * @param tensors what is kept beside the adapter, `Trainer.tensors`
+ */
 export async function saveCheckpoint(
   run: string,
   adapter: Adapter,
-  moments: ReadonlyMap<Group, Moments>,
+  tensors: ReadonlyMap<string, Tensor>,
   state: CheckpointState,
   keep: number,
 ): Promise<string> {
   const path = checkpointPath(run, state.step);
   await writeDirectoryAtomic(path, (directory) => {
     adapter.saveInto(directory);
-    const tensors = new Map<string, Tensor>();
-    for (const [group, { first, second }] of moments) {
-      tensors.set(`${group}.exp_avg`, first);
-      tensors.set(`${group}.exp_avg_sq`, second);
-    }
-    writeSafetensors(join(directory, MOMENTS_FILE), tensors, { format: "pt" });
+    writeSafetensors(join(directory, TENSORS_FILE), tensors, { format: "pt" });
     writeFileAtomic(join(directory, STATE_FILE), `${JSON.stringify(state, null, 2)}\n`);
   });
   for (const step of listCheckpoints(run).slice(0, -keep)) {
@@ -103,24 +97,19 @@ export function requireSameRun(path: string, state: CheckpointState, identity: R
   );
 }
 
-/** Fills the moments from a checkpoint. Throws CHECKPOINT_INVALID when they do not fit the adapter. */
-export function loadMoments(path: string, moments: ReadonlyMap<Group, Moments>): void {
-  const where = join(path, MOMENTS_FILE);
+/** Fills tensors from a checkpoint. Throws CHECKPOINT_INVALID when they do not fit. */
+export function loadTensors(path: string, tensors: ReadonlyMap<string, Tensor>): void {
+  const where = join(path, TENSORS_FILE);
   using file = SafetensorsFile.open(where);
-  for (const [group, { first, second }] of moments) {
-    for (const [name, tensor] of [
-      [`${group}.exp_avg`, first],
-      [`${group}.exp_avg_sq`, second],
-    ] as const) {
-      const found = file.entries.get(name);
-      if (found === undefined || found.shape.join() !== tensor.shape.join() || found.storedDType !== "F32") {
-        const what = found === undefined ? "is missing" : `is ${found.storedDType} [${found.shape.join(", ")}]`;
-        throw new TrainingError(
-          "CHECKPOINT_INVALID",
-          `${where}: ${name} ${what}, expected F32 [${tensor.shape.join(", ")}]`,
-        );
-      }
-      file.readFloat32(name, tensor.data as Float32Array);
+  for (const [name, tensor] of tensors) {
+    const found = file.entries.get(name);
+    if (found === undefined || found.shape.join() !== tensor.shape.join() || found.storedDType !== "F32") {
+      const what = found === undefined ? "is missing" : `is ${found.storedDType} [${found.shape.join(", ")}]`;
+      throw new TrainingError(
+        "CHECKPOINT_INVALID",
+        `${where}: ${name} ${what}, expected F32 [${tensor.shape.join(", ")}]`,
+      );
     }
+    file.readFloat32(name, tensor.data as Float32Array);
   }
 }

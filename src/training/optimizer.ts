@@ -91,17 +91,23 @@ export class AdamW implements Disposable {
     return Math.sqrt(total);
   }
 
+  /** What gradients of that global norm are multiplied with, as in torch's `clip_grad_norm_`. */
+  clip(norm: number): number {
+    const { maxGradNorm } = this.#options;
+    return maxGradNorm === 0 ? 1 : Math.min(1, maxGradNorm / (norm + 1e-6));
+  }
+
   /**
    * Updates one group in place.
    * @param norm of all groups that are updated together
    * @param updates number of updates of this group, this one included
    */
   async update(group: OptimizerGroup, norm: number, lr: number, updates: number): Promise<void> {
-    const { betas, weightDecay, maxGradNorm } = this.#options;
+    const { betas, weightDecay } = this.#options;
     const set = (name: string, value: number): void => {
       this.#factors.get(name)!.data[0] = value;
     };
-    set("clip", maxGradNorm === 0 ? 1 : Math.min(1, maxGradNorm / (norm + 1e-6))); // as torch's clip_grad_norm_
+    set("clip", this.clip(norm));
     set("decay", 1 - lr * weightDecay);
     set("stepSize", lr / (1 - betas[0] ** updates));
     set("correction", 1 / Math.sqrt(1 - betas[1] ** updates));

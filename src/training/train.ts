@@ -1,12 +1,12 @@
 /** @file A training run from its config: data, steps, evaluations, early stopping, checkpoints, and going on from one. */
 import { deriveSeed, InputError } from "../base/index.ts";
-import { Adapter, methodOf } from "../methods/index.ts";
+import { Adapter, type Method, methodOf } from "../methods/index.ts";
 import { Backbone } from "../models/index.ts";
 import { batchOfStep, Order, stepsPerEpoch } from "./batches.ts";
 import {
   type CheckpointState,
   checkpointPath,
-  loadMoments,
+  loadTensors,
   readCheckpointState,
   requireSameRun,
   saveCheckpoint,
@@ -82,22 +82,33 @@ export async function train(config: TrainingConfigInput, options: TrainOptions =
   using loaded = options.backbone === undefined ? await Backbone.load(given.model) : undefined;
   const backbone = options.backbone ?? loaded!;
   const settings = { base_model_name_or_path: given.model, ...given.adapter };
-  using adapter = Adapter.create(method, settings, backbone.config, deriveSeed(given.seed, "init"));
-  const resolved: TrainingConfig = { ...given, adapter: adapter.config as Record<string, unknown> };
-  const maxLength = Math.min(given.max_length, backbone.config.maxPositions);
+  const preview = method.newConfig(settings, backbone.config); // refuses bad settings before the data is read
   const data = await loadData(backbone.tokenizer, {
     ...given.data,
-    maxLength,
+    maxLength: Math.min(given.max_length, contextOf(backbone, method, preview)),
     seed: given.seed,
     signal: options.signal,
   });
   requireKnownTokens(data, backbone.config.vocabSize);
+  const run = { totalSteps: plannedSteps(given, data.train.length) };
+  const seed = deriveSeed(given.seed, "init");
+  using adapter = Adapter.create(method, settings, backbone.config, seed, backbone, run);
+  const resolved: TrainingConfig = { ...given, adapter: adapter.config as Record<string, unknown> };
   using directory = RunDirectory.open(given.output_dir, options.resume ?? false);
   try {
     return await new Run(resolved, data, backbone, adapter, directory, options).run();
   } catch (error) {
     throw asUnwritable(directory.path, error);
   }
+}
+
+/** Positions that are left for the tokens of a sequence. */
+function contextOf({ config }: Backbone, { prefixLength }: Method, adapterConfig: unknown): number {
+  return config.maxPositions - (prefixLength?.(adapterConfig) ?? 0);
+}
+
+function plannedSteps({ epochs, batch_size, max_steps }: TrainingConfig, rows: number): number {
+  return Math.min(Math.ceil(epochs * stepsPerEpoch(rows, batch_size)), max_steps ?? Number.POSITIVE_INFINITY);
 }
 
 /** A tokenizer may know more tokens than the model has embeddings for. */
@@ -165,10 +176,7 @@ class Run {
       ["data digest", data.digest],
     ]);
     this.#perEpoch = stepsPerEpoch(data.train.length, config.batch_size);
-    this.#totalSteps = Math.min(
-      Math.ceil(config.epochs * this.#perEpoch),
-      config.max_steps ?? Number.POSITIVE_INFINITY,
-    );
+    this.#totalSteps = plannedSteps(config, data.train.length);
     this.#warmup = warmupSteps(this.#totalSteps, config.warmup_ratio);
     this.#trainOrder = new Order(data.train.length, config.seed, "train order");
     this.#devOrder = new Order(data.dev.length, config.seed, "dev order");
@@ -194,7 +202,7 @@ class Run {
     }
     using trainer = this.#trainer();
     if (from !== undefined) {
-      loadMoments(from, trainer.groups);
+      loadTensors(from, trainer.tensors);
       for (const group of trainer.groups.keys()) trainer.updates.set(group, this.#state.updates[group] ?? 0);
     }
     using log = MetricsLog.open(metricsPath(path), this.#state.metrics_bytes);
@@ -214,7 +222,7 @@ class Run {
       weightDecay: weight_decay,
       maxGradNorm: max_grad_norm,
       microBatchSize: micro_batch_size,
-      maxLength: Math.min(max_length, this.#backbone.config.maxPositions),
+      maxLength: Math.min(max_length, this.#context),
       bilevel: bilevel && this.#data.dev.length > 0,
     });
     return trainer;
@@ -316,9 +324,13 @@ class Run {
     this.#state.seconds = this.#seconds();
     const { path } = this.#directory;
     const { keep_checkpoints } = this.#config;
-    const directory = await saveCheckpoint(path, this.#adapter, trainer.groups, this.#state, keep_checkpoints);
+    const directory = await saveCheckpoint(path, this.#adapter, trainer.tensors, this.#state, keep_checkpoints);
     this.#changed = false;
     this.#options.onProgress?.({ type: "checkpoint", step: this.#state.step, directory });
+  }
+
+  get #context(): number {
+    return contextOf(this.#backbone, this.#adapter.method, this.#adapter.config);
   }
 
   #epoch(): number {
@@ -333,10 +345,9 @@ class Run {
     const { onProgress } = this.#options;
     if (!onProgress) return;
     const { max_length, bilevel } = this.#config;
-    const { maxPositions } = this.#backbone.config;
     for (const message of this.#data.warnings) onProgress({ type: "warning", message });
-    if (max_length > maxPositions) {
-      const message = `max_length ${max_length} is more than the backbone's context; sequences end at ${maxPositions}`;
+    if (max_length > this.#context) {
+      const message = `max_length ${max_length} is more than the backbone's context; sequences end at ${this.#context}`;
       onProgress({ type: "warning", message });
     }
     if (bilevel && this.#data.dev.length === 0 && trainer.groups.has("activation")) {

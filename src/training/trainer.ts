@@ -1,5 +1,5 @@
 /** @file One optimizer step, whatever its batch comes from: accumulate gradients, clip, update; and the bi-level pair of steps. */
-import type { Adapter } from "../methods/index.ts";
+import type { Adapter, TrainingState } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
 import { PrepackedWeights, Tensor } from "../runtime/index.ts";
 import { Collated, countTokens, microBatches, supervisedTokens } from "./batches.ts";
@@ -43,10 +43,12 @@ export class Trainer implements Disposable {
   readonly adapter: Adapter;
   /** Whether each step takes a dev batch for Θ. */
   readonly bilevel: boolean;
-  /** The flat buffers of each group; checkpoints save the moments. */
+  /** The flat buffers of each group. */
   readonly groups: ReadonlyMap<Group, OptimizerGroup>;
   /** Updates done, by group. */
   readonly updates: Map<Group, number>;
+  /** What the method keeps and does beside the optimizer, if it does (AdaLoRA's rank allocation). */
+  readonly methodState: TrainingState | undefined;
   readonly #options: TrainerOptions;
   readonly #prepacked = new PrepackedWeights();
   readonly #gradients: GradientSession;
@@ -68,6 +70,26 @@ export class Trainer implements Disposable {
     this.groups = groups;
     this.updates = new Map([...groups.keys()].map((group) => [group, 0]));
     this.bilevel = options.bilevel && groups.has("activation") && groups.has("weights");
+    const weights = groups.get("weights");
+    this.methodState =
+      weights &&
+      adapter.method.trainingState?.({
+        config: adapter.config,
+        backbone: backbone.config,
+        parameters: weights.parameter,
+        gradients: weights.gradient,
+        offsets: adapter.offsets("weights"),
+      });
+  }
+
+  /** What a checkpoint holds beside the adapter, by name: both moments of each group, and what the method keeps. */
+  get tensors(): ReadonlyMap<string, Tensor> {
+    const tensors = new Map<string, Tensor>();
+    for (const [group, { first, second }] of this.groups) {
+      tensors.set(`${group}.exp_avg`, first).set(`${group}.exp_avg_sq`, second);
+    }
+    for (const [name, tensor] of this.methodState?.tensors ?? []) tensors.set(`method.${name}`, tensor);
+    return tensors;
   }
 
   /**
@@ -136,6 +158,9 @@ export class Trainer implements Disposable {
       await this.#optimizer.update(group, norm, lr, updates);
       this.updates.set(names[i]!, updates);
     }
+    if (names.includes("weights")) {
+      await this.methodState?.afterUpdate(this.updates.get("weights")! - 1, this.#optimizer.clip(norm));
+    }
     return { losses: { loss, lm_loss: lmLoss, auxiliary, lr, grad_norm: norm }, active: addActive(passes) };
   }
 
@@ -151,6 +176,7 @@ export class Trainer implements Disposable {
   /** Releases sessions, gradients and moments; not the adapter. */
   [Symbol.dispose](): void {
     this.#closed = true;
+    this.methodState?.[Symbol.dispose]();
     this.#gradients[Symbol.dispose]();
     this.#evaluation?.[Symbol.dispose]();
     this.#optimizer[Symbol.dispose]();

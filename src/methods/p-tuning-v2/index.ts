@@ -79,6 +79,8 @@ export const pTuningV2: Method<PrefixConfig> = {
     return { tunable: counts, activated: counts };
   },
 
+  prefixLength: (config) => config.num_virtual_tokens,
+
   // Even a prefix of zeros takes its share of every softmax.
   isIdentity: () => false,
 
