@@ -11,7 +11,7 @@ import {
   writeSafetensors,
 } from "../models/index.ts";
 import { Tensor } from "../runtime/index.ts";
-import type { Init, Method, ParameterSpec, PlannedRun } from "./method.ts";
+import type { Init, Method, ParameterSpec, PlannedRun, Successor } from "./method.ts";
 import { methodOfConfig } from "./registry.ts";
 
 export const CONFIG_FILE = "adapter_config.json";
@@ -144,6 +144,18 @@ export class Adapter implements Disposable {
     const adapter = new Adapter(method, method.newConfig(options, backbone, run), backbone);
     const random = new Random(seed);
     for (const { key, init } of adapter.specs) fill(adapter.values(key), init, random, norms);
+    return adapter;
+  }
+
+  /** The adapter that this one becomes; parameters for which `next` gives no numbers are drawn from `seed`. */
+  succeededBy(next: Successor<unknown>, seed: number, norms?: NormSource): Adapter {
+    const adapter = new Adapter(this.method, next.config, this.backbone);
+    const random = new Random(seed);
+    for (const { key, init } of adapter.specs) {
+      const values = next.values?.(key);
+      if (values) adapter.values(key).set(values);
+      else fill(adapter.values(key), init, random, norms);
+    }
     return adapter;
   }
 

@@ -19,6 +19,8 @@ export type {
   PlannedRun,
   Route,
   Routing,
+  RunProgress,
+  Successor,
   TrainingContext,
   TrainingState,
 } from "./method.ts";

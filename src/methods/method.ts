@@ -112,6 +112,22 @@ export interface TrainingState extends Disposable {
   afterUpdate(step: number, clip: number): Promise<void>;
 }
 
+/** Where a run stands after an update. */
+export interface RunProgress {
+  /** Updates done. */
+  readonly step: number;
+  readonly totalSteps: number;
+  /** The numbers of a parameter, by its key. */
+  values(key: string): Float32Array;
+}
+
+/** What an adapter becomes when its structure changes in training. */
+export interface Successor<C> {
+  readonly config: C;
+  /** Numbers to go on with, by key; a parameter for which there are none is drawn as in a new adapter. */
+  values?(key: string): Float32Array | undefined;
+}
+
 /** An adapter as it is saved for use. */
 export interface ExportedAdapter<C> {
   readonly config: C;
@@ -153,6 +169,15 @@ export interface Method<C = unknown> {
    * parameters by key; undefined when it is in the form for use. Checkpoints keep the form for training.
    */
   export?(config: C, backbone: BackboneConfig, tensors: ReadonlyMap<string, Tensor>): ExportedAdapter<C> | undefined;
+  /** Default peak learning rate of the group `activation`, where it holds something else than activation functions. */
+  readonly activationLr?: number;
+  /** True while an adapter is searching for its structure: it is neither the best of a run nor a reason to end it. */
+  interim?(config: C): boolean;
+  /**
+   * After each update: what the adapter becomes if its structure changes now. Training goes on with that, its schedule,
+   * the optimizer's moments and the search for the best adapter beginning anew.
+   */
+  successor?(config: C, backbone: BackboneConfig, progress: RunProgress): Successor<C> | undefined;
   /** For methods that do more in training than minimise their losses. */
   trainingState?(context: TrainingContext<C>): TrainingState;
   /**
