@@ -14,7 +14,7 @@ test("README.md lists the methods that there are", () => {
 });
 
 test("docs/formats.md has a row for each method", () => {
-  const rows = read("docs/formats.md").match(/^\| [^|]*`[^|]*\| `[A-Z_]+`.*$/gm) ?? [];
+  const rows = read("docs/formats.md").match(/^\| [^|]*`[^|]*\| `[A-Z0-9_]+`.*$/gm) ?? [];
   for (const { name, peftType } of methods.values()) {
     const row = rows.find((text) => text.split("|")[1]!.includes(`\`${name}\``));
     expect(row, `no row for ${name}`).toBeDefined();
