@@ -29,3 +29,4 @@ export { type MoeloraConfig, moelora } from "./moelora/index.ts";
 export { type ParallelAdapterConfig, parallelAdapter } from "./parallel-adapter/index.ts";
 export { geluDenominator, geluNumerator } from "./rational.ts";
 export { methodOf, methodOfConfig, methods } from "./registry.ts";
+export { type SspConfig, ssp } from "./ssp/index.ts";

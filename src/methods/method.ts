@@ -26,8 +26,12 @@ export interface ParameterSpec {
 
 /** Which part of a sequence's life a graph is built for. */
 export type Phase =
-  /** Whole sequences with gradients; `promptMask` float32 [B, T] is 1 on prompt tokens, 0 on response and padding. */
-  | { readonly kind: "train"; readonly promptMask: Value }
+  /**
+   * Whole sequences with gradients; `promptMask` float32 [B, T] is 1 on prompt tokens, 0 on response and padding.
+   * `noise` gives uniform numbers in (0, 1), float32, drawn anew for each update; it is missing where a method should do
+   * what it does on average, as in an evaluation.
+   */
+  | { readonly kind: "train"; readonly promptMask: Value; noise?(name: string, shape: readonly number[]): Value }
   /** The prompt's pass that fills the KV cache; mask as above (0 on padding). */
   | { readonly kind: "prefill"; readonly promptMask: Value }
   /**

@@ -12,6 +12,7 @@ import { moelora } from "./moelora/index.ts";
 import { pTuningV2 } from "./p-tuning-v2/index.ts";
 import { parallelAdapter } from "./parallel-adapter/index.ts";
 import { preset } from "./preset.ts";
+import { ssp } from "./ssp/index.ts";
 
 const midora = preset(milora, "midora", { use_dora: true });
 
@@ -30,6 +31,7 @@ export const methods: ReadonlyMap<string, Method> = new Map(
       moelora,
       parallelAdapter,
       pTuningV2,
+      ssp,
     ] as unknown as readonly Method[]
   ).map((method) => [method.name, method]),
 );

@@ -8,9 +8,13 @@ import { type BitfitConfig, configSchema, newBitfitConfig, projectionOf } from "
 
 export type { BitfitConfig } from "./config.ts";
 
+export function biasKey(site: Site): string {
+  return `${KEY_PREFIX}${site.path}.bias`;
+}
+
 /** Keys of a module: its bias, or what that is made of while it is trained. */
 function keysOf(site: Site): { bias: string; vector: string; projection: string } {
-  const bias = `${KEY_PREFIX}${site.path}.bias`;
+  const bias = biasKey(site);
   return { bias, vector: `${bias}_vector`, projection: `${bias}_projection` };
 }
 
