@@ -4,6 +4,7 @@ import { adalora } from "./adalora/index.ts";
 import { bitfit } from "./bitfit/index.ts";
 import { dora } from "./dora/index.ts";
 import { ia3 } from "./ia3/index.ts";
+import { iapt } from "./iapt/index.ts";
 import { learnedAdapter } from "./learned-adapter/index.ts";
 import { lora } from "./lora/index.ts";
 import type { Method } from "./method.ts";
@@ -24,6 +25,7 @@ export const methods: ReadonlyMap<string, Method> = new Map(
       bitfit,
       dora,
       ia3,
+      iapt,
       learnedAdapter,
       lora,
       midora,

@@ -139,11 +139,14 @@ def training(model: OwnMethod, sequences: list[dict], path) -> dict | None:
     if model.margin() < 1e-4:
         return None
     for b, s in enumerate(sequences):  # the batch computes what each sequence alone computes
-        assert torch.allclose(logits[b, : mask[b].sum()], s["logits"], atol=1e-4)
+        away = (logits[b, : mask[b].sum()] - s["logits"]).abs().max()
+        assert away < 1e-2
+        if away > 2e-5:
+            return None
     ce, losses = cross_entropy(logits, labels), model.losses()
     loss = ce + sum(losses.values())
     values = torch.autograd.grad(loss, list(model.tensors.values()), materialize_grads=True)
-    if rounding(model, tokens, mask, labels, values) > 2e-5:
+    if rounding(model, tokens, labels) > 3e-5:
         return None
     save_file({k: v.contiguous() for k, v in zip(model.tensors, values)}, path / "gradients.safetensors")
     return {
@@ -153,13 +156,25 @@ def training(model: OwnMethod, sequences: list[dict], path) -> dict | None:
     }  # fmt: skip
 
 
-def rounding(model: OwnMethod, tokens, mask, labels, values) -> float:
-    """How far float32 gradients are from those in float64, relative to the largest number of each (at least 1)."""
-    tensors = {k: v.detach().double() for k, v in model.tensors.items()}
-    exact = type(model)(load_backbone(BACKBONE).double(), model.config, tensors)
-    loss = cross_entropy(exact.forward(tokens, mask, PROMPTS), labels) + sum(exact.losses().values())
-    references = torch.autograd.grad(loss, list(tensors.values()), materialize_grads=True)
-    return max(((v - r).abs().max() / r.abs().max().clamp(min=1)).item() for v, r in zip(values, references))
+def gradients_of(model: OwnMethod, tensors: dict, dtype, tokens, labels) -> list:
+    fresh = type(model)(load_backbone(BACKBONE).to(dtype), model.config, tensors)
+    mask = torch.ones_like(tokens)  # padding stands at the end, where no real token sees it
+    loss = cross_entropy(fresh.forward(tokens, mask, PROMPTS), labels) + sum(fresh.losses().values())
+    return torch.autograd.grad(loss, list(tensors.values()), materialize_grads=True)
+
+
+def rounding(model: OwnMethod, tokens, labels) -> float:
+    """How far gradients in float32 are from those in float64, relative to the largest number of each tensor (at least
+    1), the worst of a few passes with every parameter moved by about its last bit: whether the case is well conditioned."""
+    exact = {k: v.detach().double() for k, v in model.tensors.items()}
+    references = gradients_of(model, exact, torch.float64, tokens, labels)
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for _ in range(4):
+        moved = {k: (v * (1 + 1e-7 * torch.randn(v.shape, generator=generator))).float() for k, v in exact.items()}
+        for v, r in zip(gradients_of(model, moved, torch.float32, tokens, labels), references):
+            worst = max(worst, ((v - r).abs().max() / r.abs().max().clamp(min=1)).item())
+    return worst
 
 
 def write_cases(method: type[OwnMethod], folder: str, cases: dict[str, dict]) -> None:
