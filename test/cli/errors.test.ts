@@ -3,11 +3,13 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseSync } from "vite";
 import { expect, test } from "vitest";
+import { methods } from "../../src/methods/index.ts";
 
 const root = join(import.meta.dirname, "../..");
 
 /** String literals in capitals that are no error codes. */
 const OTHERS = new Set(["CAUSAL_LM", "MILORA_LEAK", "F8_E4M3", "F8_E5M2"]);
+for (const { peftType } of methods.values()) OTHERS.add(peftType);
 const CODE = /^[A-Z][A-Z0-9]*(_[A-Z0-9]+)+$/;
 
 /** All literals that look like a code, and whatever is the first argument of a constructor whose name ends in Error. */

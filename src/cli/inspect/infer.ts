@@ -12,7 +12,8 @@ type Shapes = ReadonlyMap<string, readonly number[]>;
 export function inferBackbone(directory: string): BackboneConfig {
   const path = join(directory, "adapter_model.safetensors");
   using file = SafetensorsFile.open(path);
-  const shapes: Shapes = new Map([...file.entries].map(([key, entry]) => [key, entry.shape]));
+  const named = (key: string) => key.replace(/\.lora_[AB]$/, "$&.weight"); // as AdaLoRA writes them
+  const shapes: Shapes = new Map([...file.entries].map(([key, entry]) => [named(key), entry.shape]));
   const layers = [...shapes.keys()].map((key) => Number(/\.layers\.(\d+)\./.exec(key)?.[1] ?? -1));
   const numLayers = Math.max(-1, ...layers) + 1;
   const outOf = (module: string) => dimension(shapes, `.${module}.lora_B.weight`, 0);

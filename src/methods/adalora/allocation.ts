@@ -3,8 +3,7 @@ import { InputError } from "../../base/index.ts";
 import { abs, add, exportOnnx, Graph, mean, mul, reshape, sub } from "../../graph/index.ts";
 import { type Binding, Session, Tensor } from "../../runtime/index.ts";
 import type { TrainingContext, TrainingState } from "../method.ts";
-import { type AdaloraConfig, rankedSites } from "./config.ts";
-import { adaloraKeys } from "./index.ts";
+import { type AdaloraConfig, adaloraKeys, rankedSites } from "./config.ts";
 
 /** Total rank that may stay at a step (from 0), and whether rows are masked then: PEFT's cubic schedule (eq. 11). */
 export function budgetAt(

@@ -3,7 +3,7 @@ import { z } from "zod";
 import { InputError, parseWith } from "../../base/index.ts";
 import { type BackboneConfig, moduleNames, type Site } from "../../models/index.ts";
 import type { PlannedRun } from "../method.ts";
-import { commonFields, layersToTransform, off, rank, targetedSites, targetModules } from "../peft.ts";
+import { commonFields, KEY_PREFIX, layersToTransform, off, rank, targetedSites, targetModules } from "../peft.ts";
 
 const steps = z.int().min(0);
 const decay = z.number().gt(0).lt(1);
@@ -53,6 +53,12 @@ export interface RankedSite {
   readonly site: Site;
   /** Present rank: init_r, or the number of kept rows; may be 0. */
   readonly rank: number;
+}
+
+/** PEFT writes all three without `.weight`. */
+export function adaloraKeys(site: Site): { a: string; b: string; e: string } {
+  const prefix = `${KEY_PREFIX}${site.path}`;
+  return { a: `${prefix}.lora_A`, b: `${prefix}.lora_B`, e: `${prefix}.lora_E` };
 }
 
 /** PEFT names a module by its E: `<path>.lora_E`, in some versions with the adapter's name after it. */

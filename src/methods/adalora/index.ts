@@ -13,13 +13,13 @@ import {
   sum,
   type Value,
 } from "../../graph/index.ts";
-import type { BackboneConfig, Site } from "../../models/index.ts";
+import type { BackboneConfig } from "../../models/index.ts";
 import { Tensor } from "../../runtime/index.ts";
 import type { ExportedAdapter, Method, ParameterSpec } from "../method.ts";
-import { KEY_PREFIX } from "../peft.ts";
 import { AdaloraTraining } from "./allocation.ts";
 import {
   type AdaloraConfig,
+  adaloraKeys,
   configSchema,
   newAdaloraConfig,
   patternKey,
@@ -29,12 +29,6 @@ import {
 } from "./config.ts";
 
 export type { AdaloraConfig } from "./config.ts";
-
-/** PEFT writes all three without `.weight`. */
-export function adaloraKeys(site: Site): { a: string; b: string; e: string } {
-  const prefix = `${KEY_PREFIX}${site.path}`;
-  return { a: `${prefix}.lora_A`, b: `${prefix}.lora_B`, e: `${prefix}.lora_E` };
-}
 
 /** As in PEFT: A [r, in] and B [out, r] small, the "singular values" E [r, 1] zero. */
 function specsOf({ site, rank }: RankedSite): ParameterSpec[] {
