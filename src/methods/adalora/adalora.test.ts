@@ -3,6 +3,7 @@ import { describe, expect, test } from "vitest";
 import { Backbone } from "../../models/index.ts";
 import { Adapter } from "../index.ts";
 import { budgetAt, keepLargest } from "./allocation.ts";
+import { scalingOf } from "./config.ts";
 import { type AdaloraConfig, adalora } from "./index.ts";
 
 const llama7b = Backbone.shapes["llama-2-7b"]!;
@@ -37,6 +38,11 @@ test("the matrices of a pruned file have the ranks that are left, which may be 0
     ]),
   );
   expect(adalora.countParameters(config, small).tunable).toEqual({ lora: 5 * 2 * 576, singular_values: 5 });
+});
+
+test("the scaling is PEFT's, by the rank before pruning", () => {
+  const config = { peft_type: "ADALORA", init_r: 5, lora_alpha: 6, target_modules: ["q_proj"] };
+  expect(scalingOf(adalora.configSchema.parse(config))).toBe(6 / 5.00001);
 });
 
 test("a new adapter leaves the backbone as it is", () => {
