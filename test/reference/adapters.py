@@ -39,7 +39,7 @@ class ParallelAdapter(OwnMethod):
 class LearnedAdapter(OwnMethod):
     """`placement` {block: [form or null for each layer]}; null as a whole: the search, with every form behind a gate."""
 
-    defaults = {"peft_type": "LEARNED_ADAPTER", "bottleneck": 8, "adapters": 4, "placement": None}
+    defaults = {"peft_type": "LEARNED_ADAPTER", "bottleneck": 8, "adapters": 4, "temperature": 0.5, "placement": None}
 
     def form(self, l: int, block: str) -> str | None:
         placement = self.config["placement"]
@@ -80,7 +80,7 @@ class LearnedAdapter(OwnMethod):
             case "sequential":
                 return y + adapter(y)
             case "search":  # FORMS in order, each behind its relaxed gate
-                gates = torch.sigmoid(parts["gate"])
+                gates = torch.sigmoid(parts["gate"] / self.config["temperature"])
                 return y + gates[0] * adapter(x) + gates[1] * adapter(y)
 
 

@@ -80,6 +80,8 @@ export const iapt: Method<IaptConfig> = {
 
   newConfig: (options) => parseWith(configSchema, { peft_type: "IAPT", task_type: "CAUSAL_LM", ...options }, "iapt"),
 
+  prefixLength: (config) => config.num_virtual_tokens,
+
   parameters,
 
   countParameters(config, { numLayers, hiddenSize: d }) {

@@ -16,6 +16,7 @@ export const configSchema = z.looseObject({
   peft_type: z.literal("LEARNED_ADAPTER"),
   bottleneck: bottleneckWidth.default(160).describe("width between the two matrices"),
   adapters: z.int().min(1).describe("how many of the places are kept by the search"),
+  temperature: z.number().positive().default(0.1).describe("of the gates: smaller is closer to 0 and 1, and faster"),
   search_ratio: z.number().gt(0).lt(1).default(0.3).describe("share of a run's steps that is spent on the search"),
   placement: z
     .strictObject({ self_attn: layers, mlp: layers } satisfies Record<Block, unknown>)

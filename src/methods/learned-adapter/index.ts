@@ -17,6 +17,7 @@ import {
 } from "../rational.ts";
 import { configSchema, FORMS, type LearnedAdapterConfig, type Place, placesOf } from "./config.ts";
 import { keysOf } from "./keys.ts";
+import { found } from "./search.ts";
 
 export type { LearnedAdapterConfig, Placement } from "./config.ts";
 
@@ -40,10 +41,10 @@ function parameters(config: LearnedAdapterConfig, backbone: BackboneConfig): Par
 
 /**
  * y + U f(D z), z being x where the adapter is parallel to its sub-layer and y where it follows it. In the search
- * every form is there with weight σ(gate); they share D, f and U.
+ * every form is there with weight σ(gate / temperature); they share D, f and U.
  */
 function adapt(context: BuildContext<LearnedAdapterConfig>, { forms, ...place }: Place, x: Value, y: Value): Value {
-  const { parameter, derived } = context;
+  const { config, parameter, derived } = context;
   const keys = keysOf(place);
   const { numerator, denominator } = rationalKeys(keys.activation);
   const made = () => rationalCoefficients(parameter(numerator), parameter(denominator));
@@ -55,14 +56,8 @@ function adapt(context: BuildContext<LearnedAdapterConfig>, { forms, ...place }:
     const z = form === "parallel" ? x : y;
     return rational(gemm(z, parameter(keys.down), { transB: true }), coefficients); // [N, b]
   });
-  const gates =
-    forms.length > 1
-      ? split(
-          sigmoid(parameter(keys.gate)),
-          0,
-          FORMS.map(() => 1),
-        )
-      : [];
+  const weights = () => sigmoid(mul(parameter(keys.gate), 1 / config.temperature)); // [forms]
+  const gates = forms.length > 1 ? split(weights(), 0, [1, 1]) : [];
   const mixed = low.map((value, i) => (gates[i] ? mul(value, gates[i]) : value)).reduce((a, b) => add(a, b));
   return gemm(mixed, parameter(keys.up), { c: y, transB: true }); // [N, d]
 }
@@ -72,6 +67,8 @@ export const learnedAdapter: Method<LearnedAdapterConfig> = {
   peftType: "LEARNED_ADAPTER",
   configSchema,
   properties: { routed: false, mergeable: false, startsAsIdentity: true },
+  // With the default temperature the gates go ten times as fast: as architectures in DARTS (Liu et al. 2019).
+  activationLr: 1e-4,
 
   newConfig(options, backbone) {
     const given = { peft_type: "LEARNED_ADAPTER", task_type: "CAUSAL_LM", ...options };
@@ -97,6 +94,13 @@ export const learnedAdapter: Method<LearnedAdapterConfig> = {
 
   isIdentity(config, backbone, values) {
     return placesOf(config, backbone).every((place) => values(keysOf(place).up).every((v) => v === 0));
+  },
+
+  interim: (config) => config.placement === null,
+
+  successor(config, backbone, { step, totalSteps, values }) {
+    if (config.placement !== null || step < Math.ceil(config.search_ratio * totalSteps)) return undefined;
+    return found(config, backbone, values);
   },
 
   build(context) {

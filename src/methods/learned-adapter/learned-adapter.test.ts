@@ -4,7 +4,6 @@ import { Backbone } from "../../models/index.ts";
 import { Adapter, learnedAdapter } from "../index.ts";
 import type { Form, LearnedAdapterConfig } from "./config.ts";
 import { keysOf } from "./keys.ts";
-import { found } from "./search.ts";
 
 const llama7b = Backbone.shapes["llama-2-7b"]!;
 const small = {
@@ -27,11 +26,17 @@ test("62 adapters are left on LLaMA-2 7B: within 1 % of the paper's 81.8 M", () 
   // While searching all 64 places are there, with two gates each.
   expect(sizes(config)).toBe(64 * (2 * 160 * 4096 + 12 + 2));
   const values = () => new Float32Array(2);
-  expect(sizes(found(config, llama7b, values).config)).toBe(81_265_384);
+  const at = (step: number) => learnedAdapter.successor!(config, llama7b, { step, totalSteps: 10, values });
+  expect(learnedAdapter.interim!(config)).toBe(true);
+  expect(at(2)).toBeUndefined(); // the first 30 % of the steps are the search
+  const after = at(3)!;
+  expect(sizes(after.config)).toBe(81_265_384);
+  expect(learnedAdapter.interim!(after.config)).toBe(false);
+  expect(learnedAdapter.successor!(after.config, llama7b, { step: 4, totalSteps: 10, values })).toBeUndefined();
 });
 
 test("the places with the largest gates stay, in the form of that gate, and go on from what they have learned", () => {
-  using adapter = Adapter.create(learnedAdapter, { bottleneck: 4, adapters: 3 }, small, 7);
+  using adapter = Adapter.create(learnedAdapter, { bottleneck: 4, adapters: 3, temperature: 0.5 }, small, 7);
   const gates: Record<string, [number, number]> = {
     "0 self_attn": [0.1, 0.3],
     "0 mlp": [-1, -0.5],
@@ -46,7 +51,8 @@ test("the places with the largest gates stay, in the form of that gate, and go o
     adapter.values(keys.gate).set(values);
     adapter.values(keys.up).fill(2);
   }
-  const { config, values } = found(adapter.config as LearnedAdapterConfig, small, (key) => adapter.values(key));
+  const progress = { step: 1, totalSteps: 3, values: (key: string) => adapter.values(key) };
+  const { config, values } = learnedAdapter.successor!(adapter.config as LearnedAdapterConfig, small, progress)!;
   expect(config.placement).toEqual({
     self_attn: ["sequential", "parallel", "parallel"],
     mlp: [null, null, null],
@@ -55,8 +61,8 @@ test("the places with the largest gates stay, in the form of that gate, and go o
   expect(kept).toHaveLength(3 * 4);
   expect(kept.some((key) => key.endsWith("gate"))).toBe(false);
   const first = keysOf({ layer: 0, block: "self_attn" });
-  expect(values(first.up)[0]).toBeCloseTo(2 / (1 + Math.exp(-0.3)), 6);
-  expect(values(first.down)).toEqual(adapter.values(first.down));
+  expect(values!(first.up)![0]).toBeCloseTo(2 / (1 + Math.exp(-0.3 / 0.5)), 6);
+  expect(values!(first.down)).toEqual(adapter.values(first.down));
 });
 
 test.each([

@@ -1,24 +1,19 @@
 /** @file The end of the search: which places keep their adapter, in which form, and with which numbers. */
 import type { BackboneConfig } from "../../models/index.ts";
 import { BLOCKS, type Block } from "../bottleneck.ts";
+import type { Successor } from "../method.ts";
 import { FORMS, type Form, type LearnedAdapterConfig, type Place, type Placement, placesOf } from "./config.ts";
 import { keysOf } from "./keys.ts";
 
-/** A place with the form whose gate has become largest, and that gate's weight σ(gate). */
+/** A place with the form whose gate has become largest, and that gate's weight σ(gate / temperature). */
 interface Candidate extends Place {
   readonly form: Form;
   readonly weight: number;
 }
 
-function candidate(place: Place, gates: Float32Array): Candidate {
+function candidate(place: Place, gates: Float32Array, temperature: number): Candidate {
   const best = gates.indexOf(Math.max(...gates));
-  return { ...place, form: FORMS[best]!, weight: 1 / (1 + Math.exp(-gates[best]!)) };
-}
-
-export interface Found {
-  readonly config: LearnedAdapterConfig;
-  /** Of the adapter with that config, by key. */
-  values(key: string): Float32Array;
+  return { ...place, form: FORMS[best]!, weight: 1 / (1 + Math.exp(-gates[best]! / temperature)) };
 }
 
 /**
@@ -30,9 +25,9 @@ export function found(
   config: LearnedAdapterConfig,
   backbone: BackboneConfig,
   values: (key: string) => Float32Array,
-): Found {
+): Successor<LearnedAdapterConfig> & { values(key: string): Float32Array } {
   const kept = placesOf(config, backbone)
-    .map((place) => candidate(place, values(keysOf(place).gate)))
+    .map((place) => candidate(place, values(keysOf(place).gate), config.temperature))
     .sort((a, b) => b.weight - a.weight)
     .slice(0, config.adapters);
   const at = (layer: number, block: Block): Form | null =>
