@@ -2,7 +2,7 @@
 import { exportOnnx, Graph } from "../graph/index.ts";
 import { ADAPTER_INPUT, type Adapter } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
-import { type PrepackedWeights, Session } from "../runtime/index.ts";
+import { Session } from "../runtime/index.ts";
 import { Collated, microBatches, supervisedTokens } from "./batches.ts";
 import type { Example } from "./data.ts";
 import { PassSession, type SessionTuning, sessionOptions } from "./gradients.ts";
@@ -19,11 +19,11 @@ export interface Evaluation {
 export class EvaluationSession implements Disposable {
   readonly #pass: PassSession;
 
-  constructor(backbone: Backbone, adapter: Adapter, prepacked: PrepackedWeights, tuning: SessionTuning = {}) {
+  constructor(backbone: Backbone, adapter: Adapter, tuning: SessionTuning = {}) {
     const graph = new Graph("evaluation");
     const objective = buildObjective(graph, backbone, adapter);
     graph.output("crossEntropy", objective.crossEntropy);
-    const session = Session.create(exportOnnx(graph), sessionOptions(backbone, prepacked, tuning));
+    const session = Session.create(exportOnnx(graph), sessionOptions(backbone, tuning));
     this.#pass = new PassSession(session, [], false);
     for (const [key, tensor] of adapter.tensors) this.#pass.input(ADAPTER_INPUT + key, tensor);
   }

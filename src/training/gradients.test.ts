@@ -5,7 +5,6 @@ import { z } from "zod";
 import { readJson } from "../base/index.ts";
 import { Adapter } from "../methods/index.ts";
 import { Backbone, readSafetensors } from "../models/index.ts";
-import { PrepackedWeights } from "../runtime/index.ts";
 import { Collated } from "./batches.ts";
 import type { Example } from "./data.ts";
 import { addActive, GradientSession, shares } from "./gradients.ts";
@@ -59,8 +58,7 @@ describe("GradientSession", () => {
     it(`gives PEFT's gradients of LoRA on all modules, ${microBatch === 1 ? "one sequence at a time" : "at once"}`, async () => {
       const { directory, training, examples } = load("lora/all-modules");
       using adapter = Adapter.load(directory, backbone.config);
-      using prepacked = new PrepackedWeights();
-      using session = new GradientSession(backbone, adapter, prepacked);
+      using session = new GradientSession(backbone, adapter);
       for (let pass = 0; pass < 2; pass++) {
         session.clear();
         let total = 0;
@@ -82,8 +80,7 @@ describe("GradientSession", () => {
     it(`gives the gradients, losses and routes of MiLoRA (${name})`, async () => {
       const { directory, training, sequences, examples } = load(`milora/${name}`);
       using adapter = Adapter.load(directory, backbone.config);
-      using prepacked = new PrepackedWeights();
-      using session = new GradientSession(backbone, adapter, prepacked);
+      using session = new GradientSession(backbone, adapter);
       using batch = new Collated(examples, 64);
       const result = await session.accumulate(batch, 1 / training.supervisedTokens, 1);
       expect(result.crossEntropy / training.supervisedTokens).toBeCloseTo(training.crossEntropy!, 5);

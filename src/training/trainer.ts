@@ -1,7 +1,7 @@
 /** @file One optimizer step, whatever its batch comes from: accumulate gradients, clip, update; and the bi-level pair of steps. */
 import type { Adapter, TrainingState } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
-import { PrepackedWeights, Tensor } from "../runtime/index.ts";
+import { Tensor } from "../runtime/index.ts";
 import { Collated, countTokens, microBatches, supervisedTokens } from "./batches.ts";
 import type { Example } from "./data.ts";
 import { TrainingError } from "./errors.ts";
@@ -50,7 +50,6 @@ export class Trainer implements Disposable {
   /** What the method keeps and does beside the optimizer, if it does (AdaLoRA's rank allocation). */
   readonly methodState: TrainingState | undefined;
   readonly #options: TrainerOptions;
-  readonly #prepacked = new PrepackedWeights();
   readonly #gradients: GradientSession;
   readonly #optimizer: AdamW;
   #evaluation: EvaluationSession | undefined;
@@ -60,7 +59,7 @@ export class Trainer implements Disposable {
     this.backbone = backbone;
     this.adapter = adapter;
     this.#options = options;
-    this.#gradients = new GradientSession(backbone, adapter, this.#prepacked, options.tuning);
+    this.#gradients = new GradientSession(backbone, adapter, options.tuning);
     this.#optimizer = new AdamW(options);
     const groups = new Map<Group, OptimizerGroup>();
     for (const [group, gradient] of this.#gradients.accumulated) {
@@ -122,7 +121,7 @@ export class Trainer implements Disposable {
     this.#requireOpen();
     const { microBatchSize, maxLength, tuning } = this.#options;
     const { profile: _, ...rest } = tuning ?? {};
-    this.#evaluation ??= new EvaluationSession(this.backbone, this.adapter, this.#prepacked, rest);
+    this.#evaluation ??= new EvaluationSession(this.backbone, this.adapter, rest);
     return this.#evaluation.evaluate(examples, { microBatchSize, maxLength, signal });
   }
 
@@ -180,7 +179,6 @@ export class Trainer implements Disposable {
     this.#gradients[Symbol.dispose]();
     this.#evaluation?.[Symbol.dispose]();
     this.#optimizer[Symbol.dispose]();
-    this.#prepacked.dispose();
     for (const { first, second } of this.groups.values()) {
       first.dispose();
       second.dispose();
