@@ -111,9 +111,9 @@ export class Adapter implements Disposable {
 
   private constructor(method: Method, config: unknown, backbone: BackboneConfig) {
     this.method = method;
-    this.config = config;
+    this.config = method.configSchema.parse(config); // its keys in one order, however it came about
     this.backbone = backbone;
-    this.specs = method.parameters(config, backbone);
+    this.specs = method.parameters(this.config, backbone);
     const flat = new Map<Group, FlatBuffer>();
     for (const group of ["weights", "activation"] as const) {
       const buffer = allocate(this.specs, group);

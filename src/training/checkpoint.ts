@@ -18,6 +18,8 @@ const stateSchema = z.strictObject({
   format: z.literal(1),
   /** Optimizer steps done. The order of the data and the learning rate follow from it and the seed alone. */
   step: stepCount,
+  /** The step at which the adapter got its present structure; its learning-rate schedule begins there. */
+  stage_start: stepCount.default(0),
   /** Updates of each parameter group: AdamW's bias correction, and the position in the order of dev batches. */
   updates: z.partialRecord(z.enum(["weights", "activation"]), stepCount),
   best: z.strictObject({ step: stepCount, dev_loss: z.number(), dev_perplexity: z.number() }).nullable(),

@@ -23,7 +23,6 @@ describe("resolveTrainingConfig", () => {
       max_length: 768,
       epochs: 10,
       lr: 1e-4,
-      activation_lr: 1e-6,
       bilevel: true,
       warmup_ratio: 0.06,
       eval_every: 200,

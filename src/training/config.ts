@@ -62,8 +62,10 @@ export const trainingConfigSchema = strict({
   max_steps: count.optional().describe("Optimizer steps, at most; the schedule is planned for the smaller limit."),
   lr: positive.default(1e-4).describe("Peak learning rate."),
   activation_lr: positive
-    .default(1e-6)
-    .describe("Peak learning rate of learned activation functions in the bi-level loop."),
+    .optional()
+    .describe(
+      "Peak learning rate of learned activation functions, or of a search's gates, in the bi-level loop; default: 1e-6, and what the method says for gates.",
+    ),
   bilevel: z
     .boolean()
     .default(true)

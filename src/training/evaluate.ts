@@ -21,7 +21,7 @@ export class EvaluationSession implements Disposable {
 
   constructor(backbone: Backbone, adapter: Adapter, tuning: SessionTuning = {}) {
     const graph = new Graph("evaluation");
-    const objective = buildObjective(graph, backbone, adapter);
+    const objective = buildObjective(graph, backbone, adapter, false);
     graph.output("crossEntropy", objective.crossEntropy);
     const session = Session.create(exportOnnx(graph), sessionOptions(backbone, tuning));
     this.#pass = new PassSession(session, [], false);

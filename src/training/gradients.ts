@@ -1,4 +1,5 @@
 /** @file The session that runs forward and backward over a micro-batch and adds its gradients to flat buffers. */
+import { Random } from "../base/index.ts";
 import { add, exportOnnx, Graph, grad, mul } from "../graph/index.ts";
 import { ADAPTER_INPUT, type Adapter } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
@@ -127,13 +128,14 @@ export class GradientSession implements Disposable {
   /** Accumulated gradients by group, float32 [n], in the layout of the adapter's flat buffer. */
   readonly accumulated: ReadonlyMap<Group, Tensor>;
   readonly #views: Tensor[] = [];
+  readonly #noise: readonly Tensor[];
   readonly #pass: PassSession;
   readonly #inverseTokens = Tensor.scalar("float32", 0);
   readonly #promptShare = Tensor.scalar("float32", 0);
 
   constructor(backbone: Backbone, adapter: Adapter, tuning: SessionTuning = {}) {
     const graph = new Graph("gradients");
-    const objective = buildObjective(graph, backbone, adapter);
+    const objective = buildObjective(graph, backbone, adapter, true);
     const inverseTokens = graph.input("inverseTokens", "float32", []);
     const promptShare = graph.input("promptShare", "float32", []);
     let loss = mul(objective.crossEntropy, inverseTokens);
@@ -149,6 +151,11 @@ export class GradientSession implements Disposable {
     const session = Session.create(exportOnnx(graph), sessionOptions(backbone, tuning));
     this.#pass = new PassSession(session, objective.auxiliary.keys(), objective.gates !== undefined);
     this.#pass.input("inverseTokens", this.#inverseTokens).input("promptShare", this.#promptShare);
+    this.#noise = [...objective.noise].map(([name, shape]) => {
+      const tensor = Tensor.allocate("float32", shape);
+      this.#pass.input(name, tensor);
+      return tensor;
+    });
     const accumulated = new Map<Group, Tensor>();
     for (const group of GROUPS) {
       const flat = adapter.flat(group);
@@ -176,6 +183,15 @@ export class GradientSession implements Disposable {
     return this.#pass.run(batch);
   }
 
+  /** Draws the method's noise, the same for all micro-batches that follow: uniform in (0, 1), by seed. */
+  draw(seed: number): void {
+    const random = new Random(seed);
+    for (const { data } of this.#noise) {
+      const values = data as Float32Array;
+      for (let i = 0; i < values.length; i++) values[i] = 1e-6 + (1 - 2e-6) * random.uniform();
+    }
+  }
+
   /** Sets the accumulated gradients of some groups, or of all, to zero. */
   clear(groups: readonly Group[] = GROUPS): void {
     for (const group of groups) (this.accumulated.get(group)?.data as Float32Array | undefined)?.fill(0);
@@ -187,7 +203,7 @@ export class GradientSession implements Disposable {
 
   [Symbol.dispose](): void {
     this.#pass[Symbol.dispose]();
-    for (const view of this.#views) view.dispose();
+    for (const tensor of [...this.#views, ...this.#noise]) tensor.dispose();
     for (const tensor of this.accumulated.values()) tensor.dispose();
     this.#inverseTokens.dispose();
     this.#promptShare.dispose();

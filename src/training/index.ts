@@ -17,10 +17,11 @@ export {
 } from "./data.ts";
 export { TrainingError, type TrainingErrorCode } from "./errors.ts";
 export type { Evaluation } from "./evaluate.ts";
+export type { TrainingEvent, TrainingResult, TrainOptions } from "./events.ts";
 export type { EvaluationMetrics, StepLosses, StepMetrics } from "./metrics.ts";
 export { alpacaPrompt, outputOf, type RenderedRow, renderPrompt, renderRow, type Template } from "./render.ts";
 export { loadRows, type Message, parseRow, type Row } from "./rows.ts";
 export { readRunConfig } from "./run-directory.ts";
 export { scheduleFactor, warmupSteps } from "./schedule.ts";
-export { type TrainingEvent, type TrainingResult, type TrainOptions, train } from "./train.ts";
+export { train } from "./train.ts";
 export { type StepInput, type StepOutcome, Trainer, type TrainerOptions } from "./trainer.ts";

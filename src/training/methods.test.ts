@@ -6,7 +6,8 @@ import { afterAll, describe, expect, test } from "vitest";
 import { Adapter } from "../methods/index.ts";
 import { Backbone } from "../models/index.ts";
 import type { TrainingConfigInput } from "./config.ts";
-import { type TrainingEvent, train } from "./train.ts";
+import type { TrainingEvent } from "./events.ts";
+import { train } from "./train.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "milora-methods-"));
 const model = join(import.meta.dirname, "../../assets/tiny-llama");
@@ -29,6 +30,9 @@ const methods = {
   adalora: { adapter: { init_r: 4, target_modules: ["q_proj", "v_proj", "down_proj"] }, lr: 2e-2 },
   dora: { adapter: { r: 4 }, lr: 5e-3 },
   ia3: { adapter: { projection_dim: 16 }, lr: 5e-3 },
+  // Both find their structure after four steps, between the two interruptions.
+  "learned-adapter": { adapter: { bottleneck: 8, search_ratio: 0.4 }, lr: 2e-2 },
+  ssp: { adapter: { r: 4, search_ratio: 0.4 }, lr: 2e-2 },
   "p-tuning-v2": { adapter: { num_virtual_tokens: 4, encoder_hidden_size: 16 }, lr: 2e-2 },
 };
 type Name = keyof typeof methods;

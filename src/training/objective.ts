@@ -15,16 +15,28 @@ export interface Objective {
   readonly gates: Value | undefined;
   /** The adapter's tensors, as graph inputs, by key. */
   readonly parameters: ReadonlyMap<string, Value>;
+  /** Shapes of the noise that the method wants, by graph input. */
+  readonly noise: ReadonlyMap<string, readonly number[]>;
 }
 
-/** Only supervised positions pass the language-model head, which on small models is much of the work. */
-export function buildObjective(graph: Graph, backbone: Backbone, adapter: Adapter): Objective {
+/**
+ * @param withNoise whether the method gets noise (training) or does what it does on average (evaluation)
+ *
+ * Only supervised positions pass the language-model head, which on small models is much of the work.
+ */
+export function buildObjective(graph: Graph, backbone: Backbone, adapter: Adapter, withNoise = false): Objective {
   const tokens = graph.input("tokens", "int64", ["B", "T"]);
   const promptMask = graph.input("promptMask", "float32", ["B", "T"]);
   const positions = graph.input("positions", "int64", ["S"]); // rows of [B·T, d]
   const labels = graph.input("labels", "int64", ["S"]);
   const weights = graph.input("weights", "float32", ["S"]);
-  const method = buildMethod(graph, adapter, { kind: "train", promptMask }, { derived: "inline" });
+  const noise = new Map<string, readonly number[]>();
+  const draw = (name: string, shape: readonly number[]): Value => {
+    noise.set(`noise.${name}`, shape);
+    return graph.input(`noise.${name}`, "float32", shape);
+  };
+  const phase = { kind: "train", promptMask, ...(withNoise && { noise: draw }) } as const;
+  const method = buildMethod(graph, adapter, phase, { derived: "inline" });
   const { hidden, logits } = backbone.forward(graph, { tokens, attention: { kind: "full" }, hooks: method.hooks });
   const supervised = gather(hidden, positions, 0); // [S, d]
   return {
@@ -32,5 +44,6 @@ export function buildObjective(graph: Graph, backbone: Backbone, adapter: Adapte
     auxiliary: method.losses?.() ?? new Map(),
     gates: adapter.method.properties.routed ? method.state?.().get("gates") : undefined,
     parameters: new Map(adapter.specs.map(({ key }) => [key, method.parameter(key)])),
+    noise,
   };
 }

@@ -20,9 +20,10 @@ import { Random } from "../base/index.ts";
 import { Adapter } from "../methods/index.ts";
 import { Backbone, readSafetensors, writeSafetensors } from "../models/index.ts";
 import type { TrainingConfigInput } from "./config.ts";
+import type { TrainingEvent, TrainOptions } from "./events.ts";
 import { TIME_FIELDS } from "./metrics.ts";
 import { readRunConfig } from "./run-directory.ts";
-import { type TrainingEvent, type TrainOptions, train } from "./train.ts";
+import { train } from "./train.ts";
 
 const root = join(import.meta.dirname, "../..");
 const directory = mkdtempSync(join(tmpdir(), "milora-train-"));

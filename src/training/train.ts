@@ -19,57 +19,12 @@ import {
   type TrainingConfigInput,
 } from "./config.ts";
 import { type DataSet, loadData } from "./data.ts";
+import type { TrainingResult, TrainOptions } from "./events.ts";
 import { shares } from "./gradients.ts";
 import { type EvaluationMetrics, MetricsLog, type StepMetrics } from "./metrics.ts";
 import { asUnwritable, bestDirectory, metricsPath, RunDirectory } from "./run-directory.ts";
 import { scheduleFactor, warmupSteps } from "./schedule.ts";
 import { type StepOutcome, Trainer } from "./trainer.ts";
-
-/** What happens in a run, as it happens. */
-export type TrainingEvent =
-  /** Something about the data or the config that a user should know. */
-  | { readonly type: "warning"; readonly message: string }
-  | {
-      readonly type: "start";
-      readonly directory: string;
-      readonly trainExamples: number;
-      readonly devExamples: number;
-      readonly trainableParameters: number;
-      readonly totalSteps: number;
-      /** Steps that a checkpoint has already; 0 for a new run. */
-      readonly firstStep: number;
-    }
-  | {
-      readonly type: "step";
-      readonly metrics: StepMetrics;
-      readonly totalSteps: number;
-      /** Estimate for the rest of the run; evaluations so far are in it. */
-      readonly secondsLeft: number;
-    }
-  | { readonly type: "evaluation"; readonly metrics: EvaluationMetrics }
-  | { readonly type: "checkpoint"; readonly step: number; readonly directory: string };
-
-export interface TrainOptions {
-  /** Ctrl-C: the current pass ends, a checkpoint is saved, and `train` returns. */
-  readonly signal?: AbortSignal | undefined;
-  readonly onProgress?: ((event: TrainingEvent) => void) | undefined;
-  /** Go on from the newest checkpoint in `output_dir`. */
-  readonly resume?: boolean | undefined;
-  /** A backbone that is loaded already; it stays the caller's. Default: loaded from `model`. */
-  readonly backbone?: Backbone | undefined;
-}
-
-export interface TrainingResult {
-  readonly directory: string;
-  /** The best adapter by dev perplexity (without dev rows: the last); undefined when none was saved yet. */
-  readonly bestDirectory: string | undefined;
-  readonly best: { readonly step: number; readonly devLoss: number; readonly devPerplexity: number } | undefined;
-  readonly steps: number;
-  readonly totalSteps: number;
-  readonly stoppedBecause: "finished" | "early_stopping" | "interrupted";
-  /** Training time, over all resumptions. */
-  readonly seconds: number;
-}
 
 /**
  * Trains an adapter as `config` says and writes `output_dir` (config.json, metrics.jsonl, checkpoints/, best/).
@@ -93,7 +48,11 @@ export async function train(config: TrainingConfigInput, options: TrainOptions =
   const run = { totalSteps: plannedSteps(given, data.train.length) };
   const seed = deriveSeed(given.seed, "init");
   using adapter = Adapter.create(method, settings, backbone.config, seed, backbone, run);
-  const resolved: TrainingConfig = { ...given, adapter: adapter.config as Record<string, unknown> };
+  const resolved: ResolvedConfig = {
+    ...given,
+    activation_lr: given.activation_lr ?? method.activationLr ?? ACTIVATION_LR,
+    adapter: adapter.config as Record<string, unknown>,
+  };
   using directory = RunDirectory.open(given.output_dir, options.resume ?? false);
   try {
     return await new Run(resolved, data, backbone, adapter, directory, options).run();
@@ -102,6 +61,11 @@ export async function train(config: TrainingConfigInput, options: TrainOptions =
   }
 }
 
+/** The paper's learning rate of learned activation functions. */
+const ACTIVATION_LR = 1e-6;
+
+type ResolvedConfig = TrainingConfig & { readonly activation_lr: number };
+
 /** Positions that are left for the tokens of a sequence. */
 function contextOf({ config }: Backbone, { prefixLength }: Method, adapterConfig: unknown): number {
   return config.maxPositions - (prefixLength?.(adapterConfig) ?? 0);
@@ -109,6 +73,10 @@ function contextOf({ config }: Backbone, { prefixLength }: Method, adapterConfig
 
 function plannedSteps({ epochs, batch_size, max_steps }: TrainingConfig, rows: number): number {
   return Math.min(Math.ceil(epochs * stepsPerEpoch(rows, batch_size)), max_steps ?? Number.POSITIVE_INFINITY);
+}
+
+function countParameters({ specs }: Adapter): number {
+  return specs.reduce((total, { shape }) => total + shape.reduce((a, b) => a * b, 1), 0);
 }
 
 /** A tokenizer may know more tokens than the model has embeddings for. */
@@ -125,6 +93,7 @@ function requireKnownTokens({ train, dev }: DataSet, vocabSize: number): void {
 const NEW_STATE = {
   format: 1,
   step: 0,
+  stage_start: 0,
   updates: {},
   best: null,
   evaluations_without_improvement: 0,
@@ -135,19 +104,20 @@ const NEW_STATE = {
 
 /** One process's part of a run. */
 class Run {
-  readonly #config: TrainingConfig;
+  readonly #config: ResolvedConfig;
   readonly #data: DataSet;
-  readonly #adapter: Adapter;
   readonly #backbone: Backbone;
   readonly #directory: RunDirectory;
   readonly #options: TrainOptions;
   readonly #identity: ReadonlyMap<string, string>;
   readonly #perEpoch: number;
   readonly #totalSteps: number;
-  readonly #warmup: number;
   readonly #trainOrder: Order;
   readonly #devOrder: Order;
   readonly #started = performance.now();
+  /** The adapter that is trained now, and what trains it: others once it has found its structure. */
+  #adapter: Adapter;
+  #current: Trainer | undefined;
   /** All that changes, as the next checkpoint will hold it. */
   #state: CheckpointState;
   /** Seconds of earlier processes. */
@@ -157,7 +127,7 @@ class Run {
   #changed = true;
 
   constructor(
-    config: TrainingConfig,
+    config: ResolvedConfig,
     data: DataSet,
     backbone: Backbone,
     adapter: Adapter,
@@ -177,7 +147,6 @@ class Run {
     ]);
     this.#perEpoch = stepsPerEpoch(data.train.length, config.batch_size);
     this.#totalSteps = plannedSteps(config, data.train.length);
-    this.#warmup = warmupSteps(this.#totalSteps, config.warmup_ratio);
     this.#trainOrder = new Order(data.train.length, config.seed, "train order");
     this.#devOrder = new Order(data.dev.length, config.seed, "dev order");
     this.#state = {
@@ -197,26 +166,31 @@ class Run {
       this.#state = state;
       this.#secondsBefore = state.seconds;
       this.#changed = false;
-      using saved = Adapter.load(from, this.#backbone.config, { allowIdentity: true });
-      for (const [key, tensor] of saved.tensors) this.#adapter.values(key).set(tensor.data as Float32Array);
+      this.#adapter.dispose();
+      this.#adapter = Adapter.load(from, this.#backbone.config, { allowIdentity: true });
     }
-    using trainer = this.#trainer();
-    if (from !== undefined) {
-      loadTensors(from, trainer.tensors);
-      for (const group of trainer.groups.keys()) trainer.updates.set(group, this.#state.updates[group] ?? 0);
+    try {
+      if (from !== undefined) {
+        loadTensors(from, this.#trainer.tensors);
+        const { groups, updates } = this.#trainer;
+        for (const group of groups.keys()) updates.set(group, this.#state.updates[group] ?? 0);
+      }
+      using log = MetricsLog.open(metricsPath(path), this.#state.metrics_bytes);
+      this.#directory.writeConfig(this.#config);
+      this.#announce();
+      const stoppedBecause = await this.#loop(log);
+      if (this.#data.dev.length === 0 && stoppedBecause === "finished") await this.#adapter.save(bestDirectory(path));
+      if (this.#changed) await this.#checkpoint(log);
+      return this.#result(stoppedBecause);
+    } finally {
+      this.#current?.[Symbol.dispose]();
+      this.#adapter.dispose();
     }
-    using log = MetricsLog.open(metricsPath(path), this.#state.metrics_bytes);
-    this.#directory.writeConfig(this.#config);
-    this.#announce(trainer);
-    const stoppedBecause = await this.#loop(trainer, log);
-    if (this.#data.dev.length === 0 && stoppedBecause === "finished") await this.#adapter.save(bestDirectory(path));
-    if (this.#changed) await this.#checkpoint(trainer, log);
-    return this.#result(stoppedBecause);
   }
 
-  #trainer(): Trainer {
-    const { betas, eps, weight_decay, max_grad_norm, micro_batch_size, max_length, bilevel } = this.#config;
-    const trainer = new Trainer(this.#backbone, this.#adapter, {
+  get #trainer(): Trainer {
+    const { betas, eps, weight_decay, max_grad_norm, micro_batch_size, max_length, bilevel, seed } = this.#config;
+    this.#current ??= new Trainer(this.#backbone, this.#adapter, {
       betas,
       eps,
       weightDecay: weight_decay,
@@ -224,31 +198,55 @@ class Run {
       microBatchSize: micro_batch_size,
       maxLength: Math.min(max_length, this.#context),
       bilevel: bilevel && this.#data.dev.length > 0,
+      seed,
     });
-    return trainer;
+    return this.#current;
   }
 
-  async #loop(trainer: Trainer, log: MetricsLog): Promise<TrainingResult["stoppedBecause"]> {
+  /** Whether the adapter is still searching for its structure. */
+  get #interim(): boolean {
+    return this.#adapter.method.interim?.(this.#adapter.config) ?? false;
+  }
+
+  /** Goes on with what the adapter becomes, if its structure changes now. */
+  #succeed(): void {
+    const { method, config, backbone } = this.#adapter;
+    const { step } = this.#state;
+    const values = (key: string) => this.#adapter.values(key);
+    const next = method.successor?.(config, backbone, { step, totalSteps: this.#totalSteps, values });
+    if (next === undefined) return;
+    const succeeding = this.#adapter.succeededBy(next, deriveSeed(this.#config.seed, `init/${step}`), this.#backbone);
+    this.#current?.[Symbol.dispose]();
+    this.#current = undefined;
+    this.#adapter.dispose();
+    this.#adapter = succeeding;
+    Object.assign(this.#state, { stage_start: step, updates: {}, best: null, evaluations_without_improvement: 0 });
+    this.#options.onProgress?.({ type: "structure", step, trainableParameters: countParameters(succeeding) });
+  }
+
+  async #loop(log: MetricsLog): Promise<TrainingResult["stoppedBecause"]> {
     const { eval_every, patience, checkpoint_every } = this.#config;
     const { signal } = this.#options;
     while (true) {
       const { step, last_evaluation } = this.#state;
       const finished = step >= this.#totalSteps;
       const evaluationDue = this.#data.dev.length > 0 && step > 0 && (step % eval_every === 0 || finished);
-      if (evaluationDue && last_evaluation !== step && !(await this.#evaluate(trainer, log))) return "interrupted";
+      if (evaluationDue && last_evaluation !== step && !(await this.#evaluate(log))) return "interrupted";
       const checkpointDue = step > 0 && step % checkpoint_every === 0;
-      if (checkpointDue && this.#changed) await this.#checkpoint(trainer, log);
+      if (checkpointDue && this.#changed) await this.#checkpoint(log);
       if (finished) return "finished";
       if (patience > 0 && this.#state.evaluations_without_improvement >= patience) return "early_stopping";
-      if (signal?.aborted || !(await this.#step(trainer, log))) return "interrupted";
+      if (signal?.aborted || !(await this.#step(log))) return "interrupted";
     }
   }
 
   /** False when it was interrupted; the step is then undone. */
-  async #step(trainer: Trainer, log: MetricsLog): Promise<boolean> {
-    const { batch_size, lr, activation_lr, schedule } = this.#config;
-    const { step } = this.#state;
-    const factor = scheduleFactor(schedule, step, this.#totalSteps, this.#warmup);
+  async #step(log: MetricsLog): Promise<boolean> {
+    const { batch_size, lr, activation_lr, schedule, warmup_ratio } = this.#config;
+    const { step, stage_start } = this.#state;
+    const stage = this.#totalSteps - stage_start;
+    const factor = scheduleFactor(schedule, step - stage_start, stage, warmupSteps(stage, warmup_ratio));
+    const trainer = this.#trainer;
     const started = performance.now();
     const outcome = await trainer.step(batchOfStep(this.#data.train, this.#trainOrder, step, batch_size), {
       lr: lr * factor,
@@ -267,6 +265,7 @@ class Run {
     this.#state.updates = Object.fromEntries(trainer.updates);
     const metrics = this.#stepMetrics(outcome, (performance.now() - started) / 1000);
     log.append(metrics);
+    this.#succeed();
     const perStep = (performance.now() - this.#started) / 1000 / this.#stepsHere;
     const secondsLeft = perStep * (this.#totalSteps - this.#state.step);
     this.#options.onProgress?.({ type: "step", metrics, totalSteps: this.#totalSteps, secondsLeft });
@@ -290,18 +289,19 @@ class Run {
   }
 
   /** False when it was interrupted; it is then still due. */
-  async #evaluate(trainer: Trainer, log: MetricsLog): Promise<boolean> {
+  async #evaluate(log: MetricsLog): Promise<boolean> {
     const started = performance.now();
-    const evaluation = await trainer.evaluate(this.#data.dev, this.#options.signal);
+    const evaluation = await this.#trainer.evaluate(this.#data.dev, this.#options.signal);
     if (evaluation === undefined) return false;
     const { loss, perplexity } = evaluation;
     const { step, best } = this.#state;
-    const better = best === null ? Number.isFinite(loss) : loss < best.dev_loss;
+    const better = !this.#interim && (best === null ? Number.isFinite(loss) : loss < best.dev_loss);
     if (better) {
       await this.#adapter.save(bestDirectory(this.#directory.path));
       this.#state.best = { step, dev_loss: loss, dev_perplexity: perplexity };
     }
-    this.#state.evaluations_without_improvement = better ? 0 : this.#state.evaluations_without_improvement + 1;
+    const worse = better || this.#interim ? 0 : this.#state.evaluations_without_improvement + 1;
+    this.#state.evaluations_without_improvement = worse;
     this.#state.last_evaluation = step;
     this.#changed = true;
     const metrics: EvaluationMetrics = {
@@ -318,13 +318,13 @@ class Run {
     return true;
   }
 
-  async #checkpoint(trainer: Trainer, log: MetricsLog): Promise<void> {
+  async #checkpoint(log: MetricsLog): Promise<void> {
     log.sync();
     this.#state.metrics_bytes = log.bytes;
     this.#state.seconds = this.#seconds();
     const { path } = this.#directory;
     const { keep_checkpoints } = this.#config;
-    const directory = await saveCheckpoint(path, this.#adapter, trainer.tensors, this.#state, keep_checkpoints);
+    const directory = await saveCheckpoint(path, this.#adapter, this.#trainer.tensors, this.#state, keep_checkpoints);
     this.#changed = false;
     this.#options.onProgress?.({ type: "checkpoint", step: this.#state.step, directory });
   }
@@ -341,7 +341,7 @@ class Run {
     return this.#secondsBefore + (performance.now() - this.#started) / 1000;
   }
 
-  #announce(trainer: Trainer): void {
+  #announce(): void {
     const { onProgress } = this.#options;
     if (!onProgress) return;
     const { max_length, bilevel } = this.#config;
@@ -350,7 +350,7 @@ class Run {
       const message = `max_length ${max_length} is more than the backbone's context; sequences end at ${this.#context}`;
       onProgress({ type: "warning", message });
     }
-    if (bilevel && this.#data.dev.length === 0 && trainer.groups.has("activation")) {
+    if (bilevel && this.#data.dev.length === 0 && this.#trainer.groups.has("activation")) {
       onProgress({ type: "warning", message: "no dev rows: learned activations are trained with everything else" });
     }
     onProgress({
@@ -358,7 +358,7 @@ class Run {
       directory: this.#directory.path,
       trainExamples: this.#data.train.length,
       devExamples: this.#data.dev.length,
-      trainableParameters: this.#adapter.specs.reduce((n, { shape }) => n + shape.reduce((a, b) => a * b, 1), 0),
+      trainableParameters: countParameters(this.#adapter),
       totalSteps: this.#totalSteps,
       firstStep: this.#state.step,
     });

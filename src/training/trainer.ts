@@ -1,4 +1,5 @@
 /** @file One optimizer step, whatever its batch comes from: accumulate gradients, clip, update; and the bi-level pair of steps. */
+import { deriveSeed } from "../base/index.ts";
 import type { Adapter, TrainingState } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
 import { Tensor } from "../runtime/index.ts";
@@ -17,6 +18,8 @@ export interface TrainerOptions extends AdamWOptions {
   readonly maxLength: number;
   /** Θ is stepped on dev batches, apart from Ω. Without effect for methods that have no Θ. */
   readonly bilevel: boolean;
+  /** Of the noise that some methods are trained with. */
+  readonly seed?: number;
   readonly tuning?: SessionTuning;
 }
 
@@ -134,6 +137,7 @@ export class Trainer implements Disposable {
     this.#gradients.clear(); // what an aborted or failed step, or the other step of a pair, left behind
     const tokens = supervisedTokens(batch);
     const step = this.updates.get(names[0]!)! + 1;
+    this.#gradients.draw(deriveSeed(this.#options.seed ?? 0, `noise/${names[0]}/${step}`));
     const passes: PassResult[] = [];
     const auxiliary: Record<string, number> = {};
     let crossEntropy = 0;

@@ -180,6 +180,11 @@ class RunView {
           `step ${event.metrics.step}: dev perplexity ${event.metrics.dev_perplexity.toFixed(4)}${event.metrics.best ? ", the best" : ""}`,
         );
         break;
+      case "structure":
+        this.#note(
+          `step ${event.step}: structure found, ${grouped(event.trainableParameters)} parameters from here on`,
+        );
+        break;
       case "checkpoint":
         break;
     }
