@@ -76,9 +76,9 @@ test("the method's learning rate of gates holds unless the config has one", asyn
 });
 
 test("noise is drawn anew for each update, from the seed; evaluations have none", async () => {
-  const examples: Example[] = [{ tokens: [1, 5, 9, 20, 7], promptLength: 2 }];
+  const examples: Example[] = [{ tokens: Int32Array.of(1, 5, 9, 20, 7), promptLength: 2 }];
   const losses = async (seed: number): Promise<number[]> => {
-    using adapter = Adapter.create(methodOf("ssp"), { r: 2 }, backbone.config, 1);
+    using adapter = Adapter.create(methodOf("ssp"), { r: 2, target_modules: ["q_proj"] }, backbone.config, 1);
     for (const { key } of adapter.specs) adapter.values(key).set(adapter.values(key).map((_, i) => Math.sin(i) / 20));
     const options = { betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, maxGradNorm: 1, bilevel: false } as const;
     using trainer = new Trainer(backbone, adapter, { ...options, seed, microBatchSize: 1, maxLength: 16 });
