@@ -30,7 +30,7 @@ const run = await train(
 using adapter = Adapter.load(run.bestDirectory!, backbone.config);
 using engine = Engine.create(backbone);
 
-const [row] = loadRows("assets/data/authors/test.jsonl");
+const [row] = await loadRows("assets/data/authors/test.jsonl");
 const prompt = renderPrompt(row!, backbone.tokenizer, { template: "alpaca" });
 const [bare, adapted] = await engine.generate([
   { prompt, options: { maxNewTokens: 16 } },

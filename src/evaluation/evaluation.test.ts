@@ -16,7 +16,7 @@ let rows: LabelledRow[];
 beforeAll(async () => {
   backbone = await Backbone.load(join(assets, "tiny-llama"));
   engine = Engine.create(backbone);
-  rows = loadLabelledRows(join(assets, "data/subjects/test.jsonl")).slice(0, 3);
+  rows = (await loadLabelledRows(join(assets, "data/subjects/test.jsonl"))).slice(0, 3);
 });
 
 afterAll(() => {

@@ -1,6 +1,6 @@
 /** @file Rows with a known answer, as evaluation needs them. */
 import { InputError } from "../base/index.ts";
-import { loadRows, type Row } from "../training/index.ts";
+import { loadRows, type Row, type RowOptions } from "../training/index.ts";
 
 export type LabelledRow = Row & { readonly answer: string };
 
@@ -11,8 +11,8 @@ const MOST_NAMED = 20;
  * Reads rows in the form of LLM-Adapters: instruction, input, output and `answer`.
  * Throws `InputError` DATA_INVALID naming the rows without an answer.
  */
-export function loadLabelledRows(path: string): LabelledRow[] {
-  const rows = loadRows(path);
+export async function loadLabelledRows(path: string, options: RowOptions = {}): Promise<LabelledRow[]> {
+  const rows = await loadRows(path, options);
   const unlabelled = rows.filter((row) => !row.answer?.trim()).map((row) => `row ${row.number}: missing "answer"`);
   if (unlabelled.length) {
     const rest = unlabelled.length - MOST_NAMED;

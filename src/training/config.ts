@@ -25,12 +25,23 @@ const count = z.int().min(1);
 const beta = z.number().min(0).lt(1);
 
 const dataSchema = strict({
-  train: z.string().min(1).describe("Training rows: a JSON array or one JSON object a line (JSONL)."),
+  train: z
+    .string()
+    .min(1)
+    .describe(
+      "Training rows: a file (JSON, JSONL, CSV, TSV or parquet, each perhaps gzipped), a directory of them, a pattern such as data/train-*.parquet, or a Hugging Face data set, hf:org/name[@revision][:config][/split].",
+    ),
   dev: z
     .union([z.string().min(1), z.number().min(0).lt(1)])
     .default(0.05)
     .describe(
       "Dev rows for perplexity, early stopping and the activation steps: a file, or the share of the training rows that is split off (seeded, before training). 0 = none.",
+    ),
+  columns: z
+    .record(z.string(), z.string().min(1))
+    .optional()
+    .describe(
+      'Columns that rows take their fields from, where files call them otherwise, e.g. {"instruction": "question", "output": "answers.text.0"}.',
     ),
   template: z
     .enum(["alpaca", "chat", "none"])
@@ -40,7 +51,12 @@ const dataSchema = strict({
 
 export const trainingConfigSchema = strict({
   model: z.string().min(1).describe("Directory of the backbone, as Hugging Face saves it."),
-  weights: z.literal("float32").default("float32").describe("How the backbone's weights are held during training."),
+  weights: z
+    .enum(["float32", "int8", "int4"])
+    .default("float32")
+    .describe(
+      "How the frozen backbone is held during training. int8 and int4: blocks of 32 weights share a scale (QLoRA's way); a fraction of the memory, and the gradients are those of the quantised model.",
+    ),
   method: z.string().min(1).describe("The PEFT method, e.g. lora or milora."),
   adapter: z
     .record(z.string(), z.unknown())

@@ -4,7 +4,7 @@ import { setImmediate } from "node:timers/promises";
 import { deriveSeed, InputError, Random } from "../base/index.ts";
 import type { Tokenizer } from "../models/index.ts";
 import { outputOf, renderRow, type Template } from "./render.ts";
-import { loadRows, type Row } from "./rows.ts";
+import { type Columns, loadRows, type Row } from "./rows.ts";
 
 /** A tokenised sequence: the prompt, then what is learned. */
 export interface Example {
@@ -136,6 +136,7 @@ export interface DataOptions {
   readonly train: string;
   /** A file, or the share of the training rows that is split off; 0 = none. */
   readonly dev: string | number;
+  readonly columns?: Columns | undefined;
   readonly template: Template;
   /** Tokens; the caller has already lowered it to the backbone's context. */
   readonly maxLength: number;
@@ -169,7 +170,7 @@ export async function loadData(tokenizer: Tokenizer, options: DataOptions): Prom
     return examples;
   };
 
-  const trainRows = loadRows(options.train);
+  const trainRows = await loadRows(options.train, options);
   const { usable, ...left } = usableRows(trainRows);
   if (usable.length === 0) throw new InputError("DATA_INVALID", options.train, "every row has an empty output");
   if (typeof options.dev === "number") {
@@ -182,7 +183,7 @@ export async function loadData(tokenizer: Tokenizer, options: DataOptions): Prom
     });
     return { train: trainSet, dev: devSet, digest: examplesDigest(trainSet, devSet), warnings };
   }
-  const devRows = loadRows(options.dev);
+  const devRows = await loadRows(options.dev, options);
   const { usable: dev, ...devLeft } = usableRows(devRows);
   const known = new Set(usable.map(identityOf));
   const shared = dev.filter((row) => known.has(identityOf(row))).length;

@@ -6,6 +6,7 @@ export {
   type TrainingConfigInput,
   trainingConfigSchema,
 } from "./config.ts";
+export { jsonSchemaOf, readConfigFile, unknownSettings } from "./config-file.ts";
 export {
   type DataOptions,
   type DataSet,
@@ -19,8 +20,9 @@ export { TrainingError, type TrainingErrorCode } from "./errors.ts";
 export type { Evaluation } from "./evaluate.ts";
 export type { TrainingEvent, TrainingResult, TrainOptions } from "./events.ts";
 export type { EvaluationMetrics, StepLosses, StepMetrics } from "./metrics.ts";
+export { PRESETS, type Preset, type PresetName, presetSettings } from "./presets.ts";
 export { alpacaPrompt, outputOf, type RenderedRow, renderPrompt, renderRow, type Template } from "./render.ts";
-export { loadRows, type Message, parseRow, type Row } from "./rows.ts";
+export { type Columns, loadRows, type Message, parseRow, type Row, type RowOptions } from "./rows.ts";
 export { readRunConfig } from "./run-directory.ts";
 export { scheduleFactor, warmupSteps } from "./schedule.ts";
 export { train } from "./train.ts";

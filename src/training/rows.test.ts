@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { InputError } from "../base/index.ts";
-import { loadRows } from "./rows.ts";
+import { loadRows, type RowOptions } from "./rows.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "milora-rows-"));
 afterAll(() => rmSync(directory, { recursive: true }));
@@ -15,9 +15,9 @@ function file(name: string, content: string): string {
   return path;
 }
 
-function errorOf(path: string): InputError {
+async function errorOf(path: string, options: RowOptions = {}): Promise<InputError> {
   try {
-    loadRows(path);
+    await loadRows(path, options);
   } catch (error) {
     if (error instanceof InputError) return error;
     throw error;
@@ -47,21 +47,21 @@ const expected = [
 ];
 
 describe("loadRows", () => {
-  it("reads every form from a JSON array", () => {
-    expect(loadRows(file("a.json", JSON.stringify(rows)))).toEqual(expected);
+  it("reads every form from a JSON array", async () => {
+    expect(await loadRows(file("a.json", JSON.stringify(rows)))).toEqual(expected);
   });
 
-  it("reads the same from JSONL, with blank lines, a byte-order mark and CRLF", () => {
+  it("reads the same from JSONL, with blank lines, a byte-order mark and CRLF", async () => {
     const content = `\uFEFF${rows.map((row) => JSON.stringify(row)).join("\r\n")}\r\n\r\n`;
-    expect(loadRows(file("a.jsonl", content))).toEqual(expected);
+    expect(await loadRows(file("a.jsonl", content))).toEqual(expected);
   });
 
-  it("numbers JSONL rows by line", () => {
+  it("numbers JSONL rows by line", async () => {
     const path = file("b.jsonl", `\n\n{"prompt":"a","completion":"b"}\n`);
-    expect(loadRows(path)[0]?.number).toBe(3);
+    expect((await loadRows(path))[0]?.number).toBe(3);
   });
 
-  it("names all bad rows and what each lacks", () => {
+  it("names all bad rows and what each lacks", async () => {
     const bad = [
       { instruction: "x" },
       { output: "y" },
@@ -69,7 +69,7 @@ describe("loadRows", () => {
       { messages: [{ role: "boss", content: "" }] },
       7,
     ];
-    const error = errorOf(file("bad.json", JSON.stringify([rows[0], ...bad, { instruction: 1, output: null }])));
+    const error = await errorOf(file("bad.json", JSON.stringify([rows[0], ...bad, { instruction: 1, output: null }])));
     expect(error.message).toContain("6 bad rows of 7");
     expect(error.problems).toEqual([
       'row 2: missing "output"',
@@ -81,23 +81,23 @@ describe("loadRows", () => {
     ]);
   });
 
-  it("shows twenty bad rows and counts the others", () => {
-    const error = errorOf(file("many.jsonl", "{}\n".repeat(15) + "{nonsense\n".repeat(10)));
+  it("shows twenty bad rows and counts the others", async () => {
+    const error = await errorOf(file("many.jsonl", "{}\n".repeat(15) + "{nonsense\n".repeat(10)));
     expect(error.problems).toHaveLength(21);
     expect(error.problems[14]).toBe('row 15: needs "instruction", "prompt" or "messages", has nothing');
     expect(error.problems[15]).toMatch(/^row 16: not valid JSON/);
     expect(error.problems.at(-1)).toBe("and 5 more");
   });
 
-  it("refuses conversations without an answer or a question, empty files and missing ones", () => {
+  it("refuses conversations without an answer or a question, empty files and missing ones", async () => {
     const lone = { messages: [{ role: "assistant", content: "a" }] };
     const open = { messages: [{ role: "user", content: "a" }] };
-    expect(errorOf(file("turns.json", JSON.stringify([lone, open]))).problems).toEqual([
+    expect((await errorOf(file("turns.json", JSON.stringify([lone, open])))).problems).toEqual([
       "row 1: no message before the assistant's",
       "row 2: no assistant message",
     ]);
-    expect(errorOf(file("empty.jsonl", "\n")).message).toContain("has no rows");
-    expect(errorOf(join(directory, "none.json")).message).toContain("no such file");
-    expect(errorOf(file("cut.json", '[{"prompt":')).message).toContain("not valid JSON");
+    expect((await errorOf(file("empty.jsonl", "\n"))).message).toContain("has no rows");
+    expect((await errorOf(join(directory, "none.json"))).message).toContain("no such file");
+    expect((await errorOf(file("cut.json", '[{"prompt":'))).message).toContain("not valid JSON");
   });
 });

@@ -1,6 +1,7 @@
-/** @file Rows of a data file: the three forms a row may have, read as untrusted input, all bad rows named at once. */
-import { readFileSync } from "node:fs";
-import { InputError, reasonOf } from "../base/index.ts";
+/** @file Rows of data files: the three forms a row may have, read as untrusted input, all bad rows named at once. */
+import { InputError } from "../base/index.ts";
+import { type FileRecord, readRecords } from "./files.ts";
+import { filesOf } from "./sources.ts";
 import { shorten } from "./text.ts";
 
 export interface Message {
@@ -9,8 +10,10 @@ export interface Message {
 }
 
 interface RowBase {
-  /** 1-based: the element of the JSON array, or the line of the JSONL file. */
+  /** 1-based: the element of the JSON array, the line of the JSONL file, the row of the table below its header. */
   readonly number: number;
+  /** The file, where the data are several. */
+  readonly file?: string;
   /** The bare answer, where the file has one (LLM-Adapters' `answer`); only evaluation looks at it. */
   readonly answer?: string;
 }
@@ -97,60 +100,73 @@ export function parseRow(value: unknown, number: number): { row?: Row; problems:
   return problems.length ? { problems } : { row, problems };
 }
 
-/** The objects of a JSON array, or of JSONL (blank lines are skipped), with their numbers. */
-function* entries(path: string, content: string, bad: string[]): Generator<[number, unknown]> {
-  if (content.trimStart().startsWith("[")) {
-    let list: unknown;
-    try {
-      list = JSON.parse(content);
-    } catch (error) {
-      throw new InputError("DATA_INVALID", path, `not valid JSON (${reasonOf(error)})`, { cause: error });
-    }
-    for (const [index, value] of (list as unknown[]).entries()) yield [index + 1, value];
-    return;
+/** Fields that decide the form of a row. */
+const FORM_FIELDS = ["messages", "instruction", "prompt"];
+
+/** Where a field comes from, by field: a column of the file, or a path into it such as `answers.text.0`. */
+export type Columns = Readonly<Record<string, string>>;
+
+function columnOf(record: Readonly<Record<string, unknown>>, path: string): unknown {
+  if (Object.hasOwn(record, path)) return record[path];
+  let value: unknown = record;
+  for (const part of path.split(".")) {
+    if (value === null || typeof value !== "object" || !Object.hasOwn(value, part)) return undefined;
+    value = (value as Record<string, unknown>)[part];
   }
-  for (const [index, line] of content.split("\n").entries()) {
-    if (line.trim() === "") continue;
-    let value: unknown;
-    try {
-      value = JSON.parse(line);
-    } catch (error) {
-      bad.push(`row ${index + 1}: not valid JSON (${reasonOf(error)})`);
-      continue;
-    }
-    yield [index + 1, value];
+  return value;
+}
+
+/** A record with its columns under the names of the fields. Numbers in mapped columns become text. */
+function renamed(record: unknown, columns: Columns | undefined, problems: string[]): unknown {
+  if (columns === undefined || record === null || typeof record !== "object" || Array.isArray(record)) return record;
+  const fields: Record<string, unknown> = { ...(record as Record<string, unknown>) };
+  if (FORM_FIELDS.some((name) => name in columns)) for (const name of FORM_FIELDS) delete fields[name];
+  for (const [field, column] of Object.entries(columns)) {
+    const value = columnOf(record as Record<string, unknown>, column);
+    if (value === undefined) problems.push(`missing "${column}" (for "${field}")`);
+    else fields[field] = typeof value === "number" || typeof value === "boolean" ? String(value) : value;
   }
+  return fields;
+}
+
+export interface RowOptions {
+  /** Which columns the fields of a row come from, where the file calls them otherwise. */
+  readonly columns?: Columns | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+function rowOf(record: FileRecord, options: RowOptions): { row?: Row; problems: readonly string[] } {
+  if ("problem" in record) return { problems: [record.problem] };
+  const missing: string[] = [];
+  const value = renamed(record.value, options.columns, missing);
+  return missing.length ? { problems: missing } : parseRow(value, record.number);
 }
 
 /**
- * Reads a data file: a JSON array, or one JSON object a line. Each row is `{instruction, input?, output}`,
- * `{prompt, completion | response}` or `{messages: [{role, content}, …]}`; other keys are ignored, save `answer`.
- * Throws one `InputError` (DATA_INVALID) that names the bad rows (the first 20 and a count) and what each lacks.
+ * Reads data: JSON, JSONL, CSV, TSV or parquet, each perhaps gzipped; a file, a directory, a pattern such as
+ * `data/train-*.parquet`, or a Hugging Face data set, `hf:org/name[@revision][:config][/split]`. Each row is
+ * `{instruction, input?, output}`, `{prompt, completion | response}` or `{messages: [{role, content}, …]}`; other
+ * fields are ignored, save `answer`.
+ * Throws one `InputError` (DATA_INVALID) that names the bad rows of all files (the first 20 and a count) and what each
+ * lacks.
  */
-export function loadRows(path: string): Row[] {
-  let content: string;
-  try {
-    content = readFileSync(path, "utf8");
-  } catch (error) {
-    const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
-    throw new InputError("FILE_UNREADABLE", path, missing ? "no such file" : reasonOf(error), { cause: error });
-  }
-  if (content.startsWith("\uFEFF")) content = content.slice(1);
+export async function loadRows(source: string, options: RowOptions = {}): Promise<Row[]> {
+  const files = await filesOf(source, options.signal);
   const rows: Row[] = [];
   const bad: string[] = [];
-  for (const [number, value] of entries(path, content, bad)) {
-    const { row, problems } = parseRow(value, number);
-    if (row) rows.push(row);
-    else bad.push(`row ${number}: ${problems.join(", ")}`);
+  for (const file of files) {
+    options.signal?.throwIfAborted();
+    const several = files.length > 1;
+    for (const record of await readRecords(file)) {
+      const { row, problems } = rowOf(record, options);
+      if (row) rows.push(several ? { ...row, file } : row);
+      else bad.push(`${several ? `${file} ` : ""}row ${record.number}: ${problems.join(", ")}`);
+    }
   }
   if (bad.length) {
-    bad.sort((a, b) => Number.parseInt(a.slice(4), 10) - Number.parseInt(b.slice(4), 10));
-    throw new InputError(
-      "DATA_INVALID",
-      `${path} (${bad.length} bad rows of ${bad.length + rows.length})`,
-      shorten(bad),
-    );
+    const where = `${source} (${bad.length} bad rows of ${bad.length + rows.length})`;
+    throw new InputError("DATA_INVALID", where, shorten(bad));
   }
-  if (rows.length === 0) throw new InputError("DATA_INVALID", path, "has no rows");
+  if (rows.length === 0) throw new InputError("DATA_INVALID", source, "has no rows");
   return rows;
 }

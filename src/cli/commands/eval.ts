@@ -1,7 +1,7 @@
 /** @file `milora eval`: accuracy of generated answers with its interval, or perplexity, on rows of a file. */
 import { type Command, Option } from "commander";
 import { writeFileAtomic } from "../../base/index.ts";
-import { exactMatch, loadLabelledRows, perplexity } from "../../evaluation/index.ts";
+import { exactMatch, type LabelledRow, loadLabelledRows, perplexity } from "../../evaluation/index.ts";
 import { loadRows } from "../../training/index.ts";
 import {
   adapterFlag,
@@ -65,7 +65,7 @@ async function evaluate(flags: Flags): Promise<void> {
   const { data, limit, metric } = flags;
   const settings = { model: flags.model, adapterDirectory: flags.adapter ?? null, data };
   if (metric === "perplexity") {
-    const rows = loadRows(data).slice(0, limit);
+    const rows = (await loadRows(data)).slice(0, limit);
     using opened = await open(flags);
     const { engine, backbone, adapter } = opened;
     const options = { template: flags.template, ...(adapter ? { adapter } : {}) };
@@ -77,7 +77,7 @@ async function evaluate(flags: Flags): Promise<void> {
     });
     return;
   }
-  const rows = loadLabelledRows(data).slice(0, limit);
+  const rows = (await loadLabelledRows(data)).slice(0, limit);
   using opened = await open(flags);
   const result = await measure(opened, rows, flags);
   const { accuracy, decoding } = result;
@@ -90,7 +90,7 @@ async function evaluate(flags: Flags): Promise<void> {
   });
 }
 
-async function measure({ engine, backbone, adapter }: Opened, rows: ReturnType<typeof loadLabelledRows>, flags: Flags) {
+async function measure({ engine, backbone, adapter }: Opened, rows: LabelledRow[], flags: Flags) {
   using interrupt = onInterrupt();
   using progress = startProgress("answering", rows.length);
   return await exactMatch(engine, backbone.tokenizer, rows, {

@@ -60,10 +60,10 @@ export async function runDemo(flags: DemoFlags): Promise<void> {
   using interrupt = onInterrupt("stopping; the same command goes on from here …");
   const { signal } = interrupt;
   using backbone = await Backbone.load(MODEL);
-  const places = TENANTS.map((tenant) => openPlace(tenant, scale));
+  const places = await Promise.all(TENANTS.map((tenant) => openPlace(tenant, scale)));
   using _ = { [Symbol.dispose]: () => places.forEach(closePlace) };
   say("milora: two tenants share one frozen backbone, each with adapters of its own\n");
-  say(show.tenantTable(places.map((place) => factsOf(place, scale))));
+  say(show.tenantTable(await Promise.all(places.map((place) => factsOf(place, scale)))));
 
   say(show.heading(1, "Training"));
   for (const place of places) {
@@ -140,8 +140,8 @@ export async function runDemo(flags: DemoFlags): Promise<void> {
   if (flags.json) printJson(report);
 }
 
-function openPlace(tenant: Tenant, scale: Scale): Workplace {
-  const rows = loadLabelledRows(dataFile(tenant.task, "test")).slice(0, scale.testRows);
+async function openPlace(tenant: Tenant, scale: Scale): Promise<Workplace> {
+  const rows = (await loadLabelledRows(dataFile(tenant.task, "test"))).slice(0, scale.testRows);
   return { tenant, rows, trained: new Map(), adapters: new Map(), answers: new Map() };
 }
 
@@ -149,8 +149,8 @@ function closePlace({ adapters }: Workplace): void {
   for (const adapter of adapters.values()) adapter.dispose();
 }
 
-function factsOf({ tenant, rows }: Workplace, scale: Scale): show.TenantFacts {
-  const trainRows = loadRows(dataFile(tenant.task, "train"));
+async function factsOf({ tenant, rows }: Workplace, scale: Scale): Promise<show.TenantFacts> {
+  const trainRows = await loadRows(dataFile(tenant.task, "train"));
   const question = rows[0]!.form === "instruction" ? rows[0]!.instruction.split("\n")[0]! : "";
   return {
     tenant,
