@@ -21,6 +21,10 @@ const COMMANDS: Record<string, { summary: string; load(): Promise<CommandModule>
   generate: { summary: "write a continuation or an answer", load: () => import("./commands/generate.ts") },
   eval: { summary: "measure accuracy and perplexity on labelled rows", load: () => import("./commands/eval.ts") },
   inspect: { summary: "show what an adapter holds, or count parameters", load: () => import("./commands/inspect.ts") },
+  methods: {
+    summary: "list the methods and count their parameters",
+    load: () => import("./commands/methods.ts"),
+  },
   logits: {
     summary: "print logits, log-probabilities and routes of tokens",
     load: () => import("./commands/logits.ts"),

@@ -31,3 +31,4 @@ export { type ParallelAdapterConfig, parallelAdapter } from "./parallel-adapter/
 export { geluDenominator, geluNumerator } from "./rational.ts";
 export { methodOf, methodOfConfig, methods } from "./registry.ts";
 export { type SspConfig, ssp } from "./ssp/index.ts";
+export { type MethodRow, PAPER_SHAPE, parameterTable } from "./table.ts";

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { methods } from "../../src/methods/index.ts";
-import { root } from "./milora.ts";
+import { milora, root } from "./milora.ts";
 
 const read = (file: string): string => readFileSync(join(root, file), "utf8");
 
@@ -20,4 +20,19 @@ test("docs/formats.md has a row for each method", () => {
     expect(row, `no row for ${name}`).toBeDefined();
     expect(row!.split("|")[2]).toContain(`\`${peftType}\``);
   }
+});
+
+test("milora methods counts them all, beside the paper's figures on its backbone only", async () => {
+  const { stdout } = await milora(["methods", "--json"]);
+  const { shape, methods: rows } = JSON.parse(stdout) as { shape: string; methods: Record<string, unknown>[] };
+  expect(shape).toBe("llama-2-7b");
+  expect(rows.map(({ method }) => method)).toEqual([...methods.keys()]);
+  expect(rows.find(({ method }) => method === "lora")).toMatchObject({
+    peft_type: "LORA",
+    tunable: { parts: { lora: 79_953_920 }, total: 79_953_920 },
+    paper: { tunable: 80, activated: 80 },
+  });
+  const text = await milora(["methods", "--shape", "smollm2-135m"]);
+  expect(text.stdout).toMatch(/^lora +9,768,960 /m);
+  expect(text.stdout).not.toContain("paper, M");
 });
