@@ -18,6 +18,10 @@ const COMMANDS: Record<string, { summary: string; load(): Promise<CommandModule>
     load: () => import("./commands/demo.ts"),
   },
   train: { summary: "fine-tune an adapter", load: () => import("./commands/train.ts") },
+  config: {
+    summary: "check a training config, or print the schema of all of them",
+    load: () => import("./commands/config.ts"),
+  },
   generate: { summary: "write a continuation or an answer", load: () => import("./commands/generate.ts") },
   eval: { summary: "measure accuracy and perplexity on labelled rows", load: () => import("./commands/eval.ts") },
   inspect: { summary: "show what an adapter holds, or count parameters", load: () => import("./commands/inspect.ts") },

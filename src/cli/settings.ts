@@ -1,4 +1,5 @@
 /** @file `--set key=value`: single settings of a config from the command line. */
+import { parse } from "yaml";
 import { InputError } from "../base/index.ts";
 
 export type Settings = { [key: string]: unknown };
@@ -7,7 +8,8 @@ const FORBIDDEN = new Set(["__proto__", "constructor", "prototype"]);
 
 /**
  * `["lr=3e-3", "adapter.r=16", "template=chat"]` → `{ lr: 0.003, adapter: { r: 16 }, template: "chat" }`. A value is
- * JSON where it can be read as such, otherwise text. Throws `InputError` FLAG_INVALID with all ill-formed entries.
+ * JSON where it can be read as such, also a number as people write it (.5), or a list or object of YAML
+ * ([q_proj, v_proj]); otherwise text. Throws `InputError` FLAG_INVALID with all ill-formed entries.
  */
 export function parseSettings(entries: readonly string[]): Settings {
   const settings: Settings = {};
@@ -19,7 +21,11 @@ export function parseSettings(entries: readonly string[]): Settings {
       problems.push(`"${entry}" is not of the form key=value, e.g. lr=1e-3 or adapter.r=16`);
       continue;
     }
-    assign(settings, path, parseValue(entry.slice(at + 1)));
+    try {
+      assign(settings, path, parseValue(entry.slice(at + 1)));
+    } catch {
+      problems.push(`"${entry}" begins a list or an object that does not end as one`);
+    }
   }
   if (problems.length) throw new InputError("FLAG_INVALID", "--set", problems);
   return settings;
@@ -29,7 +35,8 @@ function parseValue(text: string): unknown {
   try {
     return JSON.parse(text);
   } catch {
-    return text;
+    if (/^\s*[[{]/.test(text)) return parse(text, { logLevel: "error" });
+    return /^\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*$/i.test(text) ? Number(text) : text;
   }
 }
 
@@ -50,6 +57,18 @@ export function merge(base: Settings, over: Settings): Settings {
     result[key] = isSettings(below) && isSettings(value) ? merge(below, value) : value;
   }
   return result;
+}
+
+/**
+ * Without the fields that are null: in a config null means "as if it were not there". The method's own settings keep
+ * theirs, where null may be a value.
+ */
+export function withoutNulls(settings: Settings): Settings {
+  return Object.fromEntries(
+    Object.entries(settings)
+      .filter(([, value]) => value !== null)
+      .map(([key, value]) => [key, key !== "adapter" && isSettings(value) ? withoutNulls(value) : value]),
+  );
 }
 
 function isSettings(value: unknown): value is Settings {

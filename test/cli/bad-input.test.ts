@@ -200,3 +200,33 @@ describe("rows and settings", () => {
     expect(readdirSync(directory)).toEqual(["file"]);
   });
 });
+
+describe("a training config", () => {
+  const written = (name: string, text: string) => {
+    const path = join(temporary(), name);
+    writeFileSync(path, text);
+    return path;
+  };
+
+  test("lists what is wrong with it, the method's settings too", async () => {
+    const base =
+      "model: assets/tiny-llama\nmethod: milora\ndata: {train: assets/data/authors/dev.jsonl}\noutput_dir: /none\n";
+    const path = written("run.yaml", `${base}bach_size: 4\n`);
+    for (const args of [
+      ["config", "check", path],
+      ["train", "--config", path],
+    ]) {
+      expect(await refused(args)).toContain('run.yaml: unknown key "bach_size", did you mean "batch_size"?');
+    }
+    const setting = written("run.yaml", `${base}adapter: {topk: 1}\n`);
+    for (const args of [
+      ["config", "check", setting],
+      ["train", "--config", setting],
+    ]) {
+      expect(await refused(args)).toContain('unknown key "topk" of milora, did you mean "top_k"?');
+    }
+    expect(await refused(["config", "check", written("run.yaml", `${base}adapter: {top_k: 8}\n`)])).toContain("top_k");
+    expect(await refused(["config", "check", written("run.yaml", "lr: [1\n")])).toMatch(/line \d/);
+    expect(await refused(["config", "check"])).toContain("needs a file");
+  });
+});

@@ -183,3 +183,23 @@ test("a config file and flags make one config; the flags win", SLOW, async () =>
     data: { dev: 0, template: "alpaca" },
   });
 });
+
+test("config check reads a committed config; flags, --set and null win over it and over a preset", SLOW, async () => {
+  const checked = await milora(["config", "check", "configs/demo-authors-milora.yaml", "--json"]);
+  expect(checked.code).toBe(0);
+  expect(JSON.parse(checked.stdout)).toMatchObject({ valid: true, notes: [], config: { method: "milora", lr: 0.003 } });
+  const schema = await milora(["config", "schema"]);
+  expect(JSON.parse(schema.stdout)).toMatchObject({ type: "object", properties: { lr: { default: 0.0001 } } });
+
+  const output = join(temporary(), "run");
+  const { code } = await milora([
+    ...["train", "--config", "configs/demo-authors-milora.yaml", "--preset", "paper", "--quick", "--output", output],
+    ...["--train", "assets/data/authors/dev.jsonl", "--set", "warmup_ratio=null", "--set", "max_steps=1"],
+    ...["--set", "adapter.target_modules=[q_proj, v_proj]", "--set", "adapter.top_k=1", "--set", "betas=[.8, .9]"],
+  ]);
+  expect(code).toBe(0);
+  expect(JSON.parse(readFileSync(join(output, "config.json"), "utf8"))).toMatchObject({
+    ...{ epochs: 2, batch_size: 4, lr: 0.003, warmup_ratio: 0.06, patience: 10, betas: [0.8, 0.9], max_steps: 1 },
+    adapter: { r: 16, top_k: 1, target_modules: ["q_proj", "v_proj"], router_input: "rms" },
+  });
+});

@@ -2,10 +2,15 @@
 import { resolve } from "node:path";
 import { type Command, Option } from "commander";
 import { z } from "zod";
-import { InputError, readJson } from "../../base/index.ts";
-import { methods } from "../../methods/index.ts";
+import { InputError } from "../../base/index.ts";
+import { methodOf, methods } from "../../methods/index.ts";
 import { configureRuntime } from "../../runtime/index.ts";
 import {
+  loadRows,
+  PRESETS,
+  type PresetName,
+  presetSettings,
+  readConfigFile,
   readRunConfig,
   resolveTrainingConfig,
   type TrainingConfigInput,
@@ -13,11 +18,12 @@ import {
   type TrainingResult,
   train,
   trainingConfigSchema,
+  unknownSettings,
 } from "../../training/index.ts";
 import { collect, examples, jsonFlag, threadsFlag } from "../flags.ts";
 import { InterruptError, onInterrupt } from "../interrupt.ts";
 import { type Progress, startProgress } from "../progress.ts";
-import { merge, parseSettings, type Settings } from "../settings.ts";
+import { merge, parseSettings, type Settings, withoutNulls } from "../settings.ts";
 import { duration, grouped, note, paint, print, printJson } from "../terminal.ts";
 
 interface Flags {
@@ -27,6 +33,7 @@ interface Flags {
   readonly method?: string;
   readonly template?: string;
   readonly config?: string;
+  readonly preset?: PresetName;
   readonly set?: string[];
   readonly output?: string;
   readonly resume?: boolean;
@@ -46,8 +53,13 @@ export function configure(command: Command): void {
       .option("--dev <file|share>", "dev rows: a file, or a share of the training rows such as 0.05")
       .option("--method <name>", `one of ${[...methods.keys()].join(", ")}`)
       .addOption(new Option("--template <name>", "how a row becomes a prompt").choices(["alpaca", "chat", "none"]))
-      .option("--config <file>", "a JSON file with any of the settings below; flags win over it")
-      .option("--set <key=value>", "one setting, e.g. lr=1e-3 or adapter.r=16; may be repeated", collect)
+      .option("--config <file>", "a YAML or JSON file with any of the settings below; flags win over it")
+      .addOption(
+        new Option("--preset <name>", "begin with the paper's recipe, or with one for small models and data")
+          .choices(PRESETS)
+          .conflicts("resume"),
+      )
+      .option("--set <key=value>", "one setting, e.g. lr=1e-3, adapter.r=16, max_steps=null; may be repeated", collect)
       .option("--output <dir>", "where the run is written: config.json, metrics.jsonl, checkpoints/, best/")
       .option("--resume", "go on with the run in --output from its newest checkpoint")
       .option("--quick", "only a few small steps, to see that everything fits together")
@@ -56,6 +68,7 @@ export function configure(command: Command): void {
       .action(run),
     [
       "milora train --model assets/tiny-llama --train assets/data/subjects/train.jsonl --method milora --set lr=3e-3 --set adapter.r=16 --output runs/subjects",
+      "milora train --config configs/demo-subjects-milora.yaml --set seed=1 --output runs/subjects-1",
       "milora train --resume --output runs/subjects",
     ],
   ).addHelpText("after", settingsHelp());
@@ -91,7 +104,7 @@ function wrap(text: string, indent: number): string {
 
 async function run(flags: Flags): Promise<void> {
   if (flags.threads !== undefined) configureRuntime({ threads: flags.threads });
-  const config = resolveTrainingConfig(settingsOf(flags), flags.config ?? "training config");
+  const config = resolveTrainingConfig(await settingsOf(flags), flags.config ?? "training config");
   using interrupt = onInterrupt("saving a checkpoint …");
   const view = new RunView();
   let result: TrainingResult;
@@ -113,19 +126,33 @@ async function run(flags: Flags): Promise<void> {
   }
 }
 
-/** Lowest first: the run to be resumed, --config, --quick, the named flags, --set. */
-function settingsOf(flags: Flags): TrainingConfigInput {
+/** Lowest first: --preset or the run to be resumed, --config, --quick, the named flags, --set. */
+async function settingsOf(flags: Flags): Promise<TrainingConfigInput> {
   let settings: Settings = {};
   if (flags.resume && flags.output !== undefined && flags.config === undefined) {
     settings = readRunConfig(flags.output);
   }
-  if (flags.config !== undefined) settings = merge(settings, readJson(flags.config, z.record(z.string(), z.unknown())));
+  if (flags.config !== undefined) settings = merge(settings, readConfigFile(flags.config));
   if (flags.quick) settings = merge(settings, QUICK);
   const data = { train: flags.train, dev: shareOrFile(flags.dev), template: flags.template };
   const named = { model: flags.model, method: flags.method, output_dir: flags.output, data: defined(data) };
   settings = merge(merge(settings, defined(named)), parseSettings(flags.set ?? []));
+  if (flags.preset) settings = merge(await preset(flags.preset, settings), settings);
+  settings = withoutNulls(settings);
   requireNamed(settings);
+  const { method, adapter } = settings;
+  if (typeof method === "string") {
+    const unknown = unknownSettings(methodOf(method), (adapter ?? {}) as Settings);
+    if (unknown.length) throw new InputError("CONFIG_INVALID", flags.config ?? "training config", unknown);
+  }
   return settings as unknown as TrainingConfigInput; // checked by the schema next
+}
+
+/** The paper's batch size depends on how many rows there are. */
+async function preset(name: PresetName, { method, data }: Settings): Promise<Settings> {
+  const { train, columns } = (data ?? {}) as Partial<TrainingConfigInput["data"]>;
+  const rows = name === "paper" && typeof train === "string" ? (await loadRows(train, { columns })).length : 0;
+  return presetSettings(name, String(method), rows) as Settings;
 }
 
 function defined(values: Readonly<Record<string, unknown>>): Settings {

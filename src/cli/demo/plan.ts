@@ -1,7 +1,7 @@
 /** @file What the demo does: two tenants, two methods, small numbers for a laptop and smaller ones for tests. */
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { TrainingConfigInput } from "../../training/index.ts";
+import { presetSettings, type TrainingConfigInput } from "../../training/index.ts";
 
 /** The package's assets: the same place from src/cli/demo and dist/cli/demo. */
 const ASSETS = fileURLToPath(new URL("../../../assets/", import.meta.url));
@@ -38,7 +38,7 @@ export const FULL: Scale = {
   testRows: undefined,
   epochs: { subjects: 1, authors: 2 }, // 240 and 322 steps
   maxSteps: undefined,
-  batchSize: 8, // with few rows many small steps teach more than few large ones
+  batchSize: presetSettings("small", "milora").batch_size!,
   speedTokens: 128,
   speedRounds: 7,
 };
@@ -54,21 +54,17 @@ export function runName(tenant: Tenant, method: MethodName): string {
   return `${tenant.task}-${method}`;
 }
 
-/** The same settings for both methods; a learning rate for a model of this size, far above the paper's for 7 B. */
+/** The same settings for both methods: the preset for small models. */
 export function trainingConfig(tenant: Tenant, method: MethodName, scale: Scale, output: string): TrainingConfigInput {
   return {
+    ...presetSettings("small", method),
     model: MODEL,
     method,
-    // On the raw residual stream the routers of a model this small end up with one route for every prompt.
-    adapter: { r: 16, ...(method === "milora" ? { router_input: "rms" } : {}) },
     data: { train: dataFile(tenant.task, "train"), dev: 0, template: "alpaca" },
     epochs: scale.epochs[tenant.task],
     ...(scale.maxSteps === undefined ? {} : { max_steps: scale.maxSteps }),
     batch_size: scale.batchSize,
     micro_batch_size: scale.batchSize,
-    lr: 3e-3,
-    warmup_ratio: 0,
-    bilevel: false,
     checkpoint_every: 1_000_000, // at the end, or when interrupted
     output_dir: join(output, runName(tenant, method)),
   };

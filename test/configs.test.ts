@@ -1,0 +1,63 @@
+/** @file Every committed config loads, fits its backbone, and is what the presets and the demo say. */
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, test } from "vitest";
+import { FULL, METHODS, TENANTS, trainingConfig } from "../src/cli/demo/plan.ts";
+import { methodOf, methods } from "../src/methods/index.ts";
+import { readBackboneConfig, SHAPES } from "../src/models/index.ts";
+import { presetSettings, readConfigFile, resolveTrainingConfig, unknownSettings } from "../src/training/index.ts";
+
+const root = join(import.meta.dirname, "..");
+const files = readdirSync(join(root, "configs"));
+const load = (name: string) => resolveTrainingConfig(readConfigFile(join(root, "configs", name)), name);
+const backboneOf = (model: string) =>
+  model === "assets/tiny-llama" ? readBackboneConfig(join(root, model)) : SHAPES["llama-2-7b"];
+
+describe.each(files)("configs/%s", (name) => {
+  test("fits its backbone", () => {
+    const config = load(name);
+    const method = methodOf(config.method);
+    expect(unknownSettings(method, config.adapter)).toEqual([]);
+    expect(
+      method.parameters(method.newConfig(config.adapter, backboneOf(config.model)), backboneOf(config.model)).length,
+    ).toBeGreaterThan(0);
+    if (name.startsWith("paper-")) expect(config.output_dir).toBe(`runs/${name.replace(".yaml", "")}`);
+  });
+
+  test.runIf(/^paper-/.test(name))("is the paper's recipe, except for what it varies", () => {
+    const config = load(name);
+    // Table 6: of the seven tasks only PIQA and AQuA have more than 10,000 training rows.
+    const { adapter, ...recipe } = presetSettings("paper", config.method, /piqa|aqua/.test(name) ? 16_000 : 9_427);
+    expect(config).toMatchObject(recipe);
+    const varied = Object.keys(config.adapter).filter(
+      (key) => JSON.stringify(config.adapter[key]) !== JSON.stringify(adapter[key]),
+    );
+    expect(Object.keys(config.adapter)).toEqual(Object.keys(adapter));
+    expect(varied.length).toBe(/boolq-/.test(name) ? 1 : 0);
+  });
+});
+
+test("there is one config a method of the paper, and one a tenant and method of the demo", () => {
+  for (const method of methods.keys()) expect(files).toContain(`paper-${method}-boolq.yaml`);
+  for (const tenant of TENANTS) {
+    for (const method of METHODS) {
+      const { model: _, data, ...demo } = resolveTrainingConfig(trainingConfig(tenant, method, FULL, "runs/demo"));
+      const { model, data: committed, ...config } = load(`demo-${tenant.task}-${method}.yaml`);
+      expect(config).toEqual(demo);
+      expect(model).toBe("assets/tiny-llama");
+      expect(join(root, committed.train)).toBe(data.train);
+      expect(committed.dev).toBe(0);
+    }
+  }
+});
+
+test.each([...methods.keys()])("the paper's settings of %s are its defaults on LLaMA-2 7B", (name) => {
+  const method = methodOf(name);
+  const made = (options: Record<string, unknown>) => method.newConfig(options, SHAPES["llama-2-7b"]);
+  expect(made(presetSettings("paper", name).adapter)).toEqual(made({}));
+});
+
+test("the paper's batches are of 128 rows from 10,000 training rows on", () => {
+  expect(presetSettings("paper", "lora", 9_999).batch_size).toBe(16);
+  expect(presetSettings("paper", "lora", 10_000).batch_size).toBe(128);
+});
