@@ -30,6 +30,8 @@ const methods = {
   adalora: { adapter: { init_r: 4, target_modules: ["q_proj", "v_proj", "down_proj"] }, lr: 2e-2 },
   dora: { adapter: { r: 4 }, lr: 5e-3 },
   ia3: { adapter: { projection_dim: 16 }, lr: 5e-3 },
+  iapt: { adapter: { bottleneck: 16 }, lr: 2e-2 },
+  moelora: { adapter: { r: 8 }, lr: 1e-2 },
   // Both find their structure after four steps, between the two interruptions.
   "learned-adapter": { adapter: { bottleneck: 8, search_ratio: 0.4 }, lr: 2e-2 },
   ssp: { adapter: { r: 4, search_ratio: 0.4 }, lr: 2e-2 },
