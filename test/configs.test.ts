@@ -45,7 +45,7 @@ test("there is one config a method of the paper, and one a tenant and method of 
       const { model, data: committed, ...config } = load(`demo-${tenant.task}-${method}.yaml`);
       expect(config).toEqual(demo);
       expect(model).toBe("assets/tiny-llama");
-      expect(join(root, committed.train)).toBe(data.train);
+      expect(join(root, committed.train as string)).toBe(data.train);
       expect(committed.dev).toBe(0);
     }
   }

@@ -8,11 +8,16 @@ const LENGTH_STEP = 16;
 /** The same for the number of supervised positions; the added ones weigh nothing. */
 const POSITION_STEP = 16;
 
+/** Which example comes at a position (0, 1, 2, … across epochs). */
+export interface ExampleOrder {
+  at(position: number): number;
+}
+
 /**
  * An endless, seeded order over `size` examples: one permutation an epoch, which depends on the seed and the epoch
  * only. A position in it is one integer, and resuming needs nothing else.
  */
-export class Order {
+export class Order implements ExampleOrder {
   readonly #size: number;
   readonly #seed: number;
   readonly #purpose: string;
@@ -25,7 +30,6 @@ export class Order {
     this.#purpose = purpose;
   }
 
-  /** Index of the example at `position` (0, 1, 2, … across epochs). */
   at(position: number): number {
     const epoch = Math.floor(position / this.#size);
     if (epoch !== this.#epoch) {
@@ -36,13 +40,66 @@ export class Order {
   }
 }
 
+/**
+ * How many examples of each part an epoch takes: as many in all as there are, in the proportions of the weights, each
+ * rounded down and what is left given to the largest remainders (Hamilton's method), so that every epoch has the same.
+ */
+export function quotas(sizes: readonly number[], weights: readonly number[]): number[] {
+  const total = sizes.reduce((a, b) => a + b, 0);
+  const sum = weights.reduce((a, b) => a + b, 0);
+  const exact = weights.map((weight) => (total * weight) / sum);
+  const result = exact.map(Math.floor);
+  const left = total - result.reduce((a, b) => a + b, 0);
+  const byRemainder = exact.map((_, i) => i).sort((a, b) => exact[b]! - result[b]! - (exact[a]! - result[a]!) || a - b);
+  for (const i of byRemainder.slice(0, left)) result[i]!++;
+  return result;
+}
+
+/**
+ * As `Order`, over parts that stand one after the other and are drawn by weight. In an epoch each part has its quota, in
+ * places that the seed and the epoch decide. A part is gone through in its own order, on and on across epochs, so that
+ * all of its examples are seen equally often, give or take one.
+ */
+export class MixOrder implements ExampleOrder {
+  readonly #quotas: readonly number[];
+  readonly #starts: readonly number[];
+  readonly #orders: readonly Order[];
+  readonly #places: Order;
+  readonly #total: number;
+  #epoch = -1;
+  #indices: Uint32Array = new Uint32Array();
+
+  constructor(sizes: readonly number[], weights: readonly number[], seed: number, purpose: string) {
+    this.#quotas = quotas(sizes, weights);
+    this.#starts = sizes.map((_, i) => sizes.slice(0, i).reduce((a, b) => a + b, 0));
+    this.#orders = sizes.map((size, i) => new Order(size, seed, `${purpose}/part ${i}`));
+    this.#total = sizes.reduce((a, b) => a + b, 0);
+    this.#places = new Order(this.#total, seed, purpose);
+  }
+
+  at(position: number): number {
+    const epoch = Math.floor(position / this.#total);
+    if (epoch !== this.#epoch) {
+      this.#indices = Uint32Array.from(this.#epochOf(epoch));
+      this.#epoch = epoch;
+    }
+    return this.#indices[this.#places.at(position)]!;
+  }
+
+  *#epochOf(epoch: number): Generator<number> {
+    for (const [i, quota] of this.#quotas.entries()) {
+      for (let k = 0; k < quota; k++) yield this.#starts[i]! + this.#orders[i]!.at(epoch * quota + k);
+    }
+  }
+}
+
 /** Optimizer steps in one epoch; the last batch of an epoch may be smaller. */
 export function stepsPerEpoch(examples: number, batchSize: number): number {
   return Math.ceil(examples / batchSize);
 }
 
 /** The examples of step `step` (0-based); batches never cross the border between two epochs. */
-export function batchOfStep<T>(examples: readonly T[], order: Order, step: number, batchSize: number): T[] {
+export function batchOfStep<T>(examples: readonly T[], order: ExampleOrder, step: number, batchSize: number): T[] {
   const perEpoch = stepsPerEpoch(examples.length, batchSize);
   const start = Math.floor(step / perEpoch) * examples.length + (step % perEpoch) * batchSize;
   const end = Math.min(start + batchSize, (Math.floor(step / perEpoch) + 1) * examples.length);

@@ -24,27 +24,56 @@ const positive = z.number().positive();
 const count = z.int().min(1);
 const beta = z.number().min(0).lt(1);
 
+/** A union of which a user sees the problems of the variant that was meant: the one whose outermost type fits. */
+function oneOf<const T extends readonly [z.ZodType, ...z.ZodType[]]>(variants: T, expected: string) {
+  return z.union(variants, {
+    error: (issue) => {
+      const branches = (issue as { errors?: readonly (readonly z.core.$ZodIssue[])[] }).errors ?? [];
+      const meant = branches.find((issues) =>
+        issues.every(({ path, code }) => path.length > 0 || code !== "invalid_type"),
+      );
+      if (meant === undefined) return `expected ${expected}`;
+      return meant.map(({ path, message }) => (path.length ? `${path.join(".")}: ${message}` : message)).join("; ");
+    },
+  });
+}
+
+const templateSchema = z.enum(["alpaca", "chat", "none"]);
+const columnsSchema = z.record(z.string(), z.string().min(1));
+
+const sourceShape = {
+  path: z.string().min(1).describe("As `data.train` where that is text."),
+  name: z.string().min(1).optional().describe("What metrics and messages call it; default its path."),
+  template: templateSchema.optional().describe("Instead of `data.template`."),
+  columns: columnsSchema.optional().describe("Instead of `data.columns`."),
+};
+const devSourceSchema = strict(sourceShape);
+const sourceSchema = strict({
+  ...sourceShape,
+  weight: positive
+    .optional()
+    .describe("Share of its rows in every epoch, relative to the other weights; for all sources or for none."),
+});
+
+const text = z.string().min(1);
+const listOf = <S extends z.ZodType>(source: S) =>
+  z.array(oneOf([text, source], "a path, or an object with a path")).min(1);
+
 const dataSchema = strict({
-  train: z
-    .string()
-    .min(1)
-    .describe(
-      "Training rows: a file (JSON, JSONL, CSV, TSV or parquet, each perhaps gzipped), a directory of them, a pattern such as data/train-*.parquet, or a Hugging Face data set, hf:org/name[@revision][:config][/split].",
-    ),
-  dev: z
-    .union([z.string().min(1), z.number().min(0).lt(1)])
+  train: oneOf([text, listOf(sourceSchema)], "a path, or a list of sources").describe(
+    "Training rows: a file (JSON, JSONL, CSV, TSV or parquet, each perhaps gzipped), a directory of them, a pattern such as data/train-*.parquet, or a Hugging Face data set, hf:org/name[@revision][:config][/split]. Or a list of these, to be mixed: each a path, or {path, weight?, name?, template?, columns?}.",
+  ),
+  dev: oneOf([text, z.number().min(0).lt(1), listOf(devSourceSchema)], "a share, a path, or a list of sources")
     .default(0.05)
     .describe(
-      "Dev rows for perplexity, early stopping and the activation steps: a file, or the share of the training rows that is split off (seeded, before training). 0 = none.",
+      "Dev rows for perplexity, early stopping and the activation steps: as for `train`, without weights; or the share of the training rows (of each source) that is split off, seeded, before training. 0 = none.",
     ),
-  columns: z
-    .record(z.string(), z.string().min(1))
+  columns: columnsSchema
     .optional()
     .describe(
       'Columns that rows take their fields from, where files call them otherwise, e.g. {"instruction": "question", "output": "answers.text.0"}.',
     ),
-  template: z
-    .enum(["alpaca", "chat", "none"])
+  template: templateSchema
     .default("alpaca")
     .describe("How a row becomes a prompt: Alpaca's two prompts, the model's own chat template, or the bare text."),
 });

@@ -3,6 +3,8 @@ import { createHash } from "node:crypto";
 import { setImmediate } from "node:timers/promises";
 import { deriveSeed, InputError, Random } from "../base/index.ts";
 import type { Tokenizer } from "../models/index.ts";
+import { countTokens, type ExampleOrder, MixOrder, Order, quotas } from "./batches.ts";
+import type { SourceCounts } from "./metrics.ts";
 import { outputOf, renderRow, type Template } from "./render.ts";
 import { type Columns, loadRows, type Row } from "./rows.ts";
 
@@ -11,6 +13,19 @@ export interface Example {
   readonly tokens: Int32Array; // [length]
   /** Tokens before the first supervised one; at least 1, less than the length. */
   readonly promptLength: number;
+  /** Mixed data: index of the source. */
+  readonly source?: number;
+  readonly origin?: Origin;
+}
+
+/** The row that an example was made from. */
+export interface Origin {
+  /** Its file, or what the data source is called. */
+  readonly file: string;
+  /** 1-based, as in messages about the file. */
+  readonly row: number;
+  /** What its route may have to do with: the row's `answer`, else the data source. */
+  readonly label: string;
 }
 
 /** Rows left out or cut, by reason. */
@@ -25,8 +40,22 @@ export interface DataCounts {
   readonly examples: number;
 }
 
+/** A part of mixed training data. */
+export interface MixedSource {
+  readonly name: string;
+  /** Rows to train on. */
+  readonly rows: number;
+  /** Rows of it in every epoch. */
+  readonly perEpoch: number;
+}
+
 export interface DataSet {
+  /** Mixed data: source after source. */
   readonly train: readonly Example[];
+  /** Mixed data: the sources in the order of their examples; otherwise empty. */
+  readonly sources: readonly MixedSource[];
+  /** Mixed data with weights: those of the sources. */
+  readonly weights?: readonly number[];
   readonly dev: readonly Example[];
   /** sha256 over all examples, in order: the identity of what a run learns from. */
   readonly digest: string;
@@ -53,9 +82,11 @@ function identityOf(row: Row): string {
   );
 }
 
-/** Rows with something to learn, each once. */
-function usableRows(rows: readonly Row[]): { usable: Row[]; emptyOutputs: number; duplicates: number } {
-  const seen = new Set<string>();
+/** Rows with something to learn, each once; `seen` are rows of earlier sources, and gets these. */
+function usableRows(
+  rows: readonly Row[],
+  seen = new Set<string>(),
+): { usable: Row[]; emptyOutputs: number; duplicates: number } {
   const usable: Row[] = [];
   let emptyOutputs = 0;
   for (const row of rows) {
@@ -72,6 +103,7 @@ function usableRows(rows: readonly Row[]): { usable: Row[]; emptyOutputs: number
 
 /** Tokenises rows; lets the event loop breathe between some of them. */
 async function examplesOf(
+  source: string,
   rows: readonly Row[],
   tokenizer: Tokenizer,
   options: { template: Template; maxLength: number; signal?: AbortSignal },
@@ -87,7 +119,8 @@ async function examplesOf(
     const example = toExample(prompt, response, options.maxLength);
     if (example === undefined) continue;
     if (example.tokens.length < prompt.length + response.length) truncated++;
-    examples.push(example);
+    const origin = { file: row.file ?? source, row: row.number, label: row.answer ?? source };
+    examples.push({ ...example, origin });
   }
   return { examples, promptTooLong: rows.length - examples.length, truncated };
 }
@@ -132,10 +165,21 @@ export function examplesDigest(...sets: readonly (readonly Example[])[]): string
   return hash.digest("hex");
 }
 
+/** Where rows come from. */
+export interface Source {
+  readonly path: string;
+  /** Share of its rows in every epoch, relative to the other sources' weights. */
+  readonly weight?: number | undefined;
+  /** Default: its path. */
+  readonly name?: string | undefined;
+  readonly template?: Template | undefined;
+  readonly columns?: Columns | undefined;
+}
+
 export interface DataOptions {
-  readonly train: string;
-  /** A file, or the share of the training rows that is split off; 0 = none. */
-  readonly dev: string | number;
+  readonly train: string | readonly (string | Source)[];
+  /** Sources, or the share of the rows of each training source that is split off; 0 = none. */
+  readonly dev: string | number | readonly (string | Source)[];
   readonly columns?: Columns | undefined;
   readonly template: Template;
   /** Tokens; the caller has already lowered it to the backbone's context. */
@@ -144,56 +188,160 @@ export interface DataOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/**
- * Loads and tokenises the rows of a run. Rows with an empty output and repeated rows are left out; a row longer than
- * `maxLength` loses its end, as in LLM-Adapters; one whose prompt leaves no room for the response is left out, so
- * that nothing trains on empty losses. Each of these is counted in `warnings`. Throws `InputError` for unusable files.
- */
-export async function loadData(tokenizer: Tokenizer, options: DataOptions): Promise<DataSet> {
-  const { template, maxLength } = options;
-  const warnings: string[] = [];
-  const tokenise = async (
+type NamedSource = Source & { readonly name: string; readonly template: Template };
+
+function sourcesOf(given: string | readonly (string | Source)[], options: DataOptions, field: string): NamedSource[] {
+  const list = typeof given === "string" ? [given] : given;
+  const sources = list.map((entry) => {
+    const { path, name, template, columns, weight } = typeof entry === "string" ? ({ path: entry } as Source) : entry;
+    return {
+      path,
+      name: name ?? path,
+      template: template ?? options.template,
+      columns: columns ?? options.columns,
+      weight,
+    };
+  });
+  const problems: string[] = [];
+  const names = sources.map(({ name }) => name);
+  const twice = new Set(names.filter((name, i) => names.indexOf(name) !== i));
+  for (const name of twice) problems.push(`"${name}" is there twice; give each a name of its own`);
+  const weightless = sources.filter(({ weight }) => weight === undefined);
+  if (weightless.length > 0 && weightless.length < sources.length) {
+    problems.push(`${weightless.map(({ name }) => `"${name}"`).join(", ")}: no weight, but others have one`);
+  }
+  if (problems.length) throw new InputError("DATA_INVALID", field, problems);
+  return sources;
+}
+
+/** Tokenises the rows of sources and counts what it leaves out. */
+class Reader {
+  readonly warnings: string[] = [];
+  readonly #tokenizer: Tokenizer;
+  readonly #options: DataOptions;
+
+  constructor(tokenizer: Tokenizer, options: DataOptions) {
+    this.#tokenizer = tokenizer;
+    this.#options = options;
+  }
+
+  async load(source: NamedSource, seen: Set<string>) {
+    const { columns } = source;
+    const rows = await loadRows(source.path, { columns, signal: this.#options.signal });
+    const { usable, ...left } = usableRows(rows, seen);
+    if (left.emptyOutputs === rows.length) {
+      throw new InputError("DATA_INVALID", source.name, "every row has an empty output");
+    }
+    return { source, usable, left: { rows: rows.length, ...left } };
+  }
+
+  async tokenise(
     name: string,
+    template: Template,
     rows: readonly Row[],
-    counts: Omit<DataCounts, "promptTooLong" | "truncated" | "examples">,
-  ) => {
-    const signal = options.signal === undefined ? {} : { signal: options.signal };
-    const { examples, promptTooLong, truncated } = await examplesOf(rows, tokenizer, {
-      template,
-      maxLength,
-      ...signal,
-    });
-    warnings.push(...describe(name, { ...counts, promptTooLong, truncated, examples: examples.length }, maxLength));
-    if (rows.length > 0 && examples.length === 0) {
-      throw new InputError("DATA_INVALID", name, `no row is left to learn from (${warnings.join("; ")})`);
+    left?: Omit<DataCounts, "promptTooLong" | "truncated" | "examples">,
+  ): Promise<Example[]> {
+    const { maxLength, signal } = this.#options;
+    const options = { template, maxLength, ...(signal && { signal }) };
+    const { examples, promptTooLong, truncated } = await examplesOf(name, rows, this.#tokenizer, options);
+    const counts = left ?? { rows: rows.length, emptyOutputs: 0, duplicates: 0 };
+    const lines = describe(name, { ...counts, promptTooLong, truncated, examples: examples.length }, maxLength);
+    this.warnings.push(...lines);
+    if (counts.rows > 0 && examples.length === 0) {
+      throw new InputError("DATA_INVALID", name, `no row is left to learn from (${lines.join("; ")})`);
     }
     return examples;
-  };
+  }
+}
 
-  const trainRows = await loadRows(options.train, options);
-  const { usable, ...left } = usableRows(trainRows);
-  if (usable.length === 0) throw new InputError("DATA_INVALID", options.train, "every row has an empty output");
-  if (typeof options.dev === "number") {
-    const { train, dev } = splitRows(usable, options.dev, options.seed);
-    const trainSet = await tokenise(options.train, train, { rows: trainRows.length, ...left });
-    const devSet = await tokenise(`${options.train} (dev share)`, dev, {
-      rows: dev.length,
-      emptyOutputs: 0,
-      duplicates: 0,
+/** The parts of a mix, with what a user should know of them. */
+function mixOf(parts: readonly { source: NamedSource; examples: readonly Example[] }[], warnings: string[]) {
+  if (parts.length === 1) return { sources: [] };
+  const sizes = parts.map(({ examples }) => examples.length);
+  const total = sizes.reduce((a, b) => a + b, 0);
+  const given = parts.map(({ source }) => source.weight);
+  const weights = given.every((weight) => weight !== undefined) ? given : undefined;
+  const perEpoch = weights === undefined ? sizes : quotas(sizes, weights);
+  const sources = parts.map(({ source }, i) => ({ name: source.name, rows: sizes[i]!, perEpoch: perEpoch[i]! }));
+  const never = sources.filter((source) => source.perEpoch === 0).map(({ name }) => `"${name}"`);
+  if (never.length) {
+    const problem = `${never.join(", ")}: the weight is less than one row of the ${total} of an epoch`;
+    throw new InputError("DATA_INVALID", "data.train", problem);
+  }
+  for (const { name, rows, perEpoch: count } of weights === undefined ? [] : sources) {
+    const times = Number((count / rows).toPrecision(3));
+    warnings.push(`${name}: ${count} of the ${total} rows of an epoch, each of its ${rows} rows ${times} times`);
+  }
+  return { sources, ...(weights && { weights }) };
+}
+
+/**
+ * Loads and tokenises the rows of a run. Rows with an empty output and repeated rows (also of an earlier source) are
+ * left out; a row longer than `maxLength` loses its end, as in LLM-Adapters; one whose prompt leaves no room for the
+ * response is left out, so that nothing trains on empty losses. Each of these is counted in `warnings`. Throws
+ * `InputError` for unusable files.
+ */
+export async function loadData(tokenizer: Tokenizer, options: DataOptions): Promise<DataSet> {
+  const { dev, seed } = options;
+  const reader = new Reader(tokenizer, options);
+  const { warnings } = reader;
+  const trainSources = sourcesOf(options.train, options, "data.train");
+  const devSources = typeof dev === "number" ? [] : sourcesOf(dev, options, "data.dev");
+  const known = new Set<string>();
+  const parts: { source: NamedSource; examples: readonly Example[] }[] = [];
+  const devSet: Example[] = [];
+  for (const one of trainSources) {
+    const { source, usable, left } = await reader.load(one, known);
+    const split = typeof dev === "number" ? splitRows(usable, dev, seed) : { train: usable, dev: [] };
+    const examples = await reader.tokenise(source.name, source.template, split.train, left);
+    const index = parts.length;
+    parts.push({
+      source,
+      examples: trainSources.length === 1 ? examples : examples.map((example) => ({ ...example, source: index })),
     });
-    return { train: trainSet, dev: devSet, digest: examplesDigest(trainSet, devSet), warnings };
+    devSet.push(...(await reader.tokenise(`${source.name} (dev share)`, source.template, split.dev)));
   }
-  const devRows = await loadRows(options.dev, options);
-  const { usable: dev, ...devLeft } = usableRows(devRows);
-  const known = new Set(usable.map(identityOf));
-  const shared = dev.filter((row) => known.has(identityOf(row))).length;
-  const trainSet = await tokenise(options.train, usable, { rows: trainRows.length, ...left });
-  const devSet = await tokenise(options.dev, dev, { rows: devRows.length, ...devLeft });
-  if (devSet.length === 0) throw new InputError("DATA_INVALID", options.dev, "every row has an empty output");
-  if (shared > 0) {
-    warnings.push(
-      `${options.dev}: ${shared} of ${dev.length} rows are training rows, too; dev perplexity will flatter`,
-    );
+  const devSeen = new Set<string>();
+  for (const one of devSources) {
+    const { source, usable, left } = await reader.load(one, devSeen);
+    devSet.push(...(await reader.tokenise(source.name, source.template, usable, left)));
+    const shared = usable.filter((row) => known.has(identityOf(row))).length;
+    if (shared === 0) continue;
+    const rows = `${shared} of ${usable.length} rows`;
+    warnings.push(`${source.name}: ${rows} are training rows, too; dev perplexity will flatter`);
   }
-  return { train: trainSet, dev: devSet, digest: examplesDigest(trainSet, devSet), warnings };
+  const mix = mixOf(parts, warnings);
+  const train = parts.flatMap(({ examples }) => examples);
+  const content = examplesDigest(train, devSet);
+  const digest =
+    parts.length === 1
+      ? content
+      : createHash("sha256")
+          .update(JSON.stringify([content, mix]))
+          .digest("hex");
+  return { train, dev: devSet, ...mix, digest, warnings };
+}
+
+/** The order in which a run takes its training examples. */
+export function trainOrder({ train, sources, weights }: DataSet, seed: number): ExampleOrder {
+  if (weights === undefined) return new Order(train.length, seed, "train order");
+  return new MixOrder(
+    sources.map(({ rows }) => rows),
+    weights,
+    seed,
+    "train order",
+  );
+}
+
+/** Rows and tokens of a batch by the name of their source; undefined where data are not mixed. */
+export function countSources(
+  { sources }: DataSet,
+  batch: readonly Example[],
+): Readonly<Record<string, SourceCounts>> | undefined {
+  if (sources.length === 0) return undefined;
+  const of = (index: number): SourceCounts => {
+    const own = batch.filter((example) => example.source === index);
+    return { rows: own.length, tokens: countTokens(own) };
+  };
+  return Object.fromEntries(sources.map(({ name }, index) => [name, of(index)]));
 }

@@ -13,6 +13,8 @@ export {
   type Example,
   examplesDigest,
   loadData,
+  type MixedSource,
+  type Source,
   splitRows,
   toExample,
 } from "./data.ts";

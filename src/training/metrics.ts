@@ -15,6 +15,11 @@ export interface StepLosses {
   readonly grad_norm: number;
 }
 
+export interface SourceCounts {
+  readonly rows: number;
+  readonly tokens: number;
+}
+
 export interface StepMetrics extends StepLosses {
   readonly type: "step";
   /** 1-based: the number of optimizer steps done. */
@@ -25,6 +30,8 @@ export interface StepMetrics extends StepLosses {
   readonly activation?: StepLosses;
   /** Routed methods: for each layer, the share of each expert among all that were active. */
   readonly expert_shares?: readonly (readonly number[])[];
+  /** Mixed data: rows and tokens of the training batch, by source. */
+  readonly sources?: Readonly<Record<string, SourceCounts>>;
   /** Prompt and response tokens, without padding; dev tokens of a bi-level step included. */
   readonly tokens: number;
   readonly supervised_tokens: number;

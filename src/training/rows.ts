@@ -14,7 +14,7 @@ interface RowBase {
   readonly number: number;
   /** The file, where the data are several. */
   readonly file?: string;
-  /** The bare answer, where the file has one (LLM-Adapters' `answer`); only evaluation looks at it. */
+  /** The bare answer, where the file has one (LLM-Adapters' `answer`); for evaluation, and for what routes tell. */
   readonly answer?: string;
 }
 
@@ -154,8 +154,8 @@ export async function loadRows(source: string, options: RowOptions = {}): Promis
   const files = await filesOf(source, options.signal);
   const rows: Row[] = [];
   const bad: string[] = [];
-  for (const file of files) {
-    options.signal?.throwIfAborted();
+  for (const [index, file] of files.entries()) {
+    if (index > 0) options.signal?.throwIfAborted();
     const several = files.length > 1;
     for (const record of await readRecords(file)) {
       const { row, problems } = rowOf(record, options);

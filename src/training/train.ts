@@ -2,7 +2,7 @@
 import { deriveSeed, InputError } from "../base/index.ts";
 import { Adapter, type Method, methodOf } from "../methods/index.ts";
 import { Backbone } from "../models/index.ts";
-import { batchOfStep, Order, stepsPerEpoch } from "./batches.ts";
+import { batchOfStep, type ExampleOrder, Order, stepsPerEpoch } from "./batches.ts";
 import {
   type CheckpointState,
   checkpointPath,
@@ -18,7 +18,7 @@ import {
   type TrainingConfig,
   type TrainingConfigInput,
 } from "./config.ts";
-import { type DataSet, loadData } from "./data.ts";
+import { countSources, type DataSet, type Example, loadData, trainOrder } from "./data.ts";
 import type { TrainingResult, TrainOptions } from "./events.ts";
 import { shares } from "./gradients.ts";
 import { type EvaluationMetrics, MetricsLog, type StepMetrics } from "./metrics.ts";
@@ -112,7 +112,7 @@ class Run {
   readonly #identity: ReadonlyMap<string, string>;
   readonly #perEpoch: number;
   readonly #totalSteps: number;
-  readonly #trainOrder: Order;
+  readonly #trainOrder: ExampleOrder;
   readonly #devOrder: Order;
   readonly #started = performance.now();
   /** The adapter that is trained now, and what trains it: others once it has found its structure. */
@@ -147,7 +147,7 @@ class Run {
     ]);
     this.#perEpoch = stepsPerEpoch(data.train.length, config.batch_size);
     this.#totalSteps = plannedSteps(config, data.train.length);
-    this.#trainOrder = new Order(data.train.length, config.seed, "train order");
+    this.#trainOrder = trainOrder(data, config.seed);
     this.#devOrder = new Order(data.dev.length, config.seed, "dev order");
     this.#state = {
       ...NEW_STATE,
@@ -248,7 +248,8 @@ class Run {
     const factor = scheduleFactor(schedule, step - stage_start, stage, warmupSteps(stage, warmup_ratio));
     const trainer = this.#trainer;
     const started = performance.now();
-    const outcome = await trainer.step(batchOfStep(this.#data.train, this.#trainOrder, step, batch_size), {
+    const batch = batchOfStep(this.#data.train, this.#trainOrder, step, batch_size);
+    const outcome = await trainer.step(batch, {
       lr: lr * factor,
       signal: this.#options.signal,
       ...(trainer.bilevel && {
@@ -263,7 +264,7 @@ class Run {
     this.#state.step++;
     this.#stepsHere++;
     this.#state.updates = Object.fromEntries(trainer.updates);
-    const metrics = this.#stepMetrics(outcome, (performance.now() - started) / 1000);
+    const metrics = this.#stepMetrics(outcome, batch, (performance.now() - started) / 1000);
     log.append(metrics);
     this.#succeed();
     const perStep = (performance.now() - this.#started) / 1000 / this.#stepsHere;
@@ -272,7 +273,8 @@ class Run {
     return true;
   }
 
-  #stepMetrics(outcome: StepOutcome, seconds: number): StepMetrics {
+  #stepMetrics(outcome: StepOutcome, batch: readonly Example[], seconds: number): StepMetrics {
+    const sources = countSources(this.#data, batch);
     const { losses, activation, active, tokens, supervisedTokens } = outcome;
     return {
       type: "step",
@@ -281,6 +283,7 @@ class Run {
       ...losses,
       ...(activation && { activation }),
       ...(active && { expert_shares: shares(active).map((layer) => layer.map((x) => Number(x.toFixed(4)))) }),
+      ...(sources && { sources }),
       tokens,
       supervised_tokens: supervisedTokens,
       seconds,
