@@ -11,15 +11,17 @@ function commandsOf(markdown: string): string[][] {
   return blocks.flatMap((block) => block.replace(/\\\n/g, " ").split("\n")).flatMap(miloraArguments);
 }
 
-/** The arguments of each milora call in one line of shell: quotes, pipes and comments are understood. */
+/** The arguments of each milora call in one line of shell: quotes, pipes, redirections and comments are understood. */
 function miloraArguments(line: string): string[][] {
   const words = [...line.matchAll(/"((?:[^"\\]|\\.)*)"|'([^']*)'|(#.*$)|([^\s"']+)/g)]
     .filter((match) => match[3] === undefined)
     .map((match) => match[1] ?? match[2] ?? match[4]!);
   const calls: string[][] = [[]];
+  let redirected = false; // the next word is a file's name
   for (const word of words) {
     if (["|", "&&", ";"].includes(word)) calls.push([]);
-    else calls.at(-1)!.push(word);
+    else if (!redirected && !/^(\d?>>?|<)$/.test(word)) calls.at(-1)!.push(word);
+    redirected = /^(\d?>>?|<)$/.test(word);
   }
   return calls.flatMap((call) => {
     const at = call.findIndex((word) => word === "milora" || word.endsWith("dist/cli/main.js"));
@@ -38,7 +40,7 @@ async function parses(argv: readonly string[]): Promise<void> {
 
 test("command lines are found and wrong ones are noticed", async () => {
   const markdown =
-    '```sh\nnpm ci\nmilora demo # all\nprintf "a b" | npx milora generate --model x --prompt "c \\"d\\"" \\\n  --json\n```';
+    '```sh\nnpm ci\nmilora demo > out.txt # all\nprintf "a b" | npx milora generate --model x --prompt "c \\"d\\"" \\\n  --json\n```';
   expect(commandsOf(markdown)).toEqual([["demo"], ["generate", "--model", "x", "--prompt", 'c \\"d\\"', "--json"]]);
   await expect(parses(["demo", "--nonsense"])).rejects.toThrow("unknown option '--nonsense'");
   await expect(parses(["eval", "--data", "x"])).rejects.toThrow("needs --model");
