@@ -39,7 +39,8 @@ function allocate(specs: readonly ParameterSpec[], group: Group): FlatBuffer | u
     offsets.set(key, end);
     end += Math.ceil(sizeOf(shape) / ALIGNMENT) * ALIGNMENT;
   }
-  return end === 0 ? undefined : { tensor: Tensor.allocate("float32", [end]), offsets };
+  // Pruning may leave tensors of no element at all.
+  return offsets.size === 0 ? undefined : { tensor: Tensor.allocate("float32", [Math.max(end, ALIGNMENT)]), offsets };
 }
 
 /** JSON with sorted keys, so that it does not matter how a config came about. */

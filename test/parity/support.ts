@@ -38,68 +38,91 @@ export interface Pass {
   readonly gradients: ReadonlyMap<string, Float32Array>;
 }
 
+/** The graph of passes in training form, ready to run; the adapter's numbers are read anew for each. */
+export class Passes implements Disposable {
+  readonly #session: Session;
+  readonly #adapter: Adapter | undefined;
+  readonly #supervised: boolean;
+  readonly #reported: readonly string[];
+  readonly #losses: readonly string[];
+
+  /** @param supervised whether batches have labels: then also the loss and its gradients for every parameter */
+  constructor(backbone: Backbone, adapter: Adapter | undefined, supervised: boolean) {
+    const g = new Graph("parity");
+    const tokens = g.input("tokens", "int64", ["B", "T"]);
+    const promptMask = g.input("prompt_mask", "float32", ["B", "T"]);
+    const method = adapter && buildMethod(g, adapter, { kind: "train", promptMask }, { derived: "inline" });
+    const hooks = method && { hooks: method.hooks };
+    const forward = backbone.forward(g, { tokens, attention: { kind: "full" }, ...hooks });
+    g.output("logits", forward.logits(forward.hidden));
+    const reported = [...(method?.state?.() ?? []), ...(method?.reports?.() ?? [])];
+    for (const [name, value] of reported) g.output(name, value);
+    const losses = [...(method?.losses?.() ?? [])];
+    if (supervised) {
+      const positions = g.input("positions", "int64", ["R"]);
+      const labels = g.input("labels", "int64", ["R"]);
+      const weights = g.input("weights", "float32", ["R"]);
+      const { loss } = crossEntropy(forward.logits(gather(forward.hidden, positions, 0)), labels, weights);
+      const total = losses.reduce((sum, [, value]) => add(sum, value), loss);
+      g.output("loss", total);
+      for (const [name, value] of losses) g.output(`aux:${name}`, value);
+      const keys = [...(adapter?.tensors.keys() ?? [])];
+      const gradients = grad(
+        total,
+        keys.map((key) => method!.parameter(key)),
+      );
+      for (const [i, value] of gradients.entries()) g.output(`grad:${keys[i]}`, value);
+    }
+    this.#session = Session.create(exportOnnx(g), { initializers: backbone.initializers() });
+    this.#adapter = adapter;
+    this.#supervised = supervised;
+    this.#reported = reported.map(([name]) => name);
+    this.#losses = losses.map(([name]) => name);
+  }
+
+  run(batch: Batch): Pass {
+    const T = batch.tokens[0]!.length;
+    const B = batch.tokens.length;
+    const int64 = (values: readonly number[]) => BigInt64Array.from(values, BigInt);
+    const mask = batch.promptLengths.flatMap((n) => Array.from({ length: T }, (_, t) => (t < n ? 1 : 0)));
+    const given: Record<string, Tensor> = {
+      tokens: Tensor.from("int64", [B, T], int64(batch.tokens.flat())),
+      prompt_mask: Tensor.from("float32", [B, T], Float32Array.from(mask)),
+    };
+    if (this.#supervised) {
+      const flatLabels = batch.labels!.flat();
+      const rows = flatLabels.flatMap((label, row) => (label < 0 ? [] : [row]));
+      given.positions = Tensor.from("int64", [rows.length], int64(rows));
+      given.labels = Tensor.from("int64", [rows.length], int64(rows.map((row) => flatLabels[row]!)));
+      given.weights = Tensor.from("float32", [rows.length], new Float32Array(rows.length).fill(1));
+    }
+    const feeds = this.#session.inputs.map(({ name }): [string, Tensor] => [
+      name,
+      name.startsWith(ADAPTER_INPUT) ? this.#adapter!.tensors.get(name.slice(ADAPTER_INPUT.length))! : given[name]!,
+    ]);
+    const results = this.#session.call(Object.fromEntries(feeds));
+    const take = (name: string) => (results[name]!.data as Float32Array).slice();
+    const keys = this.#supervised ? [...(this.#adapter?.tensors.keys() ?? [])] : [];
+    const outcome: Pass = {
+      logits: take("logits"),
+      values: new Map(this.#reported.map((name) => [name, take(name)])),
+      loss: this.#supervised ? take("loss")[0]! : undefined,
+      auxiliary: new Map(this.#supervised ? this.#losses.map((name) => [name, take(`aux:${name}`)[0]!]) : []),
+      gradients: new Map(keys.map((key) => [key, take(`grad:${key}`)])),
+    };
+    for (const tensor of [...Object.values(results), ...Object.values(given)]) tensor.dispose();
+    return outcome;
+  }
+
+  [Symbol.dispose](): void {
+    this.#session.dispose();
+  }
+}
+
 /** One pass in training form; with labels also the loss and its gradients for every parameter of the adapter. */
 export function pass(backbone: Backbone, adapter: Adapter | undefined, batch: Batch): Pass {
-  const g = new Graph("parity");
-  const tokens = g.input("tokens", "int64", ["B", "T"]);
-  const promptMask = g.input("prompt_mask", "float32", ["B", "T"]);
-  const method = adapter && buildMethod(g, adapter, { kind: "train", promptMask }, { derived: "inline" });
-  const forward = backbone.forward(g, {
-    tokens,
-    attention: { kind: "full" },
-    ...(method ? { hooks: method.hooks } : {}),
-  });
-  g.output("logits", forward.logits(forward.hidden));
-  const reported = [...(method?.state?.() ?? []), ...(method?.reports?.() ?? [])];
-  for (const [name, value] of reported) g.output(name, value);
-  const losses = [...(method?.losses?.() ?? [])];
-  const keys = [...(adapter?.tensors.keys() ?? [])];
-  const T = batch.tokens[0]!.length;
-  const flatLabels = batch.labels?.flat() ?? [];
-  const rows = flatLabels.flatMap((label, row) => (label < 0 ? [] : [row]));
-  if (batch.labels) {
-    const positions = g.input("positions", "int64", ["R"]);
-    const labels = g.input("labels", "int64", ["R"]);
-    const weights = g.input("weights", "float32", ["R"]);
-    const { loss } = crossEntropy(forward.logits(gather(forward.hidden, positions, 0)), labels, weights);
-    const total = losses.reduce((sum, [, value]) => add(sum, value), loss);
-    g.output("loss", total);
-    for (const [name, value] of losses) g.output(`aux:${name}`, value);
-    const gradients = grad(
-      total,
-      keys.map((key) => method!.parameter(key)),
-    );
-    for (const [i, value] of gradients.entries()) g.output(`grad:${keys[i]}`, value);
-  }
-  using session = Session.create(exportOnnx(g), { initializers: backbone.initializers() });
-  const feeds: Record<string, Tensor> = {};
-  const int64 = (values: readonly number[]) => BigInt64Array.from(values, BigInt);
-  const B = batch.tokens.length;
-  feeds.tokens = Tensor.from("int64", [B, T], int64(batch.tokens.flat()));
-  const mask = batch.promptLengths.flatMap((n) => Array.from({ length: T }, (_, t) => (t < n ? 1 : 0)));
-  if (session.inputs.some((input) => input.name === "prompt_mask")) {
-    feeds.prompt_mask = Tensor.from("float32", [B, T], Float32Array.from(mask));
-  }
-  if (batch.labels) {
-    feeds.positions = Tensor.from("int64", [rows.length], int64(rows));
-    feeds.labels = Tensor.from("int64", [rows.length], int64(rows.map((row) => flatLabels[row]!)));
-    feeds.weights = Tensor.from("float32", [rows.length], new Float32Array(rows.length).fill(1));
-  }
-  for (const { name } of session.inputs) {
-    if (name.startsWith(ADAPTER_INPUT)) feeds[name] = adapter!.tensors.get(name.slice(ADAPTER_INPUT.length))!;
-  }
-  const results = session.call(feeds);
-  const take = (name: string) => (results[name]!.data as Float32Array).slice();
-  const outcome: Pass = {
-    logits: take("logits"),
-    values: new Map(reported.map(([name]) => [name, take(name)])),
-    loss: batch.labels ? take("loss")[0]! : undefined,
-    auxiliary: new Map(batch.labels ? losses.map(([name]) => [name, take(`aux:${name}`)[0]!]) : []),
-    gradients: new Map(batch.labels ? keys.map((key) => [key, take(`grad:${key}`)]) : []),
-  };
-  for (const tensor of Object.values(results)) tensor.dispose();
-  for (const [name, tensor] of Object.entries(feeds)) if (!name.startsWith(ADAPTER_INPUT)) tensor.dispose();
-  return outcome;
+  using passes = new Passes(backbone, adapter, batch.labels !== undefined);
+  return passes.run(batch);
 }
 
 /** The largest absolute difference between two lists of numbers; Infinity when their lengths differ. */

@@ -148,7 +148,8 @@ export const adalora: Method<AdaloraConfig> = {
         },
       },
       losses() {
-        if (phase.kind !== "train" || config.orth_reg_weight === 0) return new Map();
+        const none = config.orth_reg_weight === 0 || sites.every(({ rank }) => rank === 0);
+        if (phase.kind !== "train" || none) return new Map();
         return new Map([["orthogonality", mul(orthogonality(graph, sites, parameter), config.orth_reg_weight)]]);
       },
     };
