@@ -101,8 +101,9 @@ function inspectAdapter(directory: string, flags: Flags): void {
       digest: loaded.digest,
       parameters,
       norms: Object.fromEntries([...norms].map(([layer, parts]) => [layer, Object.fromEntries(parts)])),
-      activations: curves.map(({ layer, deviation, f }) => ({
+      activations: curves.map(({ layer, block, deviation, f }) => ({
         layer,
+        ...(block && { block }),
         max_deviation_from_gelu: deviation,
         points: sample(f),
       })),
@@ -167,8 +168,10 @@ function drawCurves(curves: readonly Activation[]): string {
   const blocks: string[] = ["learned activations on [-3, 3], with the largest distance from GELU"];
   for (let start = 0; start < curves.length; start += perLine) {
     const line = curves.slice(start, start + perLine);
-    const titles = line.map(({ layer, deviation }) =>
-      `layer ${layer}  ${deviation.toExponential(1)}`.padEnd(PLOT.width),
+    const titles = line.map(({ layer, block, deviation }) =>
+      `${block ? `${layer} ${block.replace("self_", "")}` : `layer ${layer}`}  ${deviation.toExponential(1)}`.padEnd(
+        PLOT.width,
+      ),
     );
     const drawn = line.map(({ f }) => plot(f, PLOT));
     const rows = Array.from({ length: PLOT.height }, (_, y) =>

@@ -5,6 +5,8 @@ import { gelu, largestDeviation } from "../plot.ts";
 /** A learned rational activation function of one layer. */
 export interface Activation {
   readonly layer: number;
+  /** The sub-layer, where there is one function for each. */
+  readonly block: string | undefined;
   readonly f: (x: number) => number;
   /** Largest distance from GELU, where it began, on [-3, 3]. */
   readonly deviation: number;
@@ -13,7 +15,7 @@ export interface Activation {
 export const CURVE_RANGE = [-3, 3] as const;
 
 const LORA = /^(.*\.layers\.(\d+)\..*?([^.]+))\.lora_A(?:\.weight)?$/;
-const NUMERATOR = /\.layers\.(\d+)\..*activation\.numerator$/;
+const NUMERATOR = /\.layers\.(\d+)\.(?:(self_attn|mlp)\.)?.*activation\.numerator$/;
 
 /**
  * Per layer and part the size of what was learned: for a LoRA pair the Frobenius norm of B·A (without the scaling
@@ -35,10 +37,14 @@ export function layerNorms(adapter: Adapter): Map<number, Map<string, number>> {
   return norms;
 }
 
-/** `…layers.3.milora_router.gate.weight` → `router.gate`, `…q_proj.lora_magnitude_vector` → `q_proj.magnitude`. */
+/**
+ * `…layers.3.milora_router.gate.weight` → `router.gate`, `…q_proj.lora_magnitude_vector` → `q_proj.magnitude`,
+ * `…mlp.parallel_adapter.up.weight` → `mlp.up`.
+ */
 function shortName(key: string): string {
   return key
-    .replace(/^.*\.layers\.\d+\.(?:self_attn\.|mlp\.)?/, "")
+    .replace(/^.*\.layers\.\d+\.(?:(?:self_attn|mlp)\.(?!\w+_adapter\.))?/, "")
+    .replace(/\w+_adapter\./, "")
     .replace(/\.weight$/, "")
     .replace(/^milora_/, "")
     .replace(/lora_(\w+?)(_vector)?$/, "$1");
@@ -71,9 +77,9 @@ function rational(numerator: Float32Array, denominator: Float32Array): (x: numbe
 
 export function activations(adapter: Adapter): Activation[] {
   return adapter.specs.flatMap(({ key }) => {
-    const layer = NUMERATOR.exec(key)?.[1];
+    const [, layer, block] = NUMERATOR.exec(key) ?? [];
     if (layer === undefined) return [];
     const f = rational(adapter.values(key), adapter.values(key.replace(/numerator$/, "denominator")));
-    return [{ layer: Number(layer), f, deviation: largestDeviation(f, gelu, ...CURVE_RANGE) }];
+    return [{ layer: Number(layer), block, f, deviation: largestDeviation(f, gelu, ...CURVE_RANGE) }];
   });
 }

@@ -21,7 +21,8 @@ export function inferBackbone(directory: string): BackboneConfig {
   const hiddenSize =
     first(["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"].map(intoOf)) ??
     first(["o_proj", "down_proj"].map(outOf)) ??
-    dimension(shapes, ".milora_router.gate.weight", 1);
+    dimension(shapes, ".milora_router.gate.weight", 1) ??
+    dimension(shapes, ".down.weight", 1); // of a bottleneck
   if (numLayers === 0 || hiddenSize === undefined) {
     const problem = "its tensors do not tell the backbone's sizes; name the backbone with --model";
     throw new InputError("ADAPTER_INVALID", path, problem);
