@@ -115,3 +115,12 @@ export function loadTensors(path: string, tensors: ReadonlyMap<string, Tensor>):
     file.readFloat32(name, tensor.data as Float32Array);
   }
 }
+
+/** Numbers that ran away: what there is from before. Nothing is saved of the state in which they did. */
+export function withCheckpoint(error: unknown, run: string): unknown {
+  if (!(error instanceof TrainingError) || error.code !== "TRAINING_NOT_FINITE") return error;
+  const newest = listCheckpoints(run).at(-1);
+  const kept =
+    newest === undefined ? "there is no checkpoint yet" : `the newest checkpoint is ${checkpointPath(run, newest)}`;
+  return new TrainingError(error.code, `${error.message}; ${kept}`, { cause: error, exitCode: error.exitCode });
+}

@@ -16,6 +16,14 @@ export interface PassResult {
   readonly auxiliary: ReadonlyMap<string, number>;
   /** Routed methods: how often each expert was active, [layers][experts]. */
   readonly active: readonly (readonly number[])[] | undefined;
+  /** Routed methods, where asked for: values of each sequence, by name of the output. */
+  readonly perSequence: ReadonlyMap<string, PerSequence>;
+}
+
+/** A small output float32 [B, layers, experts], copied out of the runtime. */
+export interface PerSequence {
+  readonly shape: readonly number[];
+  readonly values: Float32Array;
 }
 
 /** How sessions are set up, where that is not the default below. For measurements. */
@@ -33,25 +41,28 @@ export function sessionOptions(backbone: Backbone, tuning: SessionTuning): Sessi
   return { initializers: backbone.initializers(), prepacking: false, memoryPattern: false, ...tuning };
 }
 
-/** Runs a graph with the inputs of `Collated`, scalar outputs, and perhaps gates. */
+/** Runs a graph with the inputs of `Collated`, scalar outputs, and perhaps some for each sequence. */
 export class PassSession implements Disposable {
   readonly #binding: Binding;
   readonly #session: Session;
   readonly #asked: ReadonlySet<string>;
   readonly #crossEntropy = Tensor.scalar("float32", 0);
   readonly #auxiliary: ReadonlyMap<string, Tensor>;
-  readonly #gates: boolean;
+  readonly #perSequence: readonly string[];
 
-  /** @param auxiliary names of the method's losses, each an output `loss.<name>` */
-  constructor(session: Session, auxiliary: Iterable<string>, gates: boolean) {
+  /**
+   * @param auxiliary names of the method's losses, each an output `loss.<name>`
+   * @param perSequence names of outputs [B, layers, experts], e.g. `gates`
+   */
+  constructor(session: Session, auxiliary: Iterable<string>, perSequence: readonly string[]) {
     this.#session = session;
     this.#asked = new Set(session.inputs.map(({ name }) => name));
     this.#binding = session.bind();
     this.#binding.output("crossEntropy", this.#crossEntropy);
     this.#auxiliary = new Map([...auxiliary].map((name) => [name, Tensor.scalar("float32", 0)]));
     for (const [name, tensor] of this.#auxiliary) this.#binding.output(`loss.${name}`, tensor);
-    this.#gates = gates;
-    if (gates) this.#binding.outputOn("gates", "cpu");
+    this.#perSequence = perSequence;
+    for (const name of perSequence) this.#binding.outputOn(name, "cpu");
   }
 
   /** Binds an input, unless nothing in the graph depends on it (no prompt mask without a router, say). */
@@ -68,16 +79,25 @@ export class PassSession implements Disposable {
   async run(batch: Collated): Promise<PassResult> {
     for (const name of BATCH_INPUTS) this.input(name, batch[name]);
     await this.#session.runAsync(this.#binding);
-    let active: number[][] | undefined;
-    if (this.#gates) {
-      using gates = this.#binding.results().get("gates")!; // [B, layers, experts]
-      active = countActive(gates);
-    }
+    const perSequence = this.#copies();
+    const gates = perSequence.get("gates");
     return {
       crossEntropy: this.#crossEntropy.data[0] as number,
       auxiliary: new Map([...this.#auxiliary].map(([name, tensor]) => [name, tensor.data[0] as number])),
-      active,
+      active: gates && countActive(gates),
+      perSequence,
     };
+  }
+
+  #copies(): Map<string, PerSequence> {
+    if (this.#perSequence.length === 0) return new Map();
+    const results = this.#binding.results();
+    return new Map(
+      this.#perSequence.map((name) => {
+        using tensor = results.get(name)!;
+        return [name, { shape: tensor.shape, values: Float32Array.from(tensor.data as Float32Array) }];
+      }),
+    );
   }
 
   /** Stops profiling and gives the name of the file. */
@@ -93,9 +113,8 @@ export class PassSession implements Disposable {
   }
 }
 
-function countActive(gates: Tensor): number[][] {
-  const [B, layers, experts] = gates.shape as [number, number, number];
-  const values = gates.data as Float32Array;
+function countActive({ shape, values }: PerSequence): number[][] {
+  const [B, layers, experts] = shape as [number, number, number];
   const counts = Array.from({ length: layers }, () => new Array<number>(experts).fill(0));
   for (let b = 0; b < B; b++) {
     for (let l = 0; l < layers; l++) {
@@ -106,7 +125,7 @@ function countActive(gates: Tensor): number[][] {
 }
 
 /** Adds the counts of several passes. */
-export function addActive(results: readonly PassResult[]): number[][] | undefined {
+export function addActive(results: readonly Pick<PassResult, "active">[]): number[][] | undefined {
   const [first, ...rest] = results.map(({ active }) => active).filter((active) => active !== undefined);
   return first?.map((layer, l) => layer.map((count, e) => rest.reduce((sum, other) => sum + other[l]![e]!, count)));
 }
@@ -149,7 +168,7 @@ export class GradientSession implements Disposable {
       graph.output(`gradient.${key}`, add(sum, gradients[i]!), { replaces: sum });
     }
     const session = Session.create(exportOnnx(graph), sessionOptions(backbone, tuning));
-    this.#pass = new PassSession(session, objective.auxiliary.keys(), objective.gates !== undefined);
+    this.#pass = new PassSession(session, objective.auxiliary.keys(), objective.gates ? ["gates"] : []);
     this.#pass.input("inverseTokens", this.#inverseTokens).input("promptShare", this.#promptShare);
     this.#noise = [...objective.noise].map(([name, shape]) => {
       const tensor = Tensor.allocate("float32", shape);

@@ -24,6 +24,7 @@ export type { TrainingEvent, TrainingResult, TrainOptions } from "./events.ts";
 export type { EvaluationMetrics, StepLosses, StepMetrics } from "./metrics.ts";
 export { PRESETS, type Preset, type PresetName, presetSettings } from "./presets.ts";
 export { alpacaPrompt, outputOf, type RenderedRow, renderPrompt, renderRow, type Template } from "./render.ts";
+export { type RoutingMetrics, RoutingTally } from "./routing.ts";
 export { type Columns, loadRows, type Message, parseRow, type Row, type RowOptions } from "./rows.ts";
 export { readRunConfig } from "./run-directory.ts";
 export { scheduleFactor, warmupSteps } from "./schedule.ts";

@@ -1,6 +1,7 @@
 /** @file metrics.jsonl: what was measured at each step and evaluation, one JSON object a line. */
 import { closeSync, fstatSync, fsyncSync, ftruncateSync, openSync, writeSync } from "node:fs";
 import { TrainingError } from "./errors.ts";
+import type { RoutingMetrics } from "./routing.ts";
 
 /** Losses of one optimizer step; means over the supervised tokens of the whole batch. */
 export interface StepLosses {
@@ -48,6 +49,8 @@ export interface EvaluationMetrics {
   readonly dev_perplexity: number;
   /** Whether this is the best so far. */
   readonly best: boolean;
+  /** Routed methods: what their routers did on the dev rows. */
+  readonly routing?: RoutingMetrics;
   readonly seconds: number;
 }
 

@@ -13,6 +13,8 @@ export interface Objective {
   readonly auxiliary: ReadonlyMap<string, Value>;
   /** Routed methods: how much each expert counts, 0 = not active, float32 [B, layers, experts]. */
   readonly gates: Value | undefined;
+  /** Routed methods: the routers' probabilities, float32 [B, layers, experts]. */
+  readonly probabilities: Value | undefined;
   /** The adapter's tensors, as graph inputs, by key. */
   readonly parameters: ReadonlyMap<string, Value>;
   /** Shapes of the noise that the method wants, by graph input. */
@@ -38,11 +40,13 @@ export function buildObjective(graph: Graph, backbone: Backbone, adapter: Adapte
   const phase = { kind: "train", promptMask, ...(withNoise && { noise: draw }) } as const;
   const method = buildMethod(graph, adapter, phase, { derived: "inline" });
   const { hidden, logits } = backbone.forward(graph, { tokens, attention: { kind: "full" }, hooks: method.hooks });
+  const { routed } = adapter.method.properties;
   const supervised = gather(hidden, positions, 0); // [S, d]
   return {
     crossEntropy: crossEntropy(logits(supervised), labels, weights).sum,
     auxiliary: method.losses?.() ?? new Map(),
-    gates: adapter.method.properties.routed ? method.state?.().get("gates") : undefined,
+    gates: routed ? method.state?.().get("gates") : undefined,
+    probabilities: routed ? method.reports?.().get("probabilities") : undefined,
     parameters: new Map(adapter.specs.map(({ key }) => [key, method.parameter(key)])),
     noise,
   };

@@ -21,7 +21,7 @@ import { Adapter } from "../methods/index.ts";
 import { Backbone, readSafetensors, writeSafetensors } from "../models/index.ts";
 import type { TrainingConfigInput } from "./config.ts";
 import type { TrainingEvent, TrainOptions } from "./events.ts";
-import { TIME_FIELDS } from "./metrics.ts";
+import { type EvaluationMetrics, TIME_FIELDS } from "./metrics.ts";
 import { readRunConfig } from "./run-directory.ts";
 import { train } from "./train.ts";
 
@@ -123,6 +123,41 @@ function stopAfter(step: number): { signal: AbortSignal; onProgress: (event: Tra
     },
   };
 }
+
+describe("routing and runaway numbers", () => {
+  it("says at each evaluation of a routed method what its routers did", async () => {
+    const labelled = join(directory, "labelled.jsonl");
+    writeFileSync(labelled, rows.map((row) => JSON.stringify({ ...row, answer: row.output })).join("\n"));
+    const input = config("routing", { max_steps: 2, data: { train: data, dev: labelled } });
+    const evaluations: EvaluationMetrics[] = [];
+    await run(input, { onProgress: (event) => event.type === "evaluation" && evaluations.push(event.metrics) });
+    const { routing } = evaluations[0]!;
+    expect(routing).toMatchObject({ rows: 28, label_entropy: 2 }); // four colours, seven rows each
+    expect(routing!.experts).toHaveLength(7);
+    for (const shares of routing!.expert_shares) expect(shares.reduce((a, b) => a + b)).toBeCloseTo(1, 3);
+    for (const entropy of routing!.entropy) expect(entropy).toBeGreaterThan(0);
+    for (const entropy of routing!.entropy) expect(entropy).toBeLessThanOrEqual(Math.log2(7) + 1e-4);
+    expect(routing!.routes).toBeGreaterThanOrEqual(Math.max(...routing!.layer_routes));
+    expect(metrics(input.output_dir).at(-1)).toMatchObject({ type: "evaluation", routing });
+
+    const plain = config("no routing", { method: "lora", max_steps: 1 });
+    await run(plain);
+    expect(metrics(plain.output_dir).at(-1)).not.toHaveProperty("routing");
+  });
+
+  it("stops where the loss ran away, names the step and the rows, and keeps the last checkpoint", async () => {
+    const input = config("runaway", { method: "lora", lr: 1e30, warmup_ratio: 0, checkpoint_every: 1 });
+    const error = await run(input).catch((thrown: unknown) => thrown);
+    expect(error).toMatchObject({ code: "TRAINING_NOT_FINITE", exitCode: 1 });
+    const { message } = error as Error;
+    expect(message).toMatch(/^step 2: the loss is (NaN|-?Infinity); nothing was updated; rows: /);
+    const named = new RegExp(`rows: ${data} ([\\d, ]+)\\.`).exec(message)![1]!.split(", ").map(Number);
+    expect(named.length).toBeLessThanOrEqual(4);
+    for (const row of named) expect(rows[row - 1]).toBeDefined();
+    expect(message.endsWith(`the newest checkpoint is ${join(input.output_dir, "checkpoints/step-1")}`)).toBe(true);
+    expect(readdirSync(join(input.output_dir, "checkpoints"))).toEqual(["step-1"]);
+  });
+});
 
 describe("train", () => {
   it("writes the run's directory and reports progress", async () => {

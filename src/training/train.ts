@@ -10,6 +10,7 @@ import {
   readCheckpointState,
   requireSameRun,
   saveCheckpoint,
+  withCheckpoint,
 } from "./checkpoint.ts";
 import {
   configDigest,
@@ -178,7 +179,9 @@ class Run {
       using log = MetricsLog.open(metricsPath(path), this.#state.metrics_bytes);
       this.#directory.writeConfig(this.#config);
       this.#announce();
-      const stoppedBecause = await this.#loop(log);
+      const stoppedBecause = await this.#loop(log).catch((error: unknown) => {
+        throw withCheckpoint(error, path);
+      });
       if (this.#data.dev.length === 0 && stoppedBecause === "finished") await this.#adapter.save(bestDirectory(path));
       if (this.#changed) await this.#checkpoint(log);
       return this.#result(stoppedBecause);
@@ -251,6 +254,7 @@ class Run {
     const batch = batchOfStep(this.#data.train, this.#trainOrder, step, batch_size);
     const outcome = await trainer.step(batch, {
       lr: lr * factor,
+      number: step + 1,
       signal: this.#options.signal,
       ...(trainer.bilevel && {
         activation: {
@@ -296,7 +300,7 @@ class Run {
     const started = performance.now();
     const evaluation = await this.#trainer.evaluate(this.#data.dev, this.#options.signal);
     if (evaluation === undefined) return false;
-    const { loss, perplexity } = evaluation;
+    const { loss, perplexity, routing } = evaluation;
     const { step, best } = this.#state;
     const better = !this.#interim && (best === null ? Number.isFinite(loss) : loss < best.dev_loss);
     if (better) {
@@ -314,6 +318,7 @@ class Run {
       dev_loss: loss,
       dev_perplexity: perplexity,
       best: better,
+      ...(routing && { routing }),
       seconds: (performance.now() - started) / 1000,
     };
     log.append(metrics);

@@ -29,6 +29,8 @@ export interface StepInput {
   readonly activation?: { readonly batch: readonly Example[]; readonly lr: number };
   /** Aborting leaves the step undone, unless Ω has been updated already. */
   readonly signal?: AbortSignal | undefined;
+  /** What messages call the step; default: by the number of updates. */
+  readonly number?: number;
 }
 
 export interface StepOutcome {
@@ -104,7 +106,7 @@ export class Trainer implements Disposable {
     this.#requireOpen();
     const first: readonly Group[] = this.bilevel ? ["weights"] : [...this.groups.keys()];
     if (this.bilevel && !input.activation) throw new TypeError("a bi-level step needs a dev batch");
-    const done = await this.#update(first, batch, input.lr, input.signal);
+    const done = await this.#update(first, batch, input.lr, input);
     if (done === undefined) return undefined;
     const { losses, active } = done;
     const outcome = {
@@ -115,7 +117,7 @@ export class Trainer implements Disposable {
     };
     if (!this.bilevel || !input.activation) return outcome;
     const dev = input.activation.batch;
-    const second = (await this.#update(["activation"], dev, input.activation.lr))!;
+    const second = (await this.#update(["activation"], dev, input.activation.lr, { number: input.number }))!;
     return { ...outcome, activation: second.losses, tokens: outcome.tokens + countTokens(dev) };
   }
 
@@ -132,13 +134,14 @@ export class Trainer implements Disposable {
     names: readonly Group[],
     batch: readonly Example[],
     lr: number,
-    signal?: AbortSignal,
+    { signal, number }: { signal?: AbortSignal | undefined; number?: number | undefined },
   ): Promise<{ losses: StepLosses; active: number[][] | undefined } | undefined> {
     this.#gradients.clear(); // what an aborted or failed step, or the other step of a pair, left behind
     const tokens = supervisedTokens(batch);
     const step = this.updates.get(names[0]!)! + 1;
     this.#gradients.draw(deriveSeed(this.#options.seed ?? 0, `noise/${names[0]}/${step}`));
     const passes: PassResult[] = [];
+    const bad: Example[] = []; // of micro-batches whose own loss is not finite
     const auxiliary: Record<string, number> = {};
     let crossEntropy = 0;
     for (const part of microBatches(batch, this.#options.microBatchSize)) {
@@ -147,15 +150,16 @@ export class Trainer implements Disposable {
       const share = part.length / batch.length;
       const pass = await this.#gradients.accumulate(collated, 1 / tokens, share);
       passes.push(pass);
+      if (![pass.crossEntropy, ...pass.auxiliary.values()].every(Number.isFinite)) bad.push(...part);
       crossEntropy += pass.crossEntropy;
       for (const [name, value] of pass.auxiliary) auxiliary[name] = (auxiliary[name] ?? 0) + value * share;
     }
     const lmLoss = crossEntropy / tokens;
     const loss = Object.values(auxiliary).reduce((a, b) => a + b, lmLoss);
-    if (!Number.isFinite(loss)) throw notFinite(step, "the loss", loss, names);
+    if (!Number.isFinite(loss)) throw notFinite(number ?? step, "the loss", loss, names, bad);
     const groups = names.map((name) => this.groups.get(name)!);
     const norm = await this.#optimizer.norm(groups);
-    if (!Number.isFinite(norm)) throw notFinite(step, "the norm of the gradients", norm, names);
+    if (!Number.isFinite(norm)) throw notFinite(number ?? step, "the norm of the gradients", norm, names, batch);
     for (const [i, group] of groups.entries()) {
       const updates = this.updates.get(names[i]!)! + 1;
       await this.#optimizer.update(group, norm, lr, updates);
@@ -190,11 +194,28 @@ export class Trainer implements Disposable {
   }
 }
 
-function notFinite(step: number, what: string, value: number, names: readonly Group[]): TrainingError {
+/** @param rows those that it may be due to */
+function notFinite(
+  step: number,
+  what: string,
+  value: number,
+  names: readonly Group[],
+  rows: readonly Example[],
+): TrainingError {
   const where = names.length === 1 && names[0] === "activation" ? " on the dev batch" : "";
   return new TrainingError(
     "TRAINING_NOT_FINITE",
-    `step ${step}: ${what}${where} is ${value}; nothing was updated. Lower the learning rate, or look for damaged weights`,
+    `step ${step}: ${what}${where} is ${value}; nothing was updated${rowsOf(rows)}. Lower the learning rate, or look for damaged weights`,
     { exitCode: 1 },
   );
+}
+
+/** `; rows: data/train.jsonl 3, 17; other.jsonl 5`, as far as the examples come from files. */
+function rowsOf(examples: readonly Example[]): string {
+  const byFile = new Map<string, number[]>();
+  for (const { origin } of examples) {
+    if (origin) byFile.set(origin.file, [...(byFile.get(origin.file) ?? []), origin.row]);
+  }
+  const files = [...byFile].map(([file, rows]) => `${file} ${rows.sort((a, b) => a - b).join(", ")}`);
+  return files.length ? `; rows: ${files.join("; ")}` : "";
 }
