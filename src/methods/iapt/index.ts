@@ -1,7 +1,4 @@
-/**
- * @file IAPT (Zhu et al. 2024, arXiv 2405.18203): before every layer a few soft prompts, generated from the instruction,
- * which the layer's attention sees in front of all tokens.
- */
+/** @file IAPT (Zhu et al. 2024, arXiv 2405.18203): before every layer, soft prompts generated from the instruction. */
 import { z } from "zod";
 import { parseWith } from "../../base/index.ts";
 import { add, gemm, matmul, reshape, softmax, transpose, unsqueeze, type Value } from "../../graph/index.ts";

@@ -1,7 +1,4 @@
-/**
- * @file Learned adapters (Zhang et al. 2023, Learned Adapters Are Better Than Manually Designed Adapters): bottlenecks
- * whose activation function and whose place are learned.
- */
+/** @file Learned adapters (Zhang et al. 2023): bottlenecks whose activation function and whose place are learned. */
 import { parseWith } from "../../base/index.ts";
 import { add, gemm, mul, sigmoid, split, type Value } from "../../graph/index.ts";
 import type { BackboneConfig } from "../../models/index.ts";

@@ -1,7 +1,4 @@
-/**
- * @file MOELoRA (Liu et al. 2023, arXiv 2310.18339) as the MiLoRA paper compares with it: each LoRA is a mixture of
- * small experts, and a router of its own chooses among them for every token.
- */
+/** @file MOELoRA (Liu et al. 2023, arXiv 2310.18339): each LoRA is a mixture of small experts, routed per token. */
 import { parseWith } from "../../base/index.ts";
 import { add, gemm, mul, type Value } from "../../graph/index.ts";
 import { type BackboneConfig, moduleNames, type Site } from "../../models/index.ts";
