@@ -54,6 +54,7 @@ export {
 export {
   loadRows,
   type Message,
+  PromptTemplate,
   type Row,
   renderPrompt,
   renderRow,
@@ -65,6 +66,7 @@ export {
   type TrainingEvent,
   type TrainingResult,
   type TrainOptions,
+  templateOf,
   train,
   trainingConfigSchema,
 } from "./training/index.ts";

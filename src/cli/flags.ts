@@ -75,9 +75,10 @@ export function weightsFlag(): Option {
 }
 
 export function templateFlag(): Option {
-  return new Option("--template <name>", "how a row becomes a prompt")
-    .choices(["alpaca", "chat", "none"])
-    .default("alpaca");
+  return new Option(
+    "--template <name|file>",
+    "how a row becomes a prompt: alpaca, chat, none, or a Jinja file",
+  ).default("alpaca");
 }
 
 export function jsonFlag(): Option {

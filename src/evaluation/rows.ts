@@ -26,5 +26,6 @@ export async function loadLabelledRows(path: string, options: RowOptions = {}): 
 export function questionOf(row: Row): string {
   if (row.form === "instruction") return row.instruction;
   if (row.form === "completion") return row.prompt;
+  if (row.form === "free") return "";
   return row.messages.findLast((message) => message.role === "user")?.content ?? "";
 }

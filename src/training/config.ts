@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
 import { parseWith } from "../base/index.ts";
+import { TEMPLATE_NAMES } from "./template.ts";
 import { nearest } from "./text.ts";
 
 /** An object that refuses unknown keys and says which known key was probably meant. */
@@ -38,7 +39,13 @@ function oneOf<const T extends readonly [z.ZodType, ...z.ZodType[]]>(variants: T
   });
 }
 
-const templateSchema = z.enum(["alpaca", "chat", "none"]);
+/** A name, Jinja itself, or a path, which has a dot or a slash; whether there is such a file is seen later. */
+const templateSchema = z
+  .string()
+  .min(1)
+  .refine((text) => (TEMPLATE_NAMES as readonly string[]).includes(text) || /\{[{%]|[./\\]/.test(text), {
+    error: `not one of ${TEMPLATE_NAMES.join(", ")}, the path of a Jinja file, or Jinja itself`,
+  });
 const columnsSchema = z.record(z.string(), z.string().min(1));
 
 const sourceShape = {
@@ -75,7 +82,9 @@ const dataSchema = strict({
     ),
   template: templateSchema
     .default("alpaca")
-    .describe("How a row becomes a prompt: Alpaca's two prompts, the model's own chat template, or the bare text."),
+    .describe(
+      "How a row becomes a prompt: alpaca (Alpaca's two prompts), chat (the model's own chat template), none (the bare text), or a template of your own: a Jinja file, or Jinja itself, with the row's fields as variables.",
+    ),
 });
 
 export const trainingConfigSchema = strict({

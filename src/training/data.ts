@@ -5,8 +5,10 @@ import { deriveSeed, InputError, Random } from "../base/index.ts";
 import type { Tokenizer } from "../models/index.ts";
 import { countTokens, type ExampleOrder, MixOrder, Order, quotas } from "./batches.ts";
 import type { SourceCounts } from "./metrics.ts";
-import { outputOf, renderRow, type Template } from "./render.ts";
+import { outputOf, renderRow } from "./render.ts";
 import { type Columns, loadRows, type Row } from "./rows.ts";
+import { lacks, PromptTemplate, type Template, templateOf } from "./template.ts";
+import { shorten } from "./text.ts";
 
 /** A tokenised sequence: the prompt, then what is learned. */
 export interface Example {
@@ -74,8 +76,9 @@ export function toExample(
   return { tokens, promptLength: prompt.length };
 }
 
-/** What makes two rows the same row. */
-function identityOf(row: Row): string {
+/** What makes two rows the same row: what their template can show. */
+function identityOf(row: Row, template: Template): string {
+  if (row.form === "free" || template instanceof PromptTemplate) return JSON.stringify(row.fields);
   if (row.form === "messages") return JSON.stringify(row.messages.map(({ role, content }) => [role, content]));
   return JSON.stringify(
     row.form === "instruction" ? [row.instruction, row.input, row.output] : [row.prompt, "", row.response],
@@ -85,7 +88,8 @@ function identityOf(row: Row): string {
 /** Rows with something to learn, each once; `seen` are rows of earlier sources, and gets these. */
 function usableRows(
   rows: readonly Row[],
-  seen = new Set<string>(),
+  template: Template,
+  seen: Set<string>,
 ): { usable: Row[]; emptyOutputs: number; duplicates: number } {
   const usable: Row[] = [];
   let emptyOutputs = 0;
@@ -94,7 +98,7 @@ function usableRows(
       emptyOutputs++;
       continue;
     }
-    const identity = identityOf(row);
+    const identity = identityOf(row, template);
     if (!seen.has(identity)) usable.push(row);
     seen.add(identity);
   }
@@ -172,7 +176,8 @@ export interface Source {
   readonly weight?: number | undefined;
   /** Default: its path. */
   readonly name?: string | undefined;
-  readonly template?: Template | undefined;
+  /** As `templateOf` takes it; default that of the other options. */
+  readonly template?: string | PromptTemplate | undefined;
   readonly columns?: Columns | undefined;
 }
 
@@ -181,7 +186,7 @@ export interface DataOptions {
   /** Sources, or the share of the rows of each training source that is split off; 0 = none. */
   readonly dev: string | number | readonly (string | Source)[];
   readonly columns?: Columns | undefined;
-  readonly template: Template;
+  readonly template: string | PromptTemplate;
   /** Tokens; the caller has already lowered it to the backbone's context. */
   readonly maxLength: number;
   readonly seed: number;
@@ -197,7 +202,7 @@ function sourcesOf(given: string | readonly (string | Source)[], options: DataOp
     return {
       path,
       name: name ?? path,
-      template: template ?? options.template,
+      template: templateOf(template ?? options.template),
       columns: columns ?? options.columns,
       weight,
     };
@@ -214,6 +219,17 @@ function sourcesOf(given: string | readonly (string | Source)[], options: DataOp
   return sources;
 }
 
+/** Names all rows that lack what the template needs. */
+function requireFields(path: string, rows: readonly Row[], template: PromptTemplate): void {
+  const bad = rows.flatMap((row) => {
+    const missing = template.missing(row);
+    return missing.length ? [lacks(row, missing)] : [];
+  });
+  if (bad.length === 0) return;
+  const where = `${path} (${bad.length} of ${rows.length} rows do not fit the template ${template.name})`;
+  throw new InputError("DATA_INVALID", where, shorten(bad));
+}
+
 /** Tokenises the rows of sources and counts what it leaves out. */
 class Reader {
   readonly warnings: string[] = [];
@@ -226,9 +242,11 @@ class Reader {
   }
 
   async load(source: NamedSource, seen: Set<string>) {
-    const { columns } = source;
-    const rows = await loadRows(source.path, { columns, signal: this.#options.signal });
-    const { usable, ...left } = usableRows(rows, seen);
+    const { columns, template } = source;
+    const free = template instanceof PromptTemplate;
+    const rows = await loadRows(source.path, { columns, free, signal: this.#options.signal });
+    if (free) requireFields(source.path, rows, template);
+    const { usable, ...left } = usableRows(rows, template, seen);
     if (left.emptyOutputs === rows.length) {
       throw new InputError("DATA_INVALID", source.name, "every row has an empty output");
     }
@@ -305,7 +323,7 @@ export async function loadData(tokenizer: Tokenizer, options: DataOptions): Prom
   for (const one of devSources) {
     const { source, usable, left } = await reader.load(one, devSeen);
     devSet.push(...(await reader.tokenise(source.name, source.template, usable, left)));
-    const shared = usable.filter((row) => known.has(identityOf(row))).length;
+    const shared = usable.filter((row) => known.has(identityOf(row, source.template))).length;
     if (shared === 0) continue;
     const rows = `${shared} of ${usable.length} rows`;
     warnings.push(`${source.name}: ${rows} are training rows, too; dev perplexity will flatter`);

@@ -2,8 +2,7 @@
 import { InputError } from "../base/index.ts";
 import type { Tokenizer } from "../models/index.ts";
 import type { Message, Row } from "./rows.ts";
-
-export type Template = "alpaca" | "chat" | "none";
+import { PromptTemplate, type Template } from "./template.ts";
 
 export interface RenderedRow {
   /** Exactly what inference feeds for this row. */
@@ -38,6 +37,7 @@ function partsOf(row: Row): Parts {
     const user = turns.at(-1);
     return { instruction: user?.content ?? "", input: "", output: row.messages.at(-1)?.content ?? "", turns };
   }
+  if (row.form === "free") return { instruction: "", input: "", output: row.output, turns: [] };
   const instruction = row.form === "instruction" ? row.instruction : row.prompt;
   const input = row.form === "instruction" ? row.input : "";
   const output = row.form === "instruction" ? row.output : row.response;
@@ -59,6 +59,11 @@ interface RenderedText {
 
 function renderText(row: Row, tokenizer: Tokenizer, template: Template): RenderedText {
   const { instruction, input, output, turns } = partsOf(row);
+  if (template instanceof PromptTemplate) return { prompt: template.render(row), response: output, special: true };
+  if (row.form === "free") {
+    const problem = `has no "instruction", "prompt" or "messages" for the template "${template}"`;
+    throw new InputError("DATA_INVALID", `row ${row.number}`, problem);
+  }
   if (template === "chat") {
     const prompt = tokenizer.applyChatTemplate([...turns], { addGenerationPrompt: true });
     const whole = tokenizer.applyChatTemplate([...turns, { role: "assistant", content: output }], {

@@ -48,12 +48,12 @@ const expected = [
 
 describe("loadRows", () => {
   it("reads every form from a JSON array", async () => {
-    expect(await loadRows(file("a.json", JSON.stringify(rows)))).toEqual(expected);
+    expect(await loadRows(file("a.json", JSON.stringify(rows)))).toMatchObject(expected);
   });
 
   it("reads the same from JSONL, with blank lines, a byte-order mark and CRLF", async () => {
     const content = `\uFEFF${rows.map((row) => JSON.stringify(row)).join("\r\n")}\r\n\r\n`;
-    expect(await loadRows(file("a.jsonl", content))).toEqual(expected);
+    expect(await loadRows(file("a.jsonl", content))).toMatchObject(expected);
   });
 
   it("numbers JSONL rows by line", async () => {

@@ -16,15 +16,19 @@ interface RowBase {
   readonly file?: string;
   /** The bare answer, where the file has one (LLM-Adapters' `answer`); for evaluation, and for what routes tell. */
   readonly answer?: string;
+  /** Everything the row has, for templates that use more than its form does. */
+  readonly fields?: Readonly<Record<string, unknown>>;
 }
 
-/** One example: an instruction with its output, a prompt with its response, or a conversation. */
+/** One example: an instruction with its output, a prompt with its response, a conversation, or any fields. */
 export type Row = RowBase &
   (
     | { readonly form: "instruction"; readonly instruction: string; readonly input: string; readonly output: string }
     | { readonly form: "completion"; readonly prompt: string; readonly response: string }
     /** The last message is the assistant's: that turn is what is learned. */
     | { readonly form: "messages"; readonly messages: readonly Message[] }
+    /** Only what is learned is known; a template of the user's own makes a prompt of the fields. */
+    | { readonly form: "free"; readonly output: string }
   );
 
 const ROLES = new Set(["system", "user", "assistant", "tool"]);
@@ -64,14 +68,17 @@ function readMessages(value: unknown, problems: Problems): Message[] {
   return messages.slice(0, last + 1);
 }
 
-/** One row of any form. Exported for rows that do not come from a file. */
-export function parseRow(value: unknown, number: number): { row?: Row; problems: readonly string[] } {
+/**
+ * One row of any form. Exported for rows that do not come from a file.
+ * @param free also takes rows of which no more is known than an `output`, `completion` or `response`
+ */
+export function parseRow(value: unknown, number: number, free = false): { row?: Row; problems: readonly string[] } {
   if (value === null || typeof value !== "object" || Array.isArray(value)) {
     return { problems: [`${kindOf(value)}, not an object`] };
   }
   const fields = value as Record<string, unknown>;
   const problems: Problems = [];
-  const answer = typeof fields.answer === "string" ? { answer: fields.answer } : {};
+  const answer = { ...(typeof fields.answer === "string" && { answer: fields.answer }), fields };
   let row: Row;
   if ("messages" in fields) {
     row = { number, ...answer, form: "messages", messages: readMessages(fields.messages, problems) };
@@ -90,6 +97,9 @@ export function parseRow(value: unknown, number: number): { row?: Row; problems:
       prompt,
       response: problems.length ? "" : text(fields, key, problems),
     };
+  } else if (free) {
+    const key = ["output", "completion", "response"].find((name) => name in fields) ?? "output";
+    row = { number, ...answer, form: "free", output: text(fields, key, problems) };
   } else {
     const found = Object.keys(fields)
       .slice(0, 5)
@@ -132,6 +142,8 @@ function renamed(record: unknown, columns: Columns | undefined, problems: string
 export interface RowOptions {
   /** Which columns the fields of a row come from, where the file calls them otherwise. */
   readonly columns?: Columns | undefined;
+  /** Rows need no more than an `output`, `completion` or `response`: a template of the user's own takes any fields. */
+  readonly free?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -139,7 +151,7 @@ function rowOf(record: FileRecord, options: RowOptions): { row?: Row; problems: 
   if ("problem" in record) return { problems: [record.problem] };
   const missing: string[] = [];
   const value = renamed(record.value, options.columns, missing);
-  return missing.length ? { problems: missing } : parseRow(value, record.number);
+  return missing.length ? { problems: missing } : parseRow(value, record.number, options.free);
 }
 
 /**

@@ -2,7 +2,7 @@
 import { type Command, Option } from "commander";
 import { writeFileAtomic } from "../../base/index.ts";
 import { exactMatch, type LabelledRow, loadLabelledRows, perplexity } from "../../evaluation/index.ts";
-import { loadRows } from "../../training/index.ts";
+import { loadRows, PromptTemplate, type Template, templateOf } from "../../training/index.ts";
 import {
   adapterFlag,
   examples,
@@ -26,7 +26,7 @@ interface Flags {
   readonly threads?: number;
   readonly data: string;
   readonly metric: "accuracy" | "perplexity";
-  readonly template: "alpaca" | "chat" | "none";
+  readonly template: string;
   readonly beams: number;
   readonly maxNewTokens: number;
   readonly limit?: number;
@@ -39,7 +39,7 @@ export function configure(command: Command): void {
     command
       .addOption(modelFlag())
       .addOption(adapterFlag())
-      .addOption(needed(new Option("--data <file>", "rows with instruction, output and answer (JSON array or JSONL)")))
+      .addOption(needed(new Option("--data <file>", "rows with instruction, output and answer, as for training")))
       .addOption(
         new Option("--metric <name>", "accuracy of generated answers, or perplexity of the outputs")
           .choices(["accuracy", "perplexity"])
@@ -63,12 +63,14 @@ export function configure(command: Command): void {
 
 async function evaluate(flags: Flags): Promise<void> {
   const { data, limit, metric } = flags;
+  const template = templateOf(flags.template);
+  const free = template instanceof PromptTemplate;
   const settings = { model: flags.model, adapterDirectory: flags.adapter ?? null, data };
   if (metric === "perplexity") {
-    const rows = (await loadRows(data)).slice(0, limit);
+    const rows = (await loadRows(data, { free })).slice(0, limit);
     using opened = await open(flags);
     const { engine, backbone, adapter } = opened;
-    const options = { template: flags.template, ...(adapter ? { adapter } : {}) };
+    const options = { template, ...(adapter ? { adapter } : {}) };
     const result = await perplexity(engine, backbone.tokenizer, rows, options);
     finish({ ...settings, backbone: backbone.digest, rows: rows.length, ...result }, flags, () => {
       print(
@@ -77,9 +79,9 @@ async function evaluate(flags: Flags): Promise<void> {
     });
     return;
   }
-  const rows = (await loadLabelledRows(data)).slice(0, limit);
+  const rows = (await loadLabelledRows(data, { free })).slice(0, limit);
   using opened = await open(flags);
-  const result = await measure(opened, rows, flags);
+  const result = await measure(opened, rows, template, flags);
   const { accuracy, decoding } = result;
   finish({ ...settings, backbone: opened.backbone.digest, ...result }, flags, () => {
     const [low, high] = accuracy.interval;
@@ -90,11 +92,16 @@ async function evaluate(flags: Flags): Promise<void> {
   });
 }
 
-async function measure({ engine, backbone, adapter }: Opened, rows: LabelledRow[], flags: Flags) {
+async function measure(
+  { engine, backbone, adapter }: Opened,
+  rows: readonly LabelledRow[],
+  template: Template,
+  flags: Flags,
+) {
   using interrupt = onInterrupt();
   using progress = startProgress("answering", rows.length);
   return await exactMatch(engine, backbone.tokenizer, rows, {
-    template: flags.template,
+    template,
     beams: flags.beams,
     maxNewTokens: flags.maxNewTokens,
     signal: interrupt.signal,
