@@ -235,8 +235,9 @@ export class Batch implements Disposable {
         },
       });
       keep(hidden);
-      using head = sessions.lease({ kind: "head" });
+      using head = sessions.lease({ kind: "head", adapter: this.#adapter });
       using binding = head.session.bind();
+      prefill.prepared.bind(head.session, binding);
       binding
         .input("hidden", hidden)
         .output("logits", keep(this.#logits.view(first * vocabSize, [rows, vocabSize])))

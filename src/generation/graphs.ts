@@ -27,8 +27,8 @@ export type Program =
   | { readonly kind: "prefill"; readonly adapter: Adapter | undefined }
   | { readonly kind: "decode"; readonly adapter: Adapter | undefined; readonly route?: SharedRoute | undefined }
   | { readonly kind: "derive"; readonly adapter: Adapter }
-  | { readonly kind: "head" }
-  | { readonly kind: "pick" };
+  | { readonly kind: "head"; readonly adapter: Adapter | undefined }
+  | { readonly kind: "pick"; readonly adapter: Adapter | undefined };
 
 /** A program's graph. */
 export interface ProgramGraph {
@@ -97,11 +97,14 @@ function buildDerive(backbone: Backbone, adapter: Adapter): Graph {
 }
 
 /** The head needs the rest of the backbone only to be handed out; what its outputs do not reach is not exported. */
-function buildHead(backbone: Backbone, kind: "head" | "pick"): Graph {
+function buildHead(backbone: Backbone, kind: "head" | "pick", adapter: Adapter | undefined): Graph {
   const graph = new Graph(kind);
+  const promptMask = graph.input("promptMask", "float32", ["B", "T"]);
+  const method = adapter?.method.changesHead && buildMethod(graph, adapter, { kind: "prefill", promptMask }, GIVEN);
   const { logits } = backbone.forward(graph, {
     tokens: graph.input("tokens", "int64", ["B", "T"]),
     attention: { kind: "full" },
+    ...(method && { hooks: method.hooks }),
   });
   const scores = logits(graph.input("hidden", "float32", ["R", backbone.config.hiddenSize])); // [R, V]
   const logProbs = logSoftmax(scores, -1);
@@ -126,7 +129,7 @@ export function buildProgram(backbone: Backbone, program: Program): ProgramGraph
     case "derive":
       return { graph: buildDerive(backbone, program.adapter), prefix: 0 };
     default:
-      return { graph: buildHead(backbone, program.kind), prefix: 0 };
+      return { graph: buildHead(backbone, program.kind, program.adapter), prefix: 0 };
   }
 }
 
@@ -144,7 +147,8 @@ function adapterKey(adapter: Adapter | undefined): string {
 }
 
 function keyOf(program: Program): string {
-  if (program.kind === "head" || program.kind === "pick") return program.kind;
+  const isHead = program.kind === "head" || program.kind === "pick";
+  if (isHead && !program.adapter?.method.changesHead) return program.kind;
   const route = program.kind === "decode" ? program.route?.key : undefined;
   return [program.kind, adapterKey(program.adapter), route ?? ""].join("|");
 }

@@ -2,6 +2,7 @@
 import type { Adapter } from "../methods/index.ts";
 import { Tensor } from "../runtime/index.ts";
 import { KvCache } from "./cache.ts";
+import type { PreparedAdapter } from "./derived.ts";
 import { REPORT, STATE } from "./graphs.ts";
 import { PREFILL_TOKENS, readPrompts, type Shared } from "./prefill.ts";
 import type { RouteReport } from "./request.ts";
@@ -96,8 +97,9 @@ async function scoreBatch(
       },
     );
     made.push(hidden);
-    const { picked, best } = await pick(shared, hidden, targets);
-    const lastLogits = await headLogits(shared, hidden, targets.length, lastRows.length);
+    const head = { adapter, prepared, hidden };
+    const { picked, best } = await pick(shared, head, targets);
+    const lastLogits = await headLogits(shared, head, targets.length, lastRows.length);
     let at = 0;
     return sequences.map(({ tokens, from }, row) => {
       const logprobs: number[] = [];
@@ -115,17 +117,24 @@ async function scoreBatch(
   }
 }
 
-/** Log-probability of each target under the first rows of `hidden` [R, d], and the arg-max tokens. */
+/** Hidden states [R, d] and whose they are. */
+interface HeadInput {
+  readonly adapter: Adapter | undefined;
+  readonly prepared: PreparedAdapter;
+  readonly hidden: Tensor;
+}
+
+/** Log-probability of each target under the first rows of `hidden`, and the arg-max tokens. */
 async function pick(
   shared: Shared,
-  hidden: Tensor,
+  { adapter, prepared, hidden }: HeadInput,
   targets: readonly number[],
 ): Promise<{ picked: Float32Array; best: BigInt64Array }> {
   const { hiddenSize, vocabSize } = shared.backbone.config;
   const picked = new Float32Array(targets.length);
   const best = new BigInt64Array(targets.length);
   const chunk = Math.max(1, Math.floor(LOGITS / vocabSize));
-  using lease = shared.sessions.lease({ kind: "pick" });
+  using lease = shared.sessions.lease({ kind: "pick", adapter });
   const { session } = lease;
   for (let first = 0; first < targets.length; first += chunk) {
     const count = Math.min(chunk, targets.length - first);
@@ -135,6 +144,7 @@ async function pick(
     using logprobs = Tensor.allocate("float32", [count]);
     using argmax = Tensor.allocate("int64", [count]);
     using binding = session.bind();
+    prepared.bind(session, binding);
     binding.input("hidden", rows).input("targets", wanted).output("picked", logprobs).output("best", argmax);
     await shared.runner.run(session, binding, count);
     picked.set(logprobs.data as Float32Array, first);
@@ -144,15 +154,21 @@ async function pick(
 }
 
 /** Logits of `count` rows of `hidden` from row `first` on, each a copy, float32 [V]. */
-async function headLogits(shared: Shared, hidden: Tensor, first: number, count: number): Promise<Float32Array[]> {
+async function headLogits(
+  shared: Shared,
+  { adapter, prepared, hidden }: HeadInput,
+  first: number,
+  count: number,
+): Promise<Float32Array[]> {
   const { hiddenSize, vocabSize } = shared.backbone.config;
   const logits: Float32Array[] = [];
   if (count === 0) return logits;
-  using lease = shared.sessions.lease({ kind: "head" });
+  using lease = shared.sessions.lease({ kind: "head", adapter });
   using out = Tensor.allocate("float32", [1, vocabSize]);
   for (let row = first; row < first + count; row++) {
     using rows = hidden.view(row * hiddenSize, [1, hiddenSize]);
     using binding = lease.session.bind();
+    prepared.bind(lease.session, binding);
     binding.input("hidden", rows).output("logits", out);
     await shared.runner.run(lease.session, binding, 1);
     logits.push(Float32Array.from(out.data as Float32Array));

@@ -3,6 +3,7 @@ export * from "./adapter.ts";
 export { type BitfitConfig, bitfit } from "./bitfit/index.ts";
 export * from "./build.ts";
 export { dora } from "./dora/index.ts";
+export { type FullConfig, full } from "./full/index.ts";
 export { type IaptConfig, iapt } from "./iapt/index.ts";
 export { type LearnedAdapterConfig, learnedAdapter } from "./learned-adapter/index.ts";
 export { type LoraConfig, lora } from "./lora/index.ts";

@@ -159,6 +159,8 @@ export interface Method<C = unknown> {
   /** The config of a new adapter: `options` over the paper's setting for this backbone. */
   newConfig(options: Readonly<Record<string, unknown>>, backbone: BackboneConfig, run?: PlannedRun): C;
   routing?(config: C): Routing;
+  /** Its hooks change the language-model head too: then the head is not one that all adapters share. */
+  readonly changesHead?: boolean;
   /** Positions that an attention prefix takes before every sequence; they are missing from the context. */
   prefixLength?(config: C): number;
   /** All parameters, in file order. Throws `InputError` when the config does not fit the backbone. */

@@ -3,6 +3,7 @@ import { MiloraError } from "../base/index.ts";
 import { adalora } from "./adalora/index.ts";
 import { bitfit } from "./bitfit/index.ts";
 import { dora } from "./dora/index.ts";
+import { full } from "./full/index.ts";
 import { ia3 } from "./ia3/index.ts";
 import { iapt } from "./iapt/index.ts";
 import { learnedAdapter } from "./learned-adapter/index.ts";
@@ -24,6 +25,7 @@ export const methods: ReadonlyMap<string, Method> = new Map(
       adalora,
       bitfit,
       dora,
+      full,
       ia3,
       iapt,
       learnedAdapter,

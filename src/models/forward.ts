@@ -53,6 +53,8 @@ export interface Hooks {
   block?(layer: number, block: "self_attn" | "mlp", x: Value, y: Value): Value; // [N, d] each
   /** The layer's attention prefix; asked for after `beforeLayer`, not when decoding (the KV cache holds it then). */
   prefix?(layer: number, own: KeyValueOf): AttentionPrefix | undefined;
+  /** Returns what is added to a frozen weight outside of the linear modules: embeddings, norms, head; in its shape. */
+  change?(name: string): Value | undefined;
 }
 
 /**

@@ -3,7 +3,7 @@ export * from "./backbone.ts";
 export type { BackboneConfig } from "./config.ts";
 export { readBackboneConfig } from "./config-file.ts";
 export type { DecodeStreamOptions, TokenStream } from "./detokenizer.ts";
-export { FAMILIES, type Family, type ParameterInfo } from "./families.ts";
+export { FAMILIES, type Family, type ParameterInfo, type ParameterKind } from "./families.ts";
 export { float32ToBfloat16, float32ToFloat16 } from "./floats.ts";
 export type * from "./forward.ts";
 export { dequantize, type QuantizedLinear, type QuantizeOptions, quantize } from "./quantize.ts";

@@ -88,6 +88,9 @@ function project(g: Graph, form: WeightForm, name: string, rows: Value, outFeatu
   });
 }
 
+const EMBEDDING = "model.embed_tokens.weight";
+const HEAD = "lm_head.weight";
+
 /** The decoder: embeddings, layers of attention and gated feed-forward with pre-norms, final norm, head. */
 export function llamaForward(
   g: Graph,
@@ -98,8 +101,16 @@ export function llamaForward(
   const { form } = frozen;
   const { hiddenSize: d, vocabSize, rmsNormEps } = config;
   const [B, T] = tokens.shape as [Dim, Dim];
-  const embeddings = () => g.parameter("model.embed_tokens.weight", "float32", [vocabSize, d]);
-  const normWeight = (name: string) => g.parameter(`${name}.weight`, "float32", [d]);
+  const embed = (): Value => {
+    const found = gather(g.parameter(EMBEDDING, "float32", [vocabSize, d]), tokens, 0);
+    const change = hooks.change?.(EMBEDDING);
+    return reshape(change ? add(found, gather(change, tokens, 0)) : found, [mulDims(B, T), d]);
+  };
+  const normWeight = (name: string): Value => {
+    const weight = g.parameter(`${name}.weight`, "float32", [d]);
+    const change = hooks.change?.(`${name}.weight`);
+    return change ? add(weight, change) : weight;
+  };
   /** Adds a block's output to the residual stream and normalises the sum: one node where no gradient is needed. */
   const addNorm = (name: string, residual: Value, delta: Value): { sum: Value; y: Value } => {
     if (mode.kind === "cached") return skipRmsNorm(delta, residual, normWeight(name), rmsNormEps);
@@ -140,7 +151,7 @@ export function llamaForward(
   const block = (layer: number, name: "self_attn" | "mlp", x: Value, y: Value): Value =>
     g.scope(`model.layers.${layer}.${name}`, () => hooks.block?.(layer, name, x, y) ?? y);
 
-  let hidden = reshape(gather(embeddings(), tokens, 0), [mulDims(B, T), d]); // [N, d], the residual stream
+  let hidden = embed(); // [N, d], the residual stream
   let x = rmsNorm(hidden, normWeight("model.layers.0.input_layernorm"), rmsNormEps);
   for (let layer = 0; layer < config.numLayers; layer++) {
     const at = `model.layers.${layer}`;
@@ -168,8 +179,10 @@ export function llamaForward(
   return {
     hidden: x,
     logits: (rows) => {
-      const name = form.kind === "float32" && config.tieWordEmbeddings ? "model.embed_tokens.weight" : "lm_head.weight";
-      return project(g, form, name, rows, vocabSize);
+      const tied = config.tieWordEmbeddings ? EMBEDDING : HEAD;
+      const y = project(g, form, form.kind === "float32" ? tied : HEAD, rows, vocabSize); // [R, V]
+      const change = hooks.change?.(tied);
+      return change ? gemm(rows, change, { c: y, transB: true }) : y;
     },
   };
 }

@@ -68,11 +68,13 @@ describe.each(["llama-tied", "llama-gqa", "llama-headdim"])("%s", (name) => {
 
   describe.each([...methods.values()].map((method) => ({ method, called: method.name })))("$called", ({ method }) => {
     const { startsAsIdentity, mergeable, routed } = method.properties;
+    // Files depend on the backbone by shapes alone: one is enough.
+    const once = name === "llama-gqa";
     const at = (what: string) => join(directory, `${name}-${method.name}-${what}`);
     /** As training begins; with `moved`, every number moved away from there. */
     const create = (moved: boolean, seed = 1): Adapter => {
       const adapter = Adapter.create(method, {}, backbone.config, seed, backbone, RUN);
-      const random = new Random(99);
+      const random = new Random(99 + seed);
       for (const { key } of moved ? adapter.specs : []) {
         adapter.values(key).set(adapter.values(key).map((value) => value + 0.05 * random.normal()));
       }
@@ -124,7 +126,7 @@ describe.each(["llama-tied", "llama-gqa", "llama-headdim"])("%s", (name) => {
       expect(distance(logits(adapter), bare)).toBeGreaterThan(1e-3);
     });
 
-    test("files: bytes, digest and what is computed survive saving and loading", async () => {
+    test.runIf(once)("files: bytes, digest and what is computed survive saving and loading", async () => {
       using adapter = create(true);
       const { digest } = adapter;
       await adapter.save(at("use"));
@@ -145,7 +147,7 @@ describe.each(["llama-tied", "llama-gqa", "llama-headdim"])("%s", (name) => {
       expect(adapter.digest).not.toBe(digest);
     });
 
-    test("loading lists every problem at once", async () => {
+    test.runIf(once)("loading lists every problem at once", async () => {
       using adapter = create(true);
       await adapter.save(at("broken"));
       adapter.saveInto(at("broken"));
@@ -173,7 +175,7 @@ describe.each(["llama-tied", "llama-gqa", "llama-headdim"])("%s", (name) => {
       );
     });
 
-    test.runIf(startsAsIdentity)("an adapter that would change nothing is refused", async () => {
+    test.runIf(once && startsAsIdentity)("an adapter that would change nothing is refused", async () => {
       using adapter = create(false);
       await adapter.save(at("identity"));
       expect(() => Adapter.load(at("identity"), backbone.config)).toThrow(/would change nothing/);
@@ -191,7 +193,7 @@ describe.each(["llama-tied", "llama-gqa", "llama-headdim"])("%s", (name) => {
       expect(distance(logits(undefined, merged), logits(adapter))).toBeLessThan(TOLERANCE);
     });
 
-    test("parameters are counted as they are", () => {
+    test.runIf(once)("parameters are counted as they are", () => {
       using adapter = create(false);
       const { tunable, activated } = method.countParameters(adapter.config, backbone.config);
       const listed = sum(adapter.specs.map(({ shape }) => shape.reduce((a, b) => a * b, 1)));
