@@ -62,6 +62,7 @@ describe("what is not understood is one line on stderr, exit code 2", () => {
     [["eval", "--json"], "error: eval: needs --model, --data"],
     [["inspect"], "error: inspect: needs --adapter, --shape or --model"],
     [["inspect", "--shape", "llama-2-7b", "--method", "lorra"], "error: "],
+    [["inspect", "--adapter", "x", "--data", "y"], "error: --data: needs --adapter and --model"],
     [["train", "--method", "lora"], "error: train: needs --model, --train, --output"],
     [["generate", "--model", tiny, "--prompt", ""], "error: prompt: is empty"],
     [

@@ -41,6 +41,16 @@ test(
     expect(facts.digest).toMatch(/^[0-9a-f]{64}$/);
     expect(facts.activations).toHaveLength(6);
 
+    const rows = ["--data", "assets/data/authors/dev.jsonl", "--limit", "6"];
+    const routed = await milora(["inspect", "--adapter", join(output, "best"), "--model", tiny, "--json", ...rows]);
+    const { routing } = JSON.parse(routed.stdout) as {
+      routing: { rows: number; expert_shares: number[][]; label_entropy: number };
+    };
+    expect(routing.rows).toBe(6);
+    expect(routing.label_entropy).toBeGreaterThan(0);
+    expect(routing.expert_shares).toHaveLength(6);
+    for (const shares of routing.expert_shares) expect(shares.reduce((a, b) => a + b)).toBeCloseTo(1, 3);
+
     const question = "Who wrote this passage?";
     const shown = await milora([
       ...["generate", "--model", tiny, "--adapter", join(output, "best"), "--instruction", question],

@@ -6,9 +6,10 @@ import { z } from "zod";
 import { InputError, readJson } from "../../base/index.ts";
 import { Adapter, type Method, methodOf } from "../../methods/index.ts";
 import { type BackboneConfig, readBackboneConfig, SHAPES, type ShapeName } from "../../models/index.ts";
-import { collect, examples, jsonFlag } from "../flags.ts";
+import { collect, examples, integer, jsonFlag, templateFlag } from "../flags.ts";
 import { type Activation, activations, CURVE_RANGE, layerNorms } from "../inspect/facts.ts";
 import { inferBackbone } from "../inspect/infer.ts";
+import { printRouting, routingOf } from "../inspect/routing.ts";
 import { plot } from "../plot.ts";
 import { parseSettings } from "../settings.ts";
 import { grouped, oneLine, paint, print, printJson, table } from "../terminal.ts";
@@ -19,6 +20,9 @@ interface Flags {
   readonly shape?: ShapeName;
   readonly method: string;
   readonly set?: string[];
+  readonly data?: string;
+  readonly template: string;
+  readonly limit?: number;
   readonly json?: boolean;
 }
 
@@ -32,18 +36,29 @@ export function configure(command: Command): void {
       )
       .option("--method <name>", "with --shape or --model alone: the method to count for", "milora")
       .option("--set <key=value>", "with --method: a setting of the method, e.g. top_k=1; may be repeated", collect)
+      .addOption(
+        new Option("--data <file>", "with --adapter and --model: what its routers do with these rows").conflicts(
+          "shape",
+        ),
+      )
+      .addOption(templateFlag())
+      .addOption(new Option("--limit <n>", "with --data: the first n rows only").argParser(integer(1)))
       .addOption(jsonFlag())
       .action(inspect),
     [
       "milora inspect --adapter runs/demo/subjects-milora/best",
       "milora inspect --adapter DIR --model assets/tiny-llama --json",
+      "milora inspect --adapter runs/subjects/best --model assets/tiny-llama --data assets/data/subjects/dev.jsonl",
       "milora inspect --shape llama-2-7b --method milora --set top_k=1",
     ],
   );
 }
 
-function inspect(flags: Flags): void {
-  if (flags.adapter !== undefined) inspectAdapter(flags.adapter, flags);
+async function inspect(flags: Flags): Promise<void> {
+  if (flags.data !== undefined && (flags.adapter === undefined || flags.model === undefined)) {
+    throw new InputError("FLAG_INVALID", "--data", "needs --adapter and --model");
+  }
+  if (flags.adapter !== undefined) await inspectAdapter(flags.adapter, flags);
   else countFor(flags);
 }
 
@@ -79,7 +94,7 @@ function parameterTable({ tunable, activated }: Parameters): string {
   return table(["parameters", "tunable", "activated"], rows);
 }
 
-function inspectAdapter(directory: string, flags: Flags): void {
+async function inspectAdapter(directory: string, flags: Flags): Promise<void> {
   let adapter: Adapter;
   try {
     adapter = Adapter.load(directory, backboneOf(directory, flags.model));
@@ -92,6 +107,9 @@ function inspectAdapter(directory: string, flags: Flags): void {
   const parameters = countParameters(method, config, backbone);
   const norms = layerNorms(loaded);
   const curves = activations(loaded);
+  const { data, model, template, limit } = flags;
+  const asked = data !== undefined && model !== undefined;
+  const routing = asked ? await routingOf({ adapter: directory, model, data, template, limit }) : undefined;
   if (flags.json) {
     printJson({
       refused: false,
@@ -107,6 +125,7 @@ function inspectAdapter(directory: string, flags: Flags): void {
         max_deviation_from_gelu: deviation,
         points: sample(f),
       })),
+      ...(routing && { routing }),
     });
     return;
   }
@@ -116,6 +135,7 @@ function inspectAdapter(directory: string, flags: Flags): void {
   print(configText(config));
   print(`\nsize of the learned changes (‖B·A‖ of each module; the norm of other tensors)\n${normTable(norms)}`);
   if (curves.length) print(`\n${drawCurves(curves)}`);
+  if (routing) printRouting(routing, data!);
 }
 
 /** Of a config.json only its shape is needed, so inspecting does not read gigabytes of weights. */
