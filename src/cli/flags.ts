@@ -70,7 +70,7 @@ export function adapterFlag(): Option {
 
 export function weightsFlag(): Option {
   return new Option("--weights <form>", "how the backbone is held in memory")
-    .choices(["float32", "int4"])
+    .choices(["float32", "int8", "int4"])
     .default("float32");
 }
 

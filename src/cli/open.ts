@@ -7,7 +7,7 @@ import { configureRuntime } from "../runtime/index.ts";
 export interface OpenOptions {
   readonly model: string;
   readonly adapter?: string | undefined;
-  readonly weights?: "float32" | "int4" | undefined;
+  readonly weights?: "float32" | "int8" | "int4" | undefined;
   readonly threads?: number | undefined;
 }
 

@@ -14,6 +14,7 @@ export const dtypeInfo: Readonly<Record<DType, { code: number; bytes: number; fl
   float16: { code: 10, bytes: 2, float: true },
   float64: { code: 11, bytes: 8, float: true },
   bfloat16: { code: 16, bytes: 2, float: true },
+  uint4: { code: 21, bytes: 0.5, float: false },
 };
 
 export function isFloat(dtype: DType): boolean {
@@ -67,6 +68,11 @@ export function toBytes(dtype: DType, data: TensorData | readonly (number | bigi
     case "uint8":
     case "bool":
       return view(Uint8Array.from(numbers));
+    case "uint4":
+      return Uint8Array.from(
+        { length: Math.ceil(numbers.length / 2) },
+        (_, i) => (numbers[2 * i]! & 15) | ((numbers[2 * i + 1] ?? 0) << 4),
+      );
     case "float16":
       return view(Uint16Array.from(numbers, float16Bits));
     case "bfloat16":

@@ -190,7 +190,11 @@ class Exporter {
   /** A weight without its data. The place is never read: the session is given the tensor by name. */
   #external(name: string, value: Value): TensorProto {
     const size = (value.shape as readonly number[]).reduce((a, b) => a * b, 1);
-    const entries = { location: EXTERNAL_LOCATION, offset: "0", length: `${size * dtypeInfo[value.dtype].bytes}` };
+    const entries = {
+      location: EXTERNAL_LOCATION,
+      offset: "0",
+      length: `${Math.ceil(size * dtypeInfo[value.dtype].bytes)}`,
+    };
     return create(TensorProtoSchema, {
       name,
       dims: value.shape.map((dim) => BigInt(dim)),

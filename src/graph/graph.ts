@@ -156,7 +156,7 @@ export class Graph {
   constant(dtype: DType, shape: readonly number[], data: TensorData | readonly (number | bigint | boolean)[]): Value {
     const bytes = toBytes(dtype, data);
     const size = shape.reduce((a, b) => a * b, 1);
-    if (bytes.length !== size * dtypeInfo[dtype].bytes) {
+    if (bytes.length !== Math.ceil(size * dtypeInfo[dtype].bytes)) {
       throw new GraphError(
         "SHAPE_MISMATCH",
         `constant${this.#at()}: ${data.length} elements of ${dtype} do not fill the shape ${formatShape(shape)}`,

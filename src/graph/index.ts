@@ -45,6 +45,7 @@ export {
   unsqueeze,
 } from "./ops/layout.ts";
 export { fusedMatmul, type GemmOptions, gemm, matmul } from "./ops/linear.ts";
+export { gatherNBits, matmulNBits, type NBitsWeight } from "./ops/quantized.ts";
 export {
   argmax,
   cumsum,
@@ -61,10 +62,7 @@ export { and, cast, clip, equal, greater, greaterEqual, less, lessEqual, not, or
 export { dimOf, dimScalar, range, shapeOf } from "./ops/size.ts";
 export {
   type GroupQueryAttentionInputs,
-  gatherNBits,
   groupQueryAttention,
-  matmulNBits,
-  type NBitsWeight,
   rmsNorm,
   rotary,
   skipRmsNorm,

@@ -6,6 +6,7 @@ import {
   concat,
   type Dim,
   dimScalar,
+  equal,
   expand,
   fusedMatmul,
   type Graph,
@@ -26,7 +27,7 @@ import {
   zeros,
 } from "../graph/index.ts";
 import type { BackboneConfig } from "./config.ts";
-import type { AttentionMode, AttentionPrefix } from "./forward.ts";
+import type { AttentionMode, AttentionPrefix, PackedRows } from "./forward.ts";
 
 const COS = "rope.cos";
 const SIN = "rope.sin";
@@ -58,7 +59,9 @@ export function ropeTables(config: BackboneConfig): Map<string, { shape: readonl
 export type Attention = (layer: number, q: Value, k: Value, v: Value, prefix: AttentionPrefix | undefined) => Value;
 
 export function attentionOf(g: Graph, config: BackboneConfig, tokens: Value, mode: AttentionMode): Attention {
-  return mode.kind === "full" ? fullAttention(g, config, tokens) : cachedAttention(g, config, tokens, mode);
+  return mode.kind === "full"
+    ? fullAttention(g, config, tokens, mode.packed)
+    : cachedAttention(g, config, tokens, mode);
 }
 
 function tables(g: Graph, { maxPositions, headDim }: BackboneConfig): { cos: Value; sin: Value } {
@@ -73,23 +76,37 @@ function causalMask(g: Graph, T: Dim, prefixLength: number): Value {
   return where(visible, g.scalar(0), -1e30);
 }
 
+/** The same for rows of several sequences, each of which sees itself and the prefix: [B, 1, T, P + T]. */
+function packedMask(g: Graph, { segments }: PackedRows, prefixLength: number): Value {
+  const [B, T] = segments.shape as [Dim, Dim];
+  const same = equal(unsqueeze(segments, [1, 3]), unsqueeze(segments, [1, 2])); // [B, 1, T, T]
+  const own = add(where(same, g.scalar(0), -1e30), causalMask(g, T, 0));
+  return prefixLength === 0 ? own : concat([zeros(g, [B, 1, T, prefixLength]), own], 3);
+}
+
 /**
  * Over whole sequences, from differentiable operations. The query heads that share a key-value head are stacked along
  * the sequence, so that keys and values are never repeated. A prefix stands before position 0, its tokens shift.
  */
-function fullAttention(g: Graph, config: BackboneConfig, tokens: Value): Attention {
+function fullAttention(g: Graph, config: BackboneConfig, tokens: Value, packed: PackedRows | undefined): Attention {
   const { numHeads, numKvHeads, headDim } = config;
   const [B, T] = tokens.shape as [Dim, Dim];
   const shared = numHeads / numKvHeads;
   const stacked = mulDims(shared, T);
-  const { cos, sin } = tables(g, config);
+  const { cos: allCos, sin: allSin } = tables(g, config);
   const heads = (x: Value, count: number, length: Dim = T) =>
     transpose(reshape(x, [B, length, count, headDim]), [0, 2, 1, 3]);
   return (_, q, k, v, prefix) => {
     const P = prefix?.length ?? 0;
-    const start = g.constant("int64", [1], [P]); // row i of a sequence stands at position P + i
+    // Row i of a sequence stands at position P + i.
+    const start = packed ? add(packed.positions, P) : g.constant("int64", [1], [P]); // [B, T] or [1]
     const total = addDims(P, T);
-    const mask = reshape(expand(causalMask(g, T, P), [shared, T, total]), [stacked, total]);
+    // Only the rows in use. The gradient negates them: of a whole table the runtime would do that when it loads the
+    // graph, for which it copies every weight into the session.
+    const [cos, sin] = [slice(allCos, 0, 0, total), slice(allSin, 0, 0, total)]; // [P + T, dh / 2]
+    const mask = packed
+      ? reshape(expand(packedMask(g, packed, P), [B, shared, T, total]), [B, 1, stacked, total])
+      : reshape(expand(causalMask(g, T, P), [shared, T, total]), [stacked, total]);
     const before = (own: Value, given: Value | undefined) =>
       given === undefined ? own : concat([heads(expand(given, [B, P, given.shape[2]!]), numKvHeads, P), own], 2);
     const queries = rotary(heads(q, numHeads), start, cos, sin); // [B, H, T, dh]

@@ -267,7 +267,7 @@ describe("what is wrong is said in one line", () => {
 describe("random weights", () => {
   const config = { ...Backbone.shapes["smollm2-135m"], numLayers: 1, vocabSize: 256 };
 
-  test.each(["float32", "int4"] as const)(
+  test.each(["float32", "int8", "int4"] as const)(
     "%s: the seed decides, the moments are those of an initialised model",
     (form) => {
       using one = Backbone.random(config, { weights: form, seed: 7 });
@@ -282,10 +282,10 @@ describe("random weights", () => {
         form === "float32"
           ? floats(weights.get(name))
           : dequantize({
-              bits: 4,
+              bits: form === "int8" ? 8 : 4,
               blockSize: 32,
               ...shape,
-              quantized: weights.get(`${name}.q4`)!.data as Uint8Array,
+              quantized: weights.get(`${name}.${form === "int8" ? "q8" : "q4"}`)!.data as Uint8Array,
               scales: floats(weights.get(`${name}.scales`)),
             });
       expect(values).toHaveLength(1536 * 576);
@@ -299,7 +299,7 @@ describe("random weights", () => {
   );
 
   test("the same initializers as a loaded model has", async () => {
-    for (const weights of ["float32", "int4"] as const) {
+    for (const weights of ["float32", "int8", "int4"] as const) {
       using loaded = await Backbone.load(TINY, { weights });
       using random = Backbone.random(loaded.config, { weights });
       const shapes = (backbone: Backbone) =>

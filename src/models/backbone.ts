@@ -5,7 +5,7 @@ import { Tensor } from "../runtime/index.ts";
 import type { BackboneConfig } from "./config.ts";
 import { readBackboneConfig } from "./config-file.ts";
 import { familyOf } from "./families.ts";
-import type { ForwardInputs, ForwardOutputs, Site, WeightForm } from "./forward.ts";
+import { type ForwardInputs, type ForwardOutputs, quantizedNames, type Site, type WeightForm } from "./forward.ts";
 import { fuseWeights } from "./fuse.ts";
 import { dequantize } from "./quantize.ts";
 import { SHAPES } from "./shapes.ts";
@@ -14,14 +14,25 @@ import { Tokenizer } from "./tokenizer.ts";
 import { loadWeights, randomWeights, type Weights } from "./weights.ts";
 
 export interface BackboneOptions {
-  /** How linear layers and the head are stored: float32 (default), or blockwise int4 for `MatMulNBits`. */
-  readonly weights?: "float32" | "int4";
-  /** Weights that share one scale with int4; 32 (default), 64 or 128. */
+  /** How linear layers and the head are stored: float32 (default), or blockwise int4 or int8 for `MatMulNBits`. */
+  readonly weights?: WeightForm["kind"];
+  /** Quantised weights that share one scale; 32 (default), 64 or 128. */
   readonly blockSize?: number;
 }
 
-function formOf(options: BackboneOptions): WeightForm {
-  return options.weights === "int4" ? { kind: "int4", blockSize: options.blockSize ?? 32 } : { kind: "float32" };
+function formOf({ weights: kind = "float32", blockSize = 32 }: BackboneOptions): WeightForm {
+  return kind === "float32" ? { kind } : { kind, blockSize };
+}
+
+/** Shows every quantised weight as a matrix of levels too, over the same bytes: gradients are computed from that. */
+function addLevels(tensors: Map<string, Tensor>, kind: "int4" | "int8"): void {
+  const { quantized: suffix, levels } = quantizedNames("", kind);
+  for (const [name, tensor] of [...tensors]) {
+    if (!name.endsWith(suffix)) continue;
+    const [rows, blocks, bytes] = tensor.shape as [number, number, number];
+    const shape = [rows, kind === "int4" ? blocks * bytes * 2 : blocks * bytes];
+    tensors.set(name.slice(0, -suffix.length) + levels, tensor.as(kind === "int4" ? "uint4" : "uint8", shape));
+  }
 }
 
 /** A frozen model. Owns its weights: dispose it after every session that uses them. */
@@ -46,15 +57,18 @@ export class Backbone implements Disposable {
     this.sites = sitesOf(config);
     this.directory = directory;
     this.#tensors = weights.tensors;
-    if (form.kind === "int4") fuseWeights(this.#tensors, familyOf(config).fused(config));
+    if (form.kind !== "float32") {
+      fuseWeights(this.#tensors, familyOf(config).fused(config), form.kind);
+      addLevels(this.#tensors, form.kind);
+    }
     for (const [name, { shape, values }] of familyOf(config).tables(config)) {
       this.#tensors.set(name, Tensor.from("float32", shape, values));
     }
   }
 
   /**
-   * Loads a Hugging Face model directory. bfloat16 and float16 weights become float32 while they are read; with int4
-   * only a few megabytes of linear weights are ever held as floats.
+   * Loads a Hugging Face model directory. bfloat16 and float16 weights become float32 while they are read; when
+   * quantised only a few megabytes of linear weights are ever held as floats.
    * @throws InputError when a file is missing, damaged, or does not hold what config.json asks for
    */
   static async load(directory: string, options: BackboneOptions = {}): Promise<Backbone> {
@@ -80,7 +94,8 @@ export class Backbone implements Disposable {
 
   /**
    * The weights by initializer name. float32 weights are named as in the checkpoint
-   * (`model.layers.0.self_attn.q_proj.weight` [out, in]); an int4 one is `<name>.q4`, uint8 [N, blocks, block / 2], and
+   * (`model.layers.0.self_attn.q_proj.weight` [out, in]); an int4 one is `<name>.q4`, uint8 [N, blocks, block / 2]
+   * (int8: `<name>.q8`, [N, blocks, block]), the same bytes as `<name>.levels`, uint4 or uint8 [N, blocks · block], and
    * `<name>.scales`, float32 [N · blocks]. The backbone stays their owner.
    */
   initializers(): ReadonlyMap<string, Tensor> {
@@ -102,17 +117,7 @@ export class Backbone implements Disposable {
     const known = this.#tensors.get(`${weight}.norms`);
     if (known) return known.data as Float32Array;
     const { inFeatures, outFeatures } = site;
-    const values =
-      this.weights.kind === "float32"
-        ? (this.#tensors.get(weight)!.data as Float32Array)
-        : dequantize({
-            bits: 4,
-            blockSize: this.weights.blockSize,
-            outFeatures,
-            inFeatures,
-            quantized: this.#tensors.get(`${weight}.q4`)!.data as Uint8Array,
-            scales: this.#tensors.get(`${weight}.scales`)!.data as Float32Array,
-          });
+    const values = this.#floats(weight, outFeatures, inFeatures);
     const norms = new Float32Array(outFeatures);
     for (let row = 0; row < outFeatures; row++) {
       let total = 0;
@@ -121,6 +126,21 @@ export class Backbone implements Disposable {
     }
     this.#tensors.set(`${weight}.norms`, Tensor.from("float32", [outFeatures], norms));
     return norms;
+  }
+
+  /** A linear weight [out, in] as it is at run time. */
+  #floats(name: string, outFeatures: number, inFeatures: number): Float32Array {
+    const form = this.weights;
+    if (form.kind === "float32") return this.#tensors.get(name)!.data as Float32Array;
+    const names = quantizedNames(name, form.kind);
+    return dequantize({
+      bits: form.kind === "int4" ? 4 : 8,
+      blockSize: form.blockSize,
+      outFeatures,
+      inFeatures,
+      quantized: this.#tensors.get(names.quantized)!.data as Uint8Array,
+      scales: this.#tensors.get(names.scales)!.data as Float32Array,
+    });
   }
 
   /** Bytes of all weights in memory. */

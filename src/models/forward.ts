@@ -2,7 +2,14 @@
 import type { Value } from "../graph/index.ts";
 
 /** How linear weights are stored at run time. Embeddings and norms are float32 always. */
-export type WeightForm = { readonly kind: "float32" } | { readonly kind: "int4"; readonly blockSize: number };
+export type WeightForm = { readonly kind: "float32" } | { readonly kind: "int4" | "int8"; readonly blockSize: number };
+
+/** Initializers of a quantised weight: uint8 as `MatMulNBits` reads it, and the same bytes as a matrix of levels. */
+export const quantizedNames = (name: string, kind: "int4" | "int8") => ({
+  quantized: `${name}.q${kind === "int4" ? 4 : 8}`,
+  levels: `${name}.levels`,
+  scales: `${name}.scales`,
+});
 
 /** A linear module of one decoder layer, named as in the checkpoint. */
 export interface Site {
@@ -57,15 +64,24 @@ export interface Hooks {
   change?(name: string): Value | undefined;
 }
 
+/** Several sequences in one row: a token sees those before it that are of its own sequence. */
+export interface PackedRows {
+  /** Which sequence a token belongs to; padding has a number that no sequence of its row has. */
+  readonly segments: Value; // int64 [B, T]
+  /** Where it stands in its sequence, from 0. */
+  readonly positions: Value; // int64 [B, T]
+}
+
 /**
  * How attention is computed.
  * - `full`: whole right-padded sequences from position 0, causal, made of differentiable operations. Padding needs
- *   no mask: it stands after every real token, which therefore never sees it.
+ *   no mask: it stands after every real token, which therefore never sees it. With
+ *   `packed` rows hold several sequences each.
  * - `cached`: appends to a KV cache in place (`GroupQueryAttention`). The graph gets inputs `past.{layer}.key|value`
  *   and outputs `present.{layer}.key|value`, float32 [B, kvHeads, S, headDim], to be bound to the same buffers.
  */
 export type AttentionMode =
-  | { readonly kind: "full" }
+  | { readonly kind: "full"; readonly packed?: PackedRows }
   | {
       readonly kind: "cached";
       /** int32 [B]: length of each sequence after this step, minus one. */
@@ -78,6 +94,11 @@ export interface ForwardInputs {
   readonly tokens: Value; // int64 [B, T]
   readonly attention: AttentionMode;
   readonly hooks?: Hooks;
+  /**
+   * Whether gradients will be taken: products with quantised weights then keep x in float32, where inference rounds it
+   * to 8 bits. Default: false.
+   */
+  readonly differentiable?: boolean;
 }
 
 export interface ForwardOutputs {

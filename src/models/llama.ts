@@ -17,14 +17,15 @@ import {
 } from "../graph/index.ts";
 import { attentionOf } from "./attention.ts";
 import type { BackboneConfig } from "./config.ts";
-import type {
-  ForwardInputs,
-  ForwardOutputs,
-  FrozenWeights,
-  KeyValueOf,
-  Site,
-  SiteWeight,
-  WeightForm,
+import {
+  type ForwardInputs,
+  type ForwardOutputs,
+  type FrozenWeights,
+  type KeyValueOf,
+  quantizedNames,
+  type Site,
+  type SiteWeight,
+  type WeightForm,
 } from "./forward.ts";
 import type { FusedWeight } from "./fuse.ts";
 
@@ -71,21 +72,33 @@ export function llamaFused(config: BackboneConfig): FusedWeight[] {
 }
 
 /** rows [R, in] times the frozen weight `name` [out, in], transposed, in whatever form it is stored. */
-function project(g: Graph, form: WeightForm, name: string, rows: Value, outFeatures: number): Value {
+function project(
+  g: Graph,
+  { form, differentiable }: { form: WeightForm; differentiable: boolean },
+  name: string,
+  rows: Value,
+  outFeatures: number,
+): Value {
   const inFeatures = rows.shape[1] as number;
   if (form.kind === "float32") {
     return gemm(rows, g.parameter(name, "float32", [outFeatures, inFeatures]), { transB: true });
   }
   const blocks = Math.ceil(inFeatures / form.blockSize);
-  return matmulNBits(rows, {
-    quantized: g.parameter(`${name}.q4`, "uint8", [outFeatures, blocks, form.blockSize / 2]),
-    scales: g.parameter(`${name}.scales`, "float32", [outFeatures * blocks]),
+  const { kind, blockSize } = form;
+  const bits = kind === "int4" ? 4 : 8;
+  const names = quantizedNames(name, kind);
+  const weight = {
+    quantized: g.parameter(names.quantized, "uint8", [outFeatures, blocks, (blockSize * bits) / 8]),
+    scales: g.parameter(names.scales, "float32", [outFeatures * blocks]),
     K: inFeatures,
     N: outFeatures,
-    bits: 4,
-    blockSize: form.blockSize,
-    accuracyLevel: 4,
-  });
+    bits,
+    blockSize,
+  } as const;
+  if (!differentiable) return matmulNBits(rows, { ...weight, accuracyLevel: 4 });
+  const levels = () =>
+    g.parameter(names.levels, kind === "int4" ? "uint4" : "uint8", [outFeatures, blocks * blockSize]);
+  return matmulNBits(rows, { ...weight, levels, accuracyLevel: 1 });
 }
 
 const EMBEDDING = "model.embed_tokens.weight";
@@ -96,9 +109,9 @@ export function llamaForward(
   g: Graph,
   config: BackboneConfig,
   frozen: FrozenWeights,
-  { tokens, attention: mode, hooks = {} }: ForwardInputs,
+  { tokens, attention: mode, hooks = {}, differentiable = false }: ForwardInputs,
 ): ForwardOutputs {
-  const { form } = frozen;
+  const stored = { form: frozen.form, differentiable };
   const { hiddenSize: d, vocabSize, rmsNormEps } = config;
   const [B, T] = tokens.shape as [Dim, Dim];
   const embed = (): Value => {
@@ -123,7 +136,7 @@ export function llamaForward(
     g.scope(path, () => {
       const site = sites.get(path)!;
       const weight: SiteWeight = {
-        project: (rows) => project(g, form, `${path}.weight`, rows, site.outFeatures),
+        project: (rows) => project(g, stored, `${path}.weight`, rows, site.outFeatures),
         squaredNorms() {
           frozen.provideNorms(site);
           return g.parameter(`${path}.weight.norms`, "float32", [site.outFeatures]);
@@ -133,7 +146,7 @@ export function llamaForward(
       return hooks.linear?.(site, x, y, weight) ?? y;
     });
   // One token a row is bound by the number of products; many tokens by arithmetic, and there splitting costs more.
-  const fuses = form.kind === "int4" && mode.kind === "cached" && T === 1;
+  const fuses = frozen.form.kind !== "float32" && mode.kind === "cached" && T === 1;
   /** Modules that read the same rows x. */
   const linears = (fused: FusedWeight, x: Value): Value[] => {
     const paths = fused.parts.map((part) => part.replace(/\.weight$/, ""));
@@ -141,7 +154,7 @@ export function llamaForward(
     const sizes = paths.map((path) => sites.get(path)!.outFeatures);
     const all = project(
       g,
-      form,
+      stored,
       fused.name,
       x,
       sizes.reduce((a, b) => a + b),
@@ -163,7 +176,7 @@ export function llamaForward(
       const normalized = rmsNorm(rows, normWeight(`${at}.input_layernorm`), rmsNormEps);
       const frozen = (module: string): Value => {
         const path = `${at}.self_attn.${module}`;
-        return project(g, form, `${path}.weight`, normalized, sites.get(path)!.outFeatures);
+        return project(g, stored, `${path}.weight`, normalized, sites.get(path)!.outFeatures);
       };
       return { key: frozen("k_proj"), value: frozen("v_proj") };
     };
@@ -180,7 +193,7 @@ export function llamaForward(
     hidden: x,
     logits: (rows) => {
       const tied = config.tieWordEmbeddings ? EMBEDDING : HEAD;
-      const y = project(g, form, form.kind === "float32" ? tied : HEAD, rows, vocabSize); // [R, V]
+      const y = project(g, stored, frozen.form.kind === "float32" ? tied : HEAD, rows, vocabSize); // [R, V]
       const change = hooks.change?.(tied);
       return change ? gemm(rows, change, { c: y, transB: true }) : y;
     },

@@ -6,8 +6,18 @@ import { Tensor } from "../runtime/index.ts";
 import { Checkpoint } from "./checkpoint.ts";
 import type { BackboneConfig } from "./config.ts";
 import { familyOf, type ParameterInfo } from "./families.ts";
-import type { WeightForm } from "./forward.ts";
+import { quantizedNames, type WeightForm } from "./forward.ts";
 import { type QuantizedLinear, quantizedLayout, quantizeRows } from "./quantize.ts";
+
+type QuantizedForm = Exclude<WeightForm, { kind: "float32" }>;
+
+interface Held {
+  readonly info: ParameterInfo;
+  /** The checkpoint's tensor that it is made of. */
+  readonly source: string;
+  /** Undefined: held as float32. */
+  readonly quantized: QuantizedForm | undefined;
+}
 
 /** Elements converted and quantised at a time. */
 const ROWS_ELEMENTS = 2 ** 20;
@@ -20,17 +30,17 @@ const HEAD = "lm_head.weight";
  * The weights to hold for a config. Besides the checkpoint's own, a quantised model with tied embeddings has a
  * quantised copy of the table as its head, since a lookup wants floats and the head is the largest matrix of all.
  */
-function held(config: BackboneConfig, form: WeightForm): { info: ParameterInfo; source: string; quantized: boolean }[] {
-  const list = familyOf(config)
+function held(config: BackboneConfig, form: WeightForm): Held[] {
+  const quantized = form.kind === "float32" ? undefined : form;
+  const list: Held[] = familyOf(config)
     .parameters(config)
-    .map((info) => ({
-      info,
-      source: info.name,
-      quantized: form.kind === "int4" && (info.kind === "linear" || info.kind === "head"),
-    }));
-  if (form.kind === "int4" && config.tieWordEmbeddings) {
+    .map((info) => {
+      const multiplies = info.kind === "linear" || info.kind === "head";
+      return { info, source: info.name, quantized: multiplies ? quantized : undefined };
+    });
+  if (quantized && config.tieWordEmbeddings) {
     const info: ParameterInfo = { name: HEAD, shape: [config.vocabSize, config.hiddenSize], kind: "head" };
-    list.push({ info, source: EMBEDDING, quantized: true });
+    list.push({ info, source: EMBEDDING, quantized });
   }
   return list;
 }
@@ -78,12 +88,13 @@ class Holder {
     return values;
   }
 
-  quantized(name: string, shape: readonly number[], form: WeightForm): QuantizedLinear {
+  quantized(name: string, shape: readonly number[], { kind, blockSize }: QuantizedForm): QuantizedLinear {
     const [outFeatures, inFeatures] = shape as [number, number];
-    const layout = quantizedLayout(outFeatures, inFeatures, form.kind === "int4" ? form : {});
+    const layout = quantizedLayout(outFeatures, inFeatures, { bits: kind === "int4" ? 4 : 8, blockSize });
     const quantized = new Uint8Array(layout.shape[0] * layout.shape[1] * layout.shape[2]);
-    this.tensors.set(`${name}.q4`, Tensor.from("uint8", layout.shape, quantized));
-    return { ...layout, quantized, scales: this.float32(`${name}.scales`, [layout.blocks]) };
+    const names = quantizedNames(name, kind);
+    this.tensors.set(names.quantized, Tensor.from("uint8", layout.shape, quantized));
+    return { ...layout, quantized, scales: this.float32(names.scales, [layout.blocks]) };
   }
 
   dispose(): void {
@@ -103,7 +114,7 @@ export async function loadWeights(directory: string, config: BackboneConfig, for
   checkTensors(checkpoint, config);
   const hash = createHash("sha256").update(numericConfig(config));
   const holder = new Holder();
-  const scratch = new Float32Array(form.kind === "int4" ? ROWS_ELEMENTS : 0);
+  const scratch = new Float32Array(form.kind === "float32" ? 0 : ROWS_ELEMENTS);
   // A fixed order, so that the digest does not depend on the order of the file.
   const list = held(config, form).sort((a, b) => (a.info.name < b.info.name ? -1 : 1));
   try {
@@ -112,7 +123,7 @@ export async function loadWeights(directory: string, config: BackboneConfig, for
       const observe = info.name === source ? (bytes: Uint8Array) => hash.update(bytes) : undefined;
       if (observe) hash.update(`\n${source} ${entry.storedDType} ${entry.shape.join(",")}\n`);
       if (quantized) {
-        const target = holder.quantized(info.name, info.shape, form);
+        const target = holder.quantized(info.name, info.shape, quantized);
         const { outFeatures, inFeatures } = target;
         const step = Math.max(1, Math.floor(ROWS_ELEMENTS / inFeatures));
         for (let row = 0; row < outFeatures; row += step) {
@@ -148,10 +159,10 @@ export function randomWeights(config: BackboneConfig, form: WeightForm, seed: nu
   for (const { info, quantized } of held(config, form)) {
     const own = deriveSeed(seed, info.name);
     if (quantized) {
-      const linear = holder.quantized(info.name, info.shape, form);
+      const linear = holder.quantized(info.name, info.shape, quantized);
       fillRandom(new Uint32Array(linear.quantized.buffer), own);
-      // Levels −8 … 7 have mean −0.5 and standard deviation 4.61; signs by turns make the mean zero.
-      const scale = RANDOM_STD / 4.61;
+      // Levels −n/2 … n/2 − 1 have mean −0.5 and variance (n² − 1) / 12; signs by turns make the mean zero.
+      const scale = RANDOM_STD / Math.sqrt((4 ** linear.bits - 1) / 12);
       for (let i = 0; i < linear.scales.length; i++) linear.scales[i] = i % 2 === 0 ? scale : -scale;
       continue;
     }

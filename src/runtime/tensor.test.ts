@@ -71,6 +71,25 @@ describe("a tensor over JavaScript memory", () => {
   });
 });
 
+describe("the bytes of a tensor as another element type", () => {
+  it("are shared, two uint4 to a byte", () => {
+    using bytes = Tensor.from("uint8", [2, 2], Uint8Array.of(0x21, 0x43, 0x65, 0x87));
+    using levels = bytes.view(2, [2]).as("uint4", [1, 4]);
+    expect([levels.size, levels.byteLength, [...levels.data]]).toEqual([4, 2, [0x65, 0x87]]);
+    bytes.data[2] = 0;
+    expect(levels.data[0]).toBe(0);
+    using tail = levels.view(2, [2]);
+    expect([...tail.data]).toEqual([0x87]);
+  });
+
+  it("must be as many, and views start at a whole byte", () => {
+    using bytes = Tensor.from("uint8", [4], new Uint8Array(4));
+    expect(() => bytes.as("uint4", [7, 1, 2])).toThrow(/uint4 \[7, 1, 2\] is 7 bytes, the tensor has 4/);
+    using levels = bytes.as("uint4", [8]);
+    expect(() => levels.view(1, [2])).toThrow(/half a byte/);
+  });
+});
+
 describe("a tensor of the runtime", () => {
   it("starts with zeros, in every element type and shape", () => {
     fc.assert(
@@ -84,9 +103,10 @@ describe("a tensor of the runtime", () => {
           using tensor = Tensor.allocate(dtype, shape);
           const size = shape.reduce((product, dim) => product * dim, 1);
           expect(tensor.size).toBe(size);
-          expect(tensor.byteLength).toBe(size * DTYPES[dtype].bytes);
+          expect(tensor.byteLength).toBe(Math.ceil(size * DTYPES[dtype].bytes));
           expect(tensor.data).toBeInstanceOf(DTYPES[dtype].array);
-          expect([...(tensor.data as Iterable<number | bigint>)].map(Number)).toEqual(Array(size).fill(0));
+          const stored = dtype === "uint4" ? Math.ceil(size / 2) : size;
+          expect([...(tensor.data as Iterable<number | bigint>)].map(Number)).toEqual(Array(stored).fill(0));
         },
       ),
     );

@@ -2,7 +2,7 @@
 import koffi from "koffi";
 import { check, out, outPointer } from "./api.ts";
 import { type DeviceName, deviceAllocator } from "./devices.ts";
-import { DTYPES, type DType, dtypeOfOnnx, type TensorData } from "./dtypes.ts";
+import { bytesOf, DTYPES, type DType, dtypeOfOnnx, type TensorData } from "./dtypes.ts";
 import { environment } from "./environment.ts";
 import { RuntimeError } from "./errors.ts";
 import { unwatchLeak, watchLeak } from "./leaks.ts";
@@ -72,7 +72,7 @@ export class Tensor implements Disposable {
     };
     adoptValue = (value, device) => {
       const { dtype, shape } = describe(value);
-      const byteLength = countElements(shape) * DTYPES[dtype].bytes;
+      const byteLength = bytesOf(dtype, countElements(shape));
       const address = device === "cpu" ? addressOf(value) : 0n;
       const memory = new Memory({ byteLength, device, address, value });
       return new Tensor(dtype, shape, new TensorHandle(value, memory), 0);
@@ -83,7 +83,7 @@ export class Tensor implements Disposable {
     this.dtype = dtype;
     this.shape = Object.freeze([...shape]);
     this.size = countElements(shape);
-    this.byteLength = this.size * DTYPES[dtype].bytes;
+    this.byteLength = bytesOf(dtype, this.size);
     this.#handle = handle;
     this.#byteOffset = byteOffset;
     watchLeak(this, handle);
@@ -107,10 +107,11 @@ export class Tensor implements Disposable {
       );
     }
     const size = countElements(shape);
-    if (data.length !== size) {
+    const length = bytesOf(dtype, size) / info.array.BYTES_PER_ELEMENT;
+    if (data.length !== length) {
       throw new RuntimeError(
         "SHAPE_MISMATCH",
-        `shape ${showShape(shape)} holds ${size} elements, the array has ${data.length}`,
+        `shape ${showShape(shape)} holds ${length} elements, the array has ${data.length}`,
       );
     }
     const buffer = data.buffer; // also moves a small array out of V8's moving heap
@@ -133,7 +134,7 @@ export class Tensor implements Disposable {
    */
   static allocate(dtype: DType, shape: readonly number[], device: DeviceName = "cpu"): Tensor {
     const info = dtypeInfo(dtype);
-    const byteLength = countElements(shape) * info.bytes;
+    const byteLength = bytesOf(dtype, countElements(shape));
     const block = device === "cpu" ? Memory.zeros(byteLength) : undefined;
     if (block !== undefined) {
       return new Tensor(dtype, shape, new TensorHandle(createValue(dtype, shape, block, 0), block), 0);
@@ -188,7 +189,8 @@ export class Tensor implements Disposable {
     }
     if (this.#data === undefined) {
       const { buffer, byteOffset } = this.#handle.memory.window();
-      this.#data = new DTYPES[this.dtype].array(buffer, byteOffset + this.#byteOffset, this.size);
+      const { array } = DTYPES[this.dtype];
+      this.#data = new array(buffer, byteOffset + this.#byteOffset, this.byteLength / array.BYTES_PER_ELEMENT);
     }
     return this.#data;
   }
@@ -212,9 +214,34 @@ export class Tensor implements Disposable {
       throw new RuntimeError("DEVICE_UNAVAILABLE", `views need memory on the CPU, this tensor is on ${this.device}`);
     }
     const byteOffset = this.#byteOffset + elementOffset * DTYPES[this.dtype].bytes;
+    if (!Number.isInteger(byteOffset)) {
+      throw new RuntimeError("SHAPE_MISMATCH", `element ${elementOffset} of a ${this.dtype} tensor is half a byte`);
+    }
+    return this.#over(this.dtype, shape, byteOffset);
+  }
+
+  /**
+   * A tensor over the same bytes as another element type. Like a view, it keeps the memory alive on its own.
+   *
+   * @throws RuntimeError SHAPE_MISMATCH unless it has exactly as many bytes, DEVICE_UNAVAILABLE off the CPU
+   */
+  as(dtype: DType, shape: readonly number[]): Tensor {
+    requireUsable(this.#handle, "a tensor");
+    const byteLength = bytesOf(dtype, countElements(shape));
+    if (byteLength !== this.byteLength) {
+      const bytes = `${byteLength} bytes, the tensor has ${this.byteLength}`;
+      throw new RuntimeError("SHAPE_MISMATCH", `${dtype} ${showShape(shape)} is ${bytes}`);
+    }
+    if (this.device !== "cpu") {
+      throw new RuntimeError("DEVICE_UNAVAILABLE", `views need memory on the CPU, this tensor is on ${this.device}`);
+    }
+    return this.#over(dtype, shape, this.#byteOffset);
+  }
+
+  #over(dtype: DType, shape: readonly number[], byteOffset: number): Tensor {
     const { memory } = this.#handle;
-    const value = createValue(this.dtype, shape, memory, byteOffset);
-    return new Tensor(this.dtype, shape, new TensorHandle(value, memory.retain()), byteOffset);
+    const value = createValue(dtype, shape, memory, byteOffset);
+    return new Tensor(dtype, shape, new TensorHandle(value, memory.retain()), byteOffset);
   }
 
   /**
@@ -296,8 +323,8 @@ const nothing = new Uint8Array(64);
 
 function createValue(dtype: DType, shape: readonly number[], memory: Memory, byteOffset: number): Pointer {
   const { api, cpu } = environment();
-  const { onnx, bytes } = DTYPES[dtype];
-  const byteLength = countElements(shape) * bytes;
+  const { onnx } = DTYPES[dtype];
+  const byteLength = bytesOf(dtype, countElements(shape));
   const address = byteLength === 0 ? nothing : memory.address + BigInt(byteOffset);
   const status = api.CreateTensorWithDataAsOrtValue(cpu, address, byteLength, dims(shape), shape.length, onnx, out);
   check(api, status, `make a tensor of shape ${showShape(shape)}`);

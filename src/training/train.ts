@@ -35,7 +35,8 @@ import { type StepOutcome, Trainer } from "./trainer.ts";
 export async function train(config: TrainingConfigInput, options: TrainOptions = {}): Promise<TrainingResult> {
   const given = resolveTrainingConfig(config);
   const method = methodOf(given.method);
-  using loaded = options.backbone === undefined ? await Backbone.load(given.model) : undefined;
+  using loaded =
+    options.backbone === undefined ? await Backbone.load(given.model, { weights: given.weights }) : undefined;
   const backbone = options.backbone ?? loaded!;
   const settings = { base_model_name_or_path: given.model, ...given.adapter };
   const preview = method.newConfig(settings, backbone.config); // refuses bad settings before the data is read

@@ -31,6 +31,7 @@ interface Flags {
   readonly train?: string;
   readonly dev?: string;
   readonly method?: string;
+  readonly weights?: string;
   readonly template?: string;
   readonly config?: string;
   readonly preset?: PresetName;
@@ -52,6 +53,7 @@ export function configure(command: Command): void {
       .option("--train <file>", "training rows: JSON array or JSONL")
       .option("--dev <file|share>", "dev rows: a file, or a share of the training rows such as 0.05")
       .option("--method <name>", `one of ${[...methods.keys()].join(", ")}`)
+      .addOption(new Option("--weights <form>", "how the frozen backbone is held").choices(["float32", "int8", "int4"]))
       .addOption(new Option("--template <name>", "how a row becomes a prompt").choices(["alpaca", "chat", "none"]))
       .option("--config <file>", "a YAML or JSON file with any of the settings below; flags win over it")
       .addOption(
@@ -135,7 +137,13 @@ async function settingsOf(flags: Flags): Promise<TrainingConfigInput> {
   if (flags.config !== undefined) settings = merge(settings, readConfigFile(flags.config));
   if (flags.quick) settings = merge(settings, QUICK);
   const data = { train: flags.train, dev: shareOrFile(flags.dev), template: flags.template };
-  const named = { model: flags.model, method: flags.method, output_dir: flags.output, data: defined(data) };
+  const named = {
+    model: flags.model,
+    method: flags.method,
+    weights: flags.weights,
+    output_dir: flags.output,
+    data: defined(data),
+  };
   settings = merge(merge(settings, defined(named)), parseSettings(flags.set ?? []));
   if (flags.preset) settings = merge(await preset(flags.preset, settings), settings);
   settings = withoutNulls(settings);

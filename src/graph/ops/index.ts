@@ -5,6 +5,7 @@ import { flowOps } from "./flow.ts";
 import { indexingOps } from "./indexing.ts";
 import { layoutOps } from "./layout.ts";
 import { linearOps } from "./linear.ts";
+import { quantizedOps } from "./quantized.ts";
 import { reduceOps } from "./reduce.ts";
 import { selectOps } from "./select.ts";
 import { sizeOps } from "./size.ts";
@@ -24,6 +25,7 @@ export const ops = {
   ...layoutOps,
   ...indexingOps,
   ...sizeOps,
+  ...quantizedOps,
   ...transformerOps,
   ...flowOps,
   ...lossOps,

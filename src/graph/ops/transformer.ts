@@ -1,7 +1,7 @@
-/** @file Fused ops of language models: RMS norm, rotary positions, quantised products, grouped attention with a cache. */
+/** @file Fused ops of language models: RMS norm, rotary positions, grouped attention with a cache. */
 import type { Value } from "../graph.ts";
 import { float, int, type Lowering, type OnnxAttributes } from "../lowering.ts";
-import { addDims, type Dim, formatShape, shapesEqual } from "../shape.ts";
+import { addDims, formatShape, shapesEqual } from "../shape.ts";
 import { apply1, needDtype, needFloat, op, sameDtype } from "./common.ts";
 import { mul, neg, sub } from "./elementwise.ts";
 import { mean } from "./reduce.ts";
@@ -18,14 +18,6 @@ export interface Attention {
   past: boolean;
   rotary: boolean;
   bias: boolean;
-}
-
-export interface NBits {
-  K: number;
-  N: number;
-  bits: number;
-  blockSize: number;
-  accuracyLevel: number;
 }
 
 export const transformerOps = {
@@ -118,76 +110,6 @@ export const transformerOps = {
       null,
     ],
   }),
-  /** x times a weight [N, K] stored in blocks of 4 or 8 bits. */
-  matmulNBits: op<NBits>("matmulNBits", {
-    infer(at) {
-      const [x, quantized, scales, zeroPoints] = at.inputs;
-      const { K, N, bits, blockSize } = at.attributes;
-      needDtype(at, x!, "float32", "float16");
-      needDtype(at, quantized!, "uint8");
-      sameDtype(at, [x!, scales!]);
-      if (bits !== 4 && bits !== 8) at.fail("BAD_ATTRIBUTE", `bits must be 4 or 8, not ${bits}`);
-      if (blockSize < 16 || !Number.isInteger(Math.log2(blockSize))) {
-        at.fail("BAD_ATTRIBUTE", `the block size must be a power of two from 16 up, not ${blockSize}`);
-      }
-      const blocks = Math.ceil(K / blockSize);
-      const check = (name: string, value: Value | undefined, ...shapes: Dim[][]): void => {
-        if (value && !shapes.some((shape) => shapesEqual(value.shape, shape))) {
-          at.fail(
-            "SHAPE_MISMATCH",
-            `${name} ${formatShape(value.shape)} should be ${shapes.map(formatShape).join(" or ")}`,
-          );
-        }
-      };
-      if (x!.shape.at(-1) !== K)
-        at.fail("SHAPE_MISMATCH", `x ${formatShape(x!.shape)} does not fit the weight [${N}, ${K}]`);
-      check("quantized", quantized, [N, blocks, (blockSize * bits) / 8]);
-      check("scales", scales, [N, blocks], [N * blocks]);
-      const packed = Math.ceil((blocks * bits) / 8);
-      check("zeroPoints", zeroPoints, [N, packed], [N * packed]);
-      return { dtype: x!.dtype, shape: [...x!.shape.slice(0, -1), N] };
-    },
-    lower(to) {
-      const { K, N, bits, blockSize, accuracyLevel } = to.attributes;
-      const attributes = {
-        K: int(K),
-        N: int(N),
-        bits: int(bits),
-        block_size: int(blockSize),
-        accuracy_level: int(accuracyLevel),
-      };
-      to.emit("MatMulNBits", to.ins, attributes, to.outs, "com.microsoft");
-    },
-  }),
-  /** Rows of an embedding table stored in blocks of 4 or 8 bits (uint8, low bits first). */
-  gatherNBits: op<{ bits: number; blockSize: number; columns: number }>("gatherNBits", {
-    infer(at) {
-      const [quantized, indices, scales] = at.inputs;
-      const { bits, blockSize, columns } = at.attributes;
-      needDtype(at, quantized!, "uint8");
-      needDtype(at, indices!, "int64", "int32");
-      needDtype(at, scales!, "float32", "float16");
-      if (bits !== 4 && bits !== 8) at.fail("BAD_ATTRIBUTE", `bits must be 4 or 8, not ${bits}`);
-      const rows = quantized!.shape[0]!;
-      const expected = [
-        [rows, (columns * bits) / 8],
-        [rows, Math.ceil(columns / blockSize)],
-      ] as const;
-      if (!shapesEqual(quantized!.shape, expected[0]) || !shapesEqual(scales!.shape, expected[1])) {
-        const got = `${formatShape(quantized!.shape)} and ${formatShape(scales!.shape)}`;
-        at.fail(
-          "SHAPE_MISMATCH",
-          `quantized and scales are ${got}, should be ${expected.map(formatShape).join(" and ")}`,
-        );
-      }
-      return { dtype: scales!.dtype, shape: [...indices!.shape, columns] };
-    },
-    lower(to) {
-      const { bits, blockSize } = to.attributes;
-      const attributes = { bits: int(bits), block_size: int(blockSize), gather_axis: int(0), quantize_axis: int(1) };
-      to.emit("GatherBlockQuantized", to.ins, attributes, to.outs, "com.microsoft");
-    },
-  }),
   /** Inputs: query, (key, value), (past key, past value), seqlens, total, (cos, sin), (bias). Outputs: y, present key and value. */
   groupQueryAttention: op<Attention>("groupQueryAttention", {
     infer(at) {
@@ -278,37 +200,6 @@ export function skipRmsNorm(x: Value, skip: Value, weight: Value, eps: number): 
  */
 export function rotary(x: Value, positions: Value, cos: Value, sin: Value, { interleaved = false } = {}): Value {
   return apply1(transformerOps.rotary, [x, positions, cos, sin], { interleaved });
-}
-
-export interface NBitsWeight {
-  /** uint8 [N, ceil(K / blockSize), blockSize * bits / 8], low bits first. */
-  quantized: Value;
-  /** [N, ceil(K / blockSize)] */
-  scales: Value;
-  /** uint8 [N, ceil(ceil(K / blockSize) * bits / 8)]; default 2^(bits-1) */
-  zeroPoints?: Value;
-  K: number;
-  N: number;
-  bits: 4 | 8;
-  blockSize: number;
-  /** 0: exact float32, 4: x rounded to int8 blocks (fastest on CPU). Default 0. */
-  accuracyLevel?: 0 | 1 | 2 | 3 | 4;
-}
-
-/** x [..., K] times the transposed dequantised weight [N, K]: [..., N]. Inference only: no gradient. */
-export function matmulNBits(x: Value, weight: NBitsWeight): Value {
-  const { quantized, scales, zeroPoints, K, N, bits, blockSize, accuracyLevel = 0 } = weight;
-  const inputs = zeroPoints ? [x, quantized, scales, zeroPoints] : [x, quantized, scales];
-  return apply1(transformerOps.matmulNBits, inputs, { K, N, bits, blockSize, accuracyLevel });
-}
-
-/** Rows of a quantised embedding table: quantized uint8 [rows, columns * bits / 8], scales [rows, columns / blockSize]. */
-export function gatherNBits(
-  table: { quantized: Value; scales: Value; columns: number; bits: 4 | 8; blockSize: number },
-  indices: Value,
-): Value {
-  const { bits, blockSize, columns } = table;
-  return apply1(transformerOps.gatherNBits, [table.quantized, indices, table.scales], { bits, blockSize, columns });
 }
 
 export interface GroupQueryAttentionInputs {

@@ -298,6 +298,31 @@ export const problems: Record<string, Problem> = {
       build: ([x, w]) => g.rmsNorm(x!, w!, 0.1),
     };
   },
+  matmulNBits: (draw) => {
+    const [m, n, k] = [draw.int(1, 4), draw.int(1, 5), draw.pick([32, 40])];
+    const bits = draw.pick([4, 8] as const);
+    const blocks = Math.ceil(k / 16);
+    const levels = draw.ints([n, blocks * 16], 2 ** bits);
+    const packed = bits === 8 ? levels.data : pairs(levels.data);
+    return {
+      inputs: [
+        draw.feed([m, k], undefined, "float32"),
+        { ...levels, dtype: "uint8", shape: [n, blocks, 2 * bits], data: packed },
+        { ...draw.feed([n * blocks], (x) => x * 2 ** -bits, "float32"), fixed: true },
+        { ...levels, dtype: bits === 4 ? "uint4" : "uint8" },
+      ],
+      build: ([x, quantized, scales, levels]) =>
+        g.matmulNBits(x!, {
+          quantized: quantized!,
+          scales: scales!,
+          levels: () => levels!,
+          K: k,
+          N: n,
+          bits,
+          blockSize: 16,
+        }),
+    };
+  },
   rotary: (draw) => {
     const [b, h, t, half] = [draw.int(1, 2), draw.int(1, 3), draw.int(1, 3), draw.int(1, 3)];
     const angles = draw.feed([8, half], undefined, "float32");
@@ -325,6 +350,10 @@ export const problems: Record<string, Problem> = {
     };
   },
 };
+
+/** Two levels of 4 bits in a byte, the earlier one low. */
+const pairs = (levels: readonly number[]): number[] =>
+  Array.from({ length: levels.length / 2 }, (_, i) => levels[2 * i]! + 16 * levels[2 * i + 1]!);
 
 const lastFixed = <F extends Feed>(feed: F): F => ({
   ...feed,

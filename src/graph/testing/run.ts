@@ -35,6 +35,7 @@ const arrays = {
   int8: Int8Array,
   uint16: Uint16Array,
   uint8: Uint8Array,
+  uint4: Uint8Array,
   bool: Uint8Array,
   float16: Uint16Array,
   bfloat16: Uint16Array,

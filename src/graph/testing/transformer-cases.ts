@@ -48,13 +48,13 @@ function quantized(
   rows: number,
   columns: number,
   bits: 4 | 8,
-): { packed: number[]; scales: number[]; weight: Numbers } {
+): { codes: number[]; packed: number[]; scales: number[]; weight: Numbers } {
   const levels = 2 ** bits;
   const codes = range(rows * columns).map((i) => (i * 7 + 3) % levels);
   const scales = range((rows * columns) / 16).map((i) => Math.fround(0.01 * (i + 1)));
   const packed = bits === 8 ? codes : range(codes.length / 2).map((i) => codes[2 * i]! + 16 * codes[2 * i + 1]!);
   const data = codes.map((code, i) => (code - levels / 2) * scales[Math.floor(i / 16)]!);
-  return { packed, scales, weight: { shape: [rows, columns], data } };
+  return { codes, packed, scales, weight: { shape: [rows, columns], data } };
 }
 
 export const transformerCases: Record<string, Case> = {
@@ -101,6 +101,21 @@ export const transformerCases: Record<string, Case> = {
         return make([3, 5], ([i, j]) => total(range(32).map((k) => at(x!, [i!, k]) * at(weight, [j!, k]))));
       }),
     tolerance: 1e-4,
+  },
+  dequantizeBlocks: {
+    inputs: [
+      feed([2, 3]),
+      ...([4, 8] as const).flatMap((bits) => {
+        const { codes, scales } = quantized(5, 32, bits);
+        const dtype = bits === 4 ? ("uint4" as const) : ("uint8" as const);
+        return [ints([5, 32], codes, dtype), { dtype: "float32" as const, shape: [10], data: scales }];
+      }),
+    ],
+    build: ([after, q4, s4, q8, s8]) =>
+      [[q4!, s4!] as const, [q8!, s8!] as const].map(
+        ([levels, scales]) => after!.graph.apply(ops.dequantizeBlocks, [levels, scales, after!], { blockSize: 16 })[0]!,
+      ),
+    expected: () => ([4, 8] as const).map((bits) => quantized(5, 32, bits).weight),
   },
   gatherNBits: {
     inputs: [
