@@ -24,6 +24,14 @@ export interface ParameterSpec {
   readonly group: "weights" | "activation";
 }
 
+/** Where the M sequences of a batch are when several share a row; `promptMask` is then [M, P], a row for each. */
+export interface Packing {
+  /** The row of the [N, …] activations at which each prompt token stands; filling is masked. */
+  readonly promptRows: Value; // int64 [M, P]
+  /** The sequence that each of the N rows belongs to. */
+  readonly sampleOf: Value; // int64 [N]
+}
+
 /** Which part of a sequence's life a graph is built for. */
 export type Phase =
   /**
@@ -31,7 +39,12 @@ export type Phase =
    * `noise` gives uniform numbers in (0, 1), float32, drawn anew for each update; it is missing where a method should do
    * what it does on average, as in an evaluation.
    */
-  | { readonly kind: "train"; readonly promptMask: Value; noise?(name: string, shape: readonly number[]): Value }
+  | {
+      readonly kind: "train";
+      readonly promptMask: Value;
+      readonly packing?: Packing;
+      noise?(name: string, shape: readonly number[]): Value;
+    }
   /** The prompt's pass that fills the KV cache; mask as above (0 on padding). */
   | { readonly kind: "prefill"; readonly promptMask: Value }
   /**
@@ -155,6 +168,11 @@ export interface Method<C = unknown> {
     readonly mergeable: boolean;
     /** A new adapter leaves the backbone as it is; such an adapter is refused where one is to be used. */
     readonly startsAsIdentity: boolean;
+    /**
+     * It can be trained with several sequences in one row (`Packing`): what it does to a token depends on that token,
+     * on its sequence's prompt as `Phase` gives it, or on the parameters alone. Default: false.
+     */
+    readonly packable?: boolean;
   };
   /** The config of a new adapter: `options` over the paper's setting for this backbone. */
   newConfig(options: Readonly<Record<string, unknown>>, backbone: BackboneConfig, run?: PlannedRun): C;

@@ -4,9 +4,9 @@ import { Tensor } from "../runtime/index.ts";
 import type { Example } from "./data.ts";
 
 /** Sequence lengths are rounded up to this, so that fewer shapes occur and memory plans are reused. */
-const LENGTH_STEP = 16;
+export const LENGTH_STEP = 16;
 /** The same for the number of supervised positions; the added ones weigh nothing. */
-const POSITION_STEP = 16;
+export const POSITION_STEP = 16;
 
 /** Which example comes at a position (0, 1, 2, … across epochs). */
 export interface ExampleOrder {
@@ -121,10 +121,16 @@ export function countTokens(examples: readonly Example[]): number {
   return examples.reduce((sum, { tokens }) => sum + tokens.length, 0);
 }
 
-const roundUp = (n: number, step: number): number => Math.ceil(n / step) * step;
+export const roundUp = (n: number, step: number): number => Math.ceil(n / step) * step;
+
+/** The inputs of one pass, by their names in the graph. */
+export interface BatchInputs extends Disposable {
+  readonly inputs: ReadonlyMap<string, Tensor>;
+  readonly supervised: number;
+}
 
 /** The inputs of one pass over B sequences, right-padded to T, with S supervised positions. */
-export class Collated implements Disposable {
+export class Collated implements BatchInputs {
   readonly tokens: Tensor; // int64 [B, T]
   readonly promptMask: Tensor; // float32 [B, T], 1 on prompt tokens
   readonly positions: Tensor; // int64 [S], rows of the [B·T, d] activations that predict a supervised token
@@ -163,7 +169,12 @@ export class Collated implements Disposable {
     this.weights = Tensor.from("float32", [S], weights);
   }
 
+  get inputs(): ReadonlyMap<string, Tensor> {
+    const { tokens, promptMask, positions, labels, weights } = this;
+    return new Map(Object.entries({ tokens, promptMask, positions, labels, weights }));
+  }
+
   [Symbol.dispose](): void {
-    for (const tensor of [this.tokens, this.promptMask, this.positions, this.labels, this.weights]) tensor.dispose();
+    for (const tensor of this.inputs.values()) tensor.dispose();
   }
 }

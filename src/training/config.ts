@@ -111,7 +111,13 @@ export const trainingConfigSchema = strict({
   batch_size: count.default(16).describe("Rows for one optimizer step."),
   micro_batch_size: count
     .default(8)
-    .describe("Rows that are in memory at once; gradients of a batch's micro-batches are accumulated."),
+    .describe("Rows that are in memory at once, of similar length; gradients of a batch's micro-batches are accumulated."),
+  packing: z
+    .boolean()
+    .default(false)
+    .describe(
+      "Put several sequences into one row, none of which sees another; micro_batch_size then counts rows. What is computed is the same, but for rounding and how a method's own losses are averaged.",
+    ),
   epochs: positive.default(10).describe("Passes over the training rows, at most; may be a fraction."),
   max_steps: count.optional().describe("Optimizer steps, at most; the schedule is planned for the smaller limit."),
   lr: positive.default(1e-4).describe("Peak learning rate."),

@@ -25,7 +25,7 @@ export class EvaluationSession implements Disposable {
 
   constructor(backbone: Backbone, adapter: Adapter, tuning: SessionTuning = {}) {
     const graph = new Graph("evaluation");
-    const objective = buildObjective(graph, backbone, adapter, false);
+    const objective = buildObjective(graph, backbone, adapter);
     graph.output("crossEntropy", objective.crossEntropy);
     const { gates, probabilities } = objective;
     if (gates && probabilities) {

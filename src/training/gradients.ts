@@ -4,9 +4,10 @@ import { add, exportOnnx, Graph, grad, mul } from "../graph/index.ts";
 import { ADAPTER_INPUT, type Adapter } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
 import { type Binding, Session, type SessionOptions, Tensor } from "../runtime/index.ts";
-import type { Collated } from "./batches.ts";
-import { BATCH_INPUTS, buildObjective } from "./objective.ts";
+import type { BatchInputs } from "./batches.ts";
+import { buildObjective } from "./objective.ts";
 import { GROUPS, type Group } from "./optimizer.ts";
+import { requirePackable } from "./packing.ts";
 
 /** What one pass over a micro-batch gave, besides the gradients. */
 export interface PassResult {
@@ -41,7 +42,7 @@ export function sessionOptions(backbone: Backbone, tuning: SessionTuning): Sessi
   return { initializers: backbone.initializers(), prepacking: false, memoryPattern: false, ...tuning };
 }
 
-/** Runs a graph with the inputs of `Collated`, scalar outputs, and perhaps some for each sequence. */
+/** Runs a graph with the inputs of a batch, scalar outputs, and perhaps some for each sequence. */
 export class PassSession implements Disposable {
   readonly #binding: Binding;
   readonly #session: Session;
@@ -76,8 +77,8 @@ export class PassSession implements Disposable {
     return this;
   }
 
-  async run(batch: Collated): Promise<PassResult> {
-    for (const name of BATCH_INPUTS) this.input(name, batch[name]);
+  async run(batch: BatchInputs): Promise<PassResult> {
+    for (const [name, tensor] of batch.inputs) this.input(name, tensor);
     await this.#session.runAsync(this.#binding);
     const perSequence = this.#copies();
     const gates = perSequence.get("gates");
@@ -152,9 +153,11 @@ export class GradientSession implements Disposable {
   readonly #inverseTokens = Tensor.scalar("float32", 0);
   readonly #promptShare = Tensor.scalar("float32", 0);
 
-  constructor(backbone: Backbone, adapter: Adapter, tuning: SessionTuning = {}) {
+  /** @param packed for `PackedBatch` instead of `Collated` */
+  constructor(backbone: Backbone, adapter: Adapter, tuning: SessionTuning = {}, packed = false) {
+    if (packed) requirePackable(adapter.method);
     const graph = new Graph("gradients");
-    const objective = buildObjective(graph, backbone, adapter, true);
+    const objective = buildObjective(graph, backbone, adapter, { noise: true, packed });
     const inverseTokens = graph.input("inverseTokens", "float32", []);
     const promptShare = graph.input("promptShare", "float32", []);
     let loss = mul(objective.crossEntropy, inverseTokens);
@@ -196,7 +199,7 @@ export class GradientSession implements Disposable {
    * @param inverseTokens 1 / supervised tokens of the whole batch
    * @param promptShare this micro-batch's share of the batch's sequences
    */
-  async accumulate(batch: Collated, inverseTokens: number, promptShare: number): Promise<PassResult> {
+  async accumulate(batch: BatchInputs, inverseTokens: number, promptShare: number): Promise<PassResult> {
     this.#inverseTokens.data[0] = inverseTokens;
     this.#promptShare.data[0] = promptShare;
     return this.#pass.run(batch);

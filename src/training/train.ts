@@ -23,6 +23,7 @@ import { countSources, type DataSet, type Example, loadData, trainOrder } from "
 import type { TrainingResult, TrainOptions } from "./events.ts";
 import { shares } from "./gradients.ts";
 import { type EvaluationMetrics, MetricsLog, type StepMetrics } from "./metrics.ts";
+import { requirePackable } from "./packing.ts";
 import { asUnwritable, bestDirectory, metricsPath, RunDirectory } from "./run-directory.ts";
 import { scheduleFactor, warmupSteps } from "./schedule.ts";
 import { type StepOutcome, Trainer } from "./trainer.ts";
@@ -40,6 +41,7 @@ export async function train(config: TrainingConfigInput, options: TrainOptions =
   const backbone = options.backbone ?? loaded!;
   const settings = { base_model_name_or_path: given.model, ...given.adapter };
   const preview = method.newConfig(settings, backbone.config); // refuses bad settings before the data is read
+  if (given.packing) requirePackable(method);
   const data = await loadData(backbone.tokenizer, {
     ...given.data,
     maxLength: Math.min(given.max_length, contextOf(backbone, method, preview)),
@@ -193,7 +195,8 @@ class Run {
   }
 
   get #trainer(): Trainer {
-    const { betas, eps, weight_decay, max_grad_norm, micro_batch_size, max_length, bilevel, seed } = this.#config;
+    const { betas, eps, weight_decay, max_grad_norm, micro_batch_size, max_length, bilevel, packing, seed } =
+      this.#config;
     this.#current ??= new Trainer(this.#backbone, this.#adapter, {
       betas,
       eps,
@@ -202,6 +205,7 @@ class Run {
       microBatchSize: micro_batch_size,
       maxLength: Math.min(max_length, this.#context),
       bilevel: bilevel && this.#data.dev.length > 0,
+      packing,
       seed,
     });
     return this.#current;

@@ -10,6 +10,7 @@ import { type Evaluation, EvaluationSession } from "./evaluate.ts";
 import { addActive, GradientSession, type PassResult, type SessionTuning } from "./gradients.ts";
 import type { StepLosses } from "./metrics.ts";
 import { AdamW, type AdamWOptions, type Group, type OptimizerGroup } from "./optimizer.ts";
+import { PackedBatch, packedBatches } from "./packing.ts";
 
 export interface TrainerOptions extends AdamWOptions {
   /** Sequences that are in memory at once. */
@@ -20,6 +21,8 @@ export interface TrainerOptions extends AdamWOptions {
   readonly bilevel: boolean;
   /** Of the noise that some methods are trained with. */
   readonly seed?: number;
+  /** Several sequences share a row; `microBatchSize` counts rows. Default: false. */
+  readonly packing?: boolean;
   readonly tuning?: SessionTuning;
 }
 
@@ -64,7 +67,7 @@ export class Trainer implements Disposable {
     this.backbone = backbone;
     this.adapter = adapter;
     this.#options = options;
-    this.#gradients = new GradientSession(backbone, adapter, options.tuning);
+    this.#gradients = new GradientSession(backbone, adapter, options.tuning, options.packing);
     this.#optimizer = new AdamW(options);
     const groups = new Map<Group, OptimizerGroup>();
     for (const [group, gradient] of this.#gradients.accumulated) {
@@ -144,9 +147,13 @@ export class Trainer implements Disposable {
     const bad: Example[] = []; // of micro-batches whose own loss is not finite
     const auxiliary: Record<string, number> = {};
     let crossEntropy = 0;
-    for (const part of microBatches(batch, this.#options.microBatchSize)) {
+    const { packing = false, microBatchSize, maxLength } = this.#options;
+    const parts = packing
+      ? packedBatches(batch, microBatchSize).map((rows) => ({ part: rows.flat(), rows }))
+      : microBatches(batch, microBatchSize).map((part) => ({ part, rows: undefined }));
+    for (const { part, rows } of parts) {
       if (signal?.aborted) return undefined;
-      using collated = new Collated(part, this.#options.maxLength);
+      using collated = rows ? new PackedBatch(rows, maxLength) : new Collated(part, maxLength);
       const share = part.length / batch.length;
       const pass = await this.#gradients.accumulate(collated, 1 / tokens, share);
       passes.push(pass);

@@ -4,7 +4,7 @@ import { add, concat, gemm, mul, reshape, split, sub, type Value } from "../../g
 import type { BackboneConfig, Site, SiteWeight } from "../../models/index.ts";
 import { doraOutput, doraSpecs } from "../dora/index.ts";
 import { loraKeys, loraSpecs } from "../lora/index.ts";
-import type { BuildContext, Method, MethodGraph, ParameterSpec } from "../method.ts";
+import type { BuildContext, Method, MethodGraph, Packing, ParameterSpec } from "../method.ts";
 import { geluDenominator, geluNumerator } from "../rational.ts";
 import { activationOf, configSchema, expertsOf, type MiloraConfig, scalingOf } from "./config.ts";
 import { loadBalance, PromptMask, type Routes, route, routerSpecs } from "./router.ts";
@@ -39,10 +39,13 @@ function expert(
 }
 
 /** Training and prefill: the router of a layer runs where the prompt reaches it, and gates that layer's experts. */
-function buildRouted(context: BuildContext<MiloraConfig>, promptMask: Value): MethodGraph {
+function buildRouted(
+  context: BuildContext<MiloraConfig>,
+  { promptMask, packing }: { promptMask: Value; packing?: Packing },
+): MethodGraph {
   const { config, backbone, parameter } = context;
   const index = expertIndex(expertsOf(config, backbone));
-  const prompt = new PromptMask(promptMask);
+  const prompt = new PromptMask(promptMask, packing);
   const experts = config.target_modules.length;
   const routes: Routes[] = [];
   let gates: Value[] = []; // of the current layer, [N, 1] each
@@ -53,8 +56,7 @@ function buildRouted(context: BuildContext<MiloraConfig>, promptMask: Value): Me
       beforeLayer(layer, hidden) {
         const routed = route(config, layer, hidden, prompt, parameter);
         routes.push(routed);
-        const spread = mul(reshape(routed.gates, [prompt.batch, 1, experts]), prompt.ones); // [B, T, E]
-        gates = split(reshape(spread, [hidden.shape[0]!, experts]), 1, new Array<number>(experts).fill(1));
+        gates = split(prompt.spread(routed.gates), 1, new Array<number>(experts).fill(1));
       },
       linear(site, x, y, weight) {
         const i = index.get(site.path);
@@ -113,7 +115,7 @@ export const milora: Method<MiloraConfig> = {
   name: "milora",
   peftType: "MILORA",
   configSchema,
-  properties: { routed: true, mergeable: false, startsAsIdentity: true },
+  properties: { routed: true, mergeable: false, startsAsIdentity: true, packable: true },
 
   newConfig(options, backbone) {
     const config = parseWith(configSchema, { peft_type: "MILORA", task_type: "CAUSAL_LM", ...options }, "milora");
@@ -155,6 +157,6 @@ export const milora: Method<MiloraConfig> = {
 
   build(context) {
     const { phase } = context;
-    return phase.kind === "decode" ? buildDecode(context, phase) : buildRouted(context, phase.promptMask);
+    return phase.kind === "decode" ? buildDecode(context, phase) : buildRouted(context, phase);
   },
 };

@@ -3,12 +3,14 @@ import {
   add,
   concat,
   div,
+  gather,
   gelu,
   gemm,
   matmul,
   max,
   mean,
   mul,
+  mulDims,
   oneHot,
   reciprocal,
   relu,
@@ -24,7 +26,7 @@ import {
   unsqueeze,
   type Value,
 } from "../../graph/index.ts";
-import type { ParameterSpec } from "../method.ts";
+import type { Packing, ParameterSpec } from "../method.ts";
 import { KEY_PREFIX } from "../peft.ts";
 import { rational, rationalCoefficients, rationalKeys, rationalSpecs } from "../rational.ts";
 import { type ActivationKind, activationOf, type MiloraConfig } from "./config.ts";
@@ -59,11 +61,28 @@ export class PromptMask {
   readonly penalty: Value; // [B, T]
   /** Ones, to spread a per-prompt value over its tokens. */
   readonly ones: Value; // [B, T, 1]
+  readonly #packing: Packing | undefined;
 
-  constructor(mask: Value) {
+  /** @param packing where several sequences share a row: B is then their number, T the length of the longest prompt */
+  constructor(mask: Value, packing?: Packing) {
     this.mask = mask;
     this.penalty = mul(sub(mask, 1), HIDDEN);
     this.ones = unsqueeze(add(mul(mask, 0), 1), [2]);
+    this.#packing = packing;
+  }
+
+  /** The rows of activations [N, d] that `mask` speaks of, [B · T, d]. */
+  rowsOf(hidden: Value): Value {
+    if (!this.#packing) return hidden;
+    return gather(hidden, reshape(this.#packing.promptRows, [mulDims(this.batch, this.length)]), 0);
+  }
+
+  /** Gives each token what its sequence has: [B, E] → [N, E]. */
+  spread(values: Value): Value {
+    if (this.#packing) return gather(values, this.#packing.sampleOf, 0);
+    const E = values.shape[1]!;
+    const each = mul(reshape(values, [this.batch, 1, E]), this.ones); // [B, T, E]
+    return reshape(each, [mulDims(this.batch, this.length), E]);
   }
 
   get batch() {
@@ -90,11 +109,12 @@ function pool(
 ): Value {
   const { batch: B, length: T } = prompt;
   const d = hidden.shape[1]!;
-  const rows = reshape(hidden, [B, T, d]); // [B, T, d]
+  const flat = prompt.rowsOf(hidden); // [B · T, d]
+  const rows = reshape(flat, [B, T, d]);
   if (kind === "max") return max(add(rows, unsqueeze(prompt.penalty, [2])), { axes: [1], keepDims: false });
   let weights: Value; // [B, T], sums to 1
   if (kind === "self_attention") {
-    const scores = reshape(gemm(hidden, weight!(), { transB: true }), [B, T]);
+    const scores = reshape(gemm(flat, weight!(), { transB: true }), [B, T]);
     weights = softmax(add(scores, prompt.penalty), -1);
   } else if (kind === "mean") {
     weights = div(prompt.mask, sum(prompt.mask, { axes: [1], keepDims: true }));

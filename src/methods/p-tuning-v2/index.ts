@@ -62,7 +62,7 @@ export const pTuningV2: Method<PrefixConfig> = {
   name: "p-tuning-v2",
   peftType: "PREFIX_TUNING",
   configSchema,
-  properties: { routed: false, mergeable: false, startsAsIdentity: false },
+  properties: { routed: false, mergeable: false, startsAsIdentity: false, packable: true },
 
   newConfig: (options, backbone) => newPrefixConfig(options, backbone),
 
