@@ -25,6 +25,7 @@ export {
   type LoraConfig,
   type Method,
   type MiloraConfig,
+  mergeAdapter,
   methodOf,
   methods,
   type ParameterCount,

@@ -188,6 +188,8 @@ export interface Method<C = unknown> {
   /** True when these values leave the backbone as it is; `values(key)` reads a parameter. */
   isIdentity(config: C, backbone: BackboneConfig, values: (key: string) => Float32Array): boolean;
   build(context: BuildContext<C>): MethodGraph;
+  /** What a search or a pruning has found: for module or sub-layer paths, a word or two. Undefined before it is known. */
+  structure?(config: C, backbone: BackboneConfig): ReadonlyMap<string, string> | undefined;
   /**
    * The form for use of an adapter in a form of its own for training (reparameterised, or not pruned yet), from its
    * parameters by key; undefined when it is in the form for use. Checkpoints keep the form for training.

@@ -116,6 +116,7 @@ async function inspectAdapter(directory: string, flags: Flags): Promise<void> {
       method: method.name,
       peft_type: method.peftType,
       config,
+      structure: Object.fromEntries(method.structure?.(config, backbone) ?? []),
       digest: loaded.digest,
       parameters,
       norms: Object.fromEntries([...norms].map(([layer, parts]) => [layer, Object.fromEntries(parts)])),
@@ -133,6 +134,8 @@ async function inspectAdapter(directory: string, flags: Flags): Promise<void> {
   print(`digest ${loaded.digest}\n`);
   print(`${parameterTable(parameters)}\n`);
   print(configText(config));
+  const structure = method.structure?.(config, backbone);
+  if (structure) print(`\nwhat was found\n${structureTable(structure)}`);
   print(`\nsize of the learned changes (‖B·A‖ of each module; the norm of other tensors)\n${normTable(norms)}`);
   if (curves.length) print(`\n${drawCurves(curves)}`);
   if (routing) printRouting(routing, data!);
@@ -162,6 +165,24 @@ function configText(config: unknown): string {
   const width = Math.max(...entries.map(([key]) => key.length));
   const text = (value: unknown) => (typeof value === "string" ? value : JSON.stringify(value));
   return entries.map(([key, value]) => `${paint("dim", key.padEnd(width))}  ${oneLine(text(value))}`).join("\n");
+}
+
+/** Layers by modules. */
+function structureTable(found: ReadonlyMap<string, string>): string {
+  const places = [...found].map(([path, word]) => ({ ...placeOf(path), word }));
+  const parts = [...new Set(places.map(({ part }) => part))];
+  const layers = [...new Set(places.map(({ layer }) => layer))].sort((a, b) => a - b);
+  const wordAt = (layer: number, part: string) =>
+    places.find((place) => place.layer === layer && place.part === part)?.word ?? "–";
+  return table(
+    ["layer", ...parts],
+    layers.map((layer) => [String(layer), ...parts.map((part) => wordAt(layer, part))]),
+  );
+}
+
+function placeOf(path: string): { layer: number; part: string } {
+  const names = path.split(".");
+  return { layer: Number(names.find((name) => /^\d+$/.test(name))), part: names.at(-1)! };
 }
 
 function normTable(norms: ReadonlyMap<number, ReadonlyMap<string, number>>): string {

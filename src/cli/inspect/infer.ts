@@ -16,8 +16,10 @@ export function inferBackbone(directory: string): BackboneConfig {
   const shapes: Shapes = new Map([...file.entries].map(([key, entry]) => [named(key), entry.shape]));
   const layers = [...shapes.keys()].map((key) => Number(/\.layers\.(\d+)\./.exec(key)?.[1] ?? -1));
   const numLayers = Math.max(-1, ...layers) + 1;
-  const outOf = (module: string) => dimension(shapes, `.${module}.lora_B.weight`, 0);
-  const intoOf = (module: string) => dimension(shapes, `.${module}.lora_A.weight`, 1);
+  const outOf = (module: string) =>
+    first([".lora_B.weight", ".bias", ".bias_projection", ".delta"].map((end) => dimension(shapes, module + end, 0)));
+  const intoOf = (module: string) =>
+    first([".lora_A.weight", ".delta"].map((end) => dimension(shapes, module + end, 1)));
   const hiddenSize =
     first(["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"].map(intoOf)) ??
     first(["o_proj", "down_proj"].map(outOf)) ??
@@ -38,11 +40,11 @@ export function inferBackbone(directory: string): BackboneConfig {
     numHeads: queries / headDim,
     numKvHeads: keys / headDim,
     headDim,
-    vocabSize: 0,
+    vocabSize: dimension(shapes, ".embed_tokens.delta", 0) ?? 0,
     rmsNormEps: 0,
     ropeTheta: 0,
     maxPositions: 0,
-    tieWordEmbeddings: true,
+    tieWordEmbeddings: dimension(shapes, ".lm_head.delta", 0) === undefined,
     hiddenAct: "silu",
     eosTokenIds: [],
   };

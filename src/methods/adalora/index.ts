@@ -133,6 +133,11 @@ export const adalora: Method<AdaloraConfig> = {
     });
   },
 
+  structure(config, backbone) {
+    if (!config.rank_pattern) return undefined;
+    return new Map(rankedSites(config, backbone).map(({ site, rank }) => [site.path, `r ${rank}`]));
+  },
+
   build({ graph, config, backbone, phase, parameter }) {
     const sites = rankedSites(config, backbone);
     const ranks = new Map(sites.map(({ site, rank }) => [site.path, rank]));

@@ -93,6 +93,12 @@ export const learnedAdapter: Method<LearnedAdapterConfig> = {
     return placesOf(config, backbone).every((place) => values(keysOf(place).up).every((v) => v === 0));
   },
 
+  structure(config, backbone) {
+    if (config.placement === null) return undefined;
+    const places = placesOf(config, backbone);
+    return new Map(places.map(({ layer, block, forms }) => [`model.layers.${layer}.${block}`, forms.join()]));
+  },
+
   interim: (config) => config.placement === null,
 
   successor(config, backbone, { step, totalSteps, values }) {

@@ -70,6 +70,16 @@ export const ssp: Method<SspConfig> = {
     );
   },
 
+  structure(config, backbone) {
+    if (config.structure === null) return undefined;
+    const words = new Map<string, string>();
+    const word = { lora: "LoRA", bitfit: "bias" };
+    for (const { site, kind } of partsOf(config, backbone)) {
+      words.set(site.path, [...(words.has(site.path) ? [words.get(site.path)] : []), word[kind]].join(" + "));
+    }
+    return words;
+  },
+
   interim: (config) => config.structure === null,
 
   successor(config, backbone, { step, totalSteps, values }) {

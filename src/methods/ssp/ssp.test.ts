@@ -79,6 +79,11 @@ test.each(["search", "search-budget"])("%s: the structure found is the reference
   const next = ssp.successor!(config as SspConfig, gqa, { ...end, values: (key) => adapter.values(key) })!;
   const { structure } = JSON.parse(readFileSync(`${fixtures}ssp/${name}/expected.json`, "utf8"));
   expect(next.config.structure).toEqual(structure);
+  const { lora, bitfit } = structure as Record<string, Record<string, number[]>>;
+  const shown = ssp.structure!(next.config, gqa)!;
+  const both = lora.q_proj!.filter((layer) => bitfit.q_proj?.includes(layer));
+  for (const layer of both) expect(shown.get(`model.layers.${layer}.self_attn.q_proj`)).toBe("LoRA + bias");
+  expect([...shown.values()].filter((word) => word.includes("bias"))).toHaveLength(Object.values(bitfit).flat().length);
   using succeeding = adapter.succeededBy(next, 3);
   expect(succeeding.specs.some(({ key }) => key.endsWith("ssp_gates"))).toBe(false);
   expect(ssp.isIdentity(next.config, gqa, (key) => succeeding.values(key))).toBe(true); // drawn anew
