@@ -6,7 +6,7 @@ import { Backbone, readBackboneConfig } from "../../models/index.ts";
 import { Tensor } from "../../runtime/index.ts";
 import { runOnce } from "../compute.ts";
 import { Adapter, ssp } from "../index.ts";
-import { candidatesOf, type SspConfig } from "./config.ts";
+import { candidatesOf, type SspConfig, type Structure } from "./config.ts";
 import { gateLogits, gatesOf } from "./gates.ts";
 
 const fixtures = new URL("../../../test/fixtures/", import.meta.url).pathname;
@@ -79,7 +79,7 @@ test.each(["search", "search-budget"])("%s: the structure found is the reference
   const next = ssp.successor!(config as SspConfig, gqa, { ...end, values: (key) => adapter.values(key) })!;
   const { structure } = JSON.parse(readFileSync(`${fixtures}ssp/${name}/expected.json`, "utf8"));
   expect(next.config.structure).toEqual(structure);
-  const { lora, bitfit } = structure as Record<string, Record<string, number[]>>;
+  const { lora, bitfit } = structure as Structure;
   const shown = ssp.structure!(next.config, gqa)!;
   const both = lora.q_proj!.filter((layer) => bitfit.q_proj?.includes(layer));
   for (const layer of both) expect(shown.get(`model.layers.${layer}.self_attn.q_proj`)).toBe("LoRA + bias");
