@@ -34,7 +34,9 @@ async function parses(argv: readonly string[]): Promise<void> {
   const program = await buildProgram(argv);
   const silence = { writeErr: () => {}, writeOut: () => {} };
   program.configureOutput(silence);
-  for (const command of program.commands) command.configureOutput(silence).action(() => {});
+  for (const command of program.commands.flatMap((command) => [command, ...command.commands])) {
+    command.configureOutput(silence).action(() => {});
+  }
   await program.parseAsync(argv, { from: "user" });
 }
 
