@@ -111,7 +111,9 @@ export const trainingConfigSchema = strict({
   batch_size: count.default(16).describe("Rows for one optimizer step."),
   micro_batch_size: count
     .default(8)
-    .describe("Rows that are in memory at once, of similar length; gradients of a batch's micro-batches are accumulated."),
+    .describe(
+      "Rows that are in memory at once, of similar length; gradients of a batch's micro-batches are accumulated.",
+    ),
   packing: z
     .boolean()
     .default(false)
