@@ -51,14 +51,20 @@ async function pass(adapter: Adapter, batch: BatchInputs, packed: boolean) {
 }
 
 describe("packRows", () => {
-  it("fills rows no longer than the longest sequence, and loses none", () => {
-    expect(lengths(packRows(examples))).toEqual([[20], [11, 9], [6, 5]]);
-    expect(lengths(packedBatches(examples, 2).map((rows) => rows.flat()))).toEqual([
+  it("leaves few places, in rows of the longest allowed at most, and loses no sequence", () => {
+    expect(lengths(packRows(examples, 20))).toEqual([[20], [11, 9], [6, 5]]); // 60 places for 51 tokens
+    expect(lengths(packRows(examples, 30))).toEqual([
+      [20, 9],
+      [11, 6, 5],
+    ]); // 58 places
+    expect(lengths(packRows(examples, 64))).toEqual([[20, 11, 9, 6, 5]]); // 51 places
+    const batches = packedBatches(examples, 2, 20);
+    expect(lengths(batches.map((rows) => rows.flat()))).toEqual([
       [20, 11, 9],
       [6, 5],
     ]);
-    expect(packRows([])).toEqual([]);
-    expect(new Set(packRows(examples).flat())).toEqual(new Set(examples));
+    expect(packRows([], 64)).toEqual([]);
+    expect(new Set(packRows(examples, 64).flat())).toEqual(new Set(examples));
   });
 });
 

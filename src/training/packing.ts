@@ -12,13 +12,30 @@ export function requirePackable(method: Method): void {
   throw new InputError("CONFIG_INVALID", "packing", problem);
 }
 
+/** Rows are at most this many times as long as the longest sequence; what attention costs grows with their length. */
+const LONGEST_ROW = 4;
+
+const lengthOf = (row: readonly Example[]): number => row.reduce((sum, { tokens }) => sum + tokens.length, 0);
+
 /**
- * Puts sequences into rows no longer than the longest of them: longest first, each into the first row with room
- * (first-fit decreasing). Longer rows would hold no fewer tokens in all, but cost attention more.
+ * Puts sequences into rows of at most `maxLength` tokens. Of rows as long as the longest sequence, or twice, three times
+ * or four times as long, those are taken that leave the fewest places in all; where that is the same, the shorter.
  */
-export function packRows(examples: readonly Example[]): Example[][] {
+export function packRows(examples: readonly Example[], maxLength: number): Example[][] {
   const sorted = examples.toSorted((a, b) => b.tokens.length - a.tokens.length);
-  const capacity = sorted[0]?.tokens.length ?? 0;
+  const longest = sorted[0]?.tokens.length ?? 0;
+  let best: Example[][] = [];
+  let fewest = Number.POSITIVE_INFINITY;
+  for (let times = 1; times <= LONGEST_ROW; times++) {
+    const rows = firstFit(sorted, Math.min(times * longest, Math.max(longest, maxLength)));
+    const places = rows.length * Math.max(0, ...rows.map(lengthOf));
+    if (places < fewest) [best, fewest] = [rows, places];
+  }
+  return best;
+}
+
+/** Each sequence, longest first, goes into the first row with room. */
+function firstFit(sorted: readonly Example[], capacity: number): Example[][] {
   const rows: { examples: Example[]; room: number }[] = [];
   for (const example of sorted) {
     const { length } = example.tokens;
@@ -42,7 +59,7 @@ export class PackedBatch implements BatchInputs {
   constructor(rows: readonly (readonly Example[])[], maxLength: number) {
     const all = rows.flat();
     const [B, M] = [rows.length, all.length];
-    const longest = Math.max(...rows.map((row) => row.reduce((sum, { tokens }) => sum + tokens.length, 0)));
+    const longest = Math.max(...rows.map(lengthOf));
     const T = Math.max(longest, Math.min(roundUp(longest, LENGTH_STEP), maxLength));
     const longestPrompt = Math.max(...all.map(({ promptLength }) => promptLength));
     const P = Math.min(roundUp(longestPrompt, LENGTH_STEP), T);
@@ -100,7 +117,7 @@ export class PackedBatch implements BatchInputs {
 }
 
 /** Splits a batch into groups of at most `size` packed rows. */
-export function packedBatches(batch: readonly Example[], size: number): Example[][][] {
-  const rows = packRows(batch);
+export function packedBatches(batch: readonly Example[], size: number, maxLength: number): Example[][][] {
+  const rows = packRows(batch, maxLength);
   return Array.from({ length: Math.ceil(rows.length / size) }, (_, i) => rows.slice(i * size, (i + 1) * size));
 }

@@ -149,7 +149,7 @@ export class Trainer implements Disposable {
     let crossEntropy = 0;
     const { packing = false, microBatchSize, maxLength } = this.#options;
     const parts = packing
-      ? packedBatches(batch, microBatchSize).map((rows) => ({ part: rows.flat(), rows }))
+      ? packedBatches(batch, microBatchSize, maxLength).map((rows) => ({ part: rows.flat(), rows }))
       : microBatches(batch, microBatchSize).map((part) => ({ part, rows: undefined }));
     for (const { part, rows } of parts) {
       if (signal?.aborted) return undefined;
