@@ -1,12 +1,15 @@
 /** @file runs/<name>/: who may write there, config.json, and the way back from a directory to its run. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpus, totalmem } from "node:os";
 import { dirname, join } from "node:path";
 import { readJson, reasonOf, writeFileAtomic } from "../base/index.ts";
+import { runtimeVersion } from "../runtime/index.ts";
 import { checkpointsDirectory, listCheckpoints } from "./checkpoint.ts";
 import { type TrainingConfig, trainingConfigSchema } from "./config.ts";
 import { TrainingError } from "./errors.ts";
 
 const CONFIG_FILE = "config.json";
+const ENVIRONMENT_FILE = "environment.json";
 const LOCK_FILE = "training.lock";
 
 export const bestDirectory = (run: string): string => join(run, "best");
@@ -66,6 +69,21 @@ export function asUnwritable(path: string, error: unknown): unknown {
   return new TrainingError("OUTPUT_UNWRITABLE", message, { cause: error });
 }
 
+/** Machine and versions: they decide how fast a run is, and its last bits. */
+function environment(): Record<string, string | number> {
+  const manifest = new URL("../../package.json", import.meta.url); // same place from src/training and dist/training
+  return {
+    milora: (JSON.parse(readFileSync(manifest, "utf8")) as { version: string }).version,
+    onnxruntime: runtimeVersion(),
+    node: process.version,
+    platform: `${process.platform} ${process.arch}`,
+    cpu: cpus()[0]?.model.trim() ?? "unknown",
+    cores: cpus().length,
+    memory_gib: Number((totalmem() / 2 ** 30).toFixed(1)),
+    started: new Date().toISOString(),
+  };
+}
+
 /** A run's directory, held by this process until disposed. */
 export class RunDirectory implements Disposable {
   readonly path: string;
@@ -109,8 +127,12 @@ export class RunDirectory implements Disposable {
     return new RunDirectory(path, listCheckpoints(path).at(-1));
   }
 
+  /** config.json, and environment.json: where this process computes, for whoever looks at the run later. */
   writeConfig(config: TrainingConfig): void {
-    writeFileAtomic(join(this.path, CONFIG_FILE), `${JSON.stringify(config, null, 2)}\n`);
+    const write = (name: string, value: unknown) =>
+      writeFileAtomic(join(this.path, name), `${JSON.stringify(value, null, 2)}\n`);
+    write(CONFIG_FILE, config);
+    write(ENVIRONMENT_FILE, environment());
   }
 
   [Symbol.dispose](): void {

@@ -20,7 +20,14 @@ test(
     const { code, stdout, stderr } = await milora(train(output, "--json"));
     expect({ code, stderr: stderr.includes("error") }).toEqual({ code: 0, stderr: false });
     expect(JSON.parse(stdout)).toMatchObject({ steps: 4, totalSteps: 4, stoppedBecause: "finished" });
-    expect(readdirSync(output).sort()).toEqual(["best", "checkpoints", "config.json", "metrics.jsonl"]);
+    expect(readdirSync(output).sort()).toEqual([
+      "best",
+      "checkpoints",
+      "config.json",
+      "environment.json",
+      "metrics.jsonl",
+      "report.html",
+    ]);
     expect(readdirSync(join(output, "checkpoints")).sort()).toEqual(["step-2", "step-4"]);
     const weights = () => readFileSync(join(output, "checkpoints/step-4/adapter_model.safetensors"));
     const first = weights();

@@ -1,8 +1,9 @@
 /** @file `milora train`: a training run from flags, a config file, or both. */
-import { resolve } from "node:path";
+import { existsSync } from "node:fs";
+import { join, resolve } from "node:path";
 import { type Command, Option } from "commander";
 import { z } from "zod";
-import { InputError } from "../../base/index.ts";
+import { InputError, MiloraError } from "../../base/index.ts";
 import { methodOf, methods } from "../../methods/index.ts";
 import { configureRuntime } from "../../runtime/index.ts";
 import {
@@ -23,8 +24,9 @@ import {
 import { collect, examples, jsonFlag, threadsFlag } from "../flags.ts";
 import { InterruptError, onInterrupt } from "../interrupt.ts";
 import { type Progress, startProgress } from "../progress.ts";
+import { writeReport } from "../report/index.ts";
 import { merge, parseSettings, type Settings, withoutNulls } from "../settings.ts";
-import { duration, grouped, note, paint, print, printJson } from "../terminal.ts";
+import { duration, grouped, note, oneLine, paint, print, printJson } from "../terminal.ts";
 
 interface Flags {
   readonly model?: string;
@@ -50,11 +52,11 @@ export function configure(command: Command): void {
   examples(
     command
       .option("--model <dir>", "backbone: a directory as Hugging Face saves it")
-      .option("--train <file>", "training rows: JSON array or JSONL")
+      .option("--train <file>", "training rows: JSON, JSONL, CSV or parquet; a directory, a pattern, or hf:org/name")
       .option("--dev <file|share>", "dev rows: a file, or a share of the training rows such as 0.05")
       .option("--method <name>", `one of ${[...methods.keys()].join(", ")}`)
       .addOption(new Option("--weights <form>", "how the frozen backbone is held").choices(["float32", "int8", "int4"]))
-      .addOption(new Option("--template <name>", "how a row becomes a prompt").choices(["alpaca", "chat", "none"]))
+      .option("--template <name|file>", "how a row becomes a prompt: alpaca, chat, none, or a Jinja file")
       .option("--config <file>", "a YAML or JSON file with any of the settings below; flags win over it")
       .addOption(
         new Option("--preset <name>", "begin with the paper's recipe, or with one for small models and data")
@@ -62,7 +64,10 @@ export function configure(command: Command): void {
           .conflicts("resume"),
       )
       .option("--set <key=value>", "one setting, e.g. lr=1e-3, adapter.r=16, max_steps=null; may be repeated", collect)
-      .option("--output <dir>", "where the run is written: config.json, metrics.jsonl, checkpoints/, best/")
+      .option(
+        "--output <dir>",
+        "where the run is written: config.json, metrics.jsonl, checkpoints/, best/, report.html",
+      )
       .option("--resume", "go on with the run in --output from its newest checkpoint")
       .option("--quick", "only a few small steps, to see that everything fits together")
       .addOption(threadsFlag())
@@ -116,15 +121,30 @@ async function run(flags: Flags): Promise<void> {
       resume: flags.resume ?? false,
       onProgress: (event) => view.show(event),
     });
+  } catch (error) {
+    if (error instanceof MiloraError && error.code === "TRAINING_NOT_FINITE") report(config.output_dir);
+    throw error;
   } finally {
     view.close();
   }
+  report(config.output_dir);
   if (flags.json) printJson(result);
   else summarise(result);
   if (result.stoppedBecause === "interrupted") {
     throw new InterruptError(
       `interrupted after step ${result.steps} of ${result.totalSteps}; --resume goes on from there`,
     );
+  }
+}
+
+/** A run is not worth less because its pictures could not be drawn. */
+function report(run: string): void {
+  if (!existsSync(join(run, "metrics.jsonl"))) return;
+  try {
+    writeReport(run);
+  } catch (error) {
+    if (!(error instanceof MiloraError)) throw error;
+    note(`${paint("yellow", "note:", process.stderr)} no report: ${oneLine(error.message)}`);
   }
 }
 
@@ -241,6 +261,7 @@ function summarise(result: TrainingResult): void {
   print(`${why} after ${steps} of ${totalSteps} steps, ${duration(seconds)}`);
   if (best) print(`best dev perplexity ${best.devPerplexity.toFixed(4)} at step ${best.step}`);
   if (bestDirectory) print(`adapter: ${paint("bold", relative(bestDirectory))}`);
+  print(`report: ${relative(join(result.directory, "report.html"))}`);
 }
 
 function relative(path: string): string {

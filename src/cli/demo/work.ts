@@ -9,6 +9,7 @@ import type { Backbone, Tokenizer } from "../../models/index.ts";
 import { renderPrompt, type TrainingResult, train } from "../../training/index.ts";
 import { InterruptError } from "../interrupt.ts";
 import type { Progress } from "../progress.ts";
+import { writeReport } from "../report/index.ts";
 import { grouped } from "../terminal.ts";
 import { METHODS, type MethodName, runName, type Scale, TENANTS, type Tenant, trainingConfig } from "./plan.ts";
 
@@ -59,6 +60,7 @@ export async function trainAdapter(
       rmSync(config.output_dir, { recursive: true, force: true });
       return run(false);
     });
+    writeReport(config.output_dir);
     if (result.stoppedBecause === "interrupted" || !result.bestDirectory) {
       throw new InterruptError("interrupted; the same command goes on from here");
     }
