@@ -23,6 +23,7 @@ interface Variant {
   readonly command: string;
   readonly script: string;
   readonly method: string;
+  readonly weights?: TrainSettings["weights"];
   readonly options: Readonly<Record<string, unknown>>;
 }
 
@@ -57,6 +58,8 @@ await main(async () => {
   const variants: Variant[] = [
     { name: `milora LoRA r${r}`, ...own, method: "lora", options: { r } },
     { name: `milora MiLoRA k=3 r${r}`, ...own, method: "milora", options: { r, top_k: 3 } },
+    { name: `milora LoRA r${r} int8`, ...own, method: "lora", options: { r }, weights: "int8" },
+    { name: `milora LoRA r${r} int4`, ...own, method: "lora", options: { r }, weights: "int4" },
   ];
   const python = process.env.MILORA_PYTHON;
   const script = join(benchmarksDirectory, "peers", "peft_bench.py");
@@ -70,9 +73,9 @@ await main(async () => {
 
   const workers = new Map<string, Worker<TrainRound>>();
   try {
-    for (const { name, command, script: path, method, options: own } of chosen) {
+    for (const { name, command, script: path, method, options: own, weights = "float32" } of chosen) {
       process.stderr.write(`starting ${name}\n`);
-      const settings: TrainSettings = { ...common, method, options: own };
+      const settings: TrainSettings = { ...common, method, options: own, weights };
       workers.set(name, await Worker.start(name, command, [path, JSON.stringify(settings)]));
     }
     await takeTurns([...workers.values()], rounds);

@@ -5,6 +5,8 @@ export interface TrainSettings {
   readonly threads: number;
   readonly method: string;
   readonly options: Readonly<Record<string, unknown>>;
+  /** How the backbone is held; the peer knows float32 only. */
+  readonly weights: "float32" | "int8" | "int4";
   /** Sequences a step, all in memory at once. */
   readonly batch: number;
   /** Tokens a sequence, all but the first supervised. */

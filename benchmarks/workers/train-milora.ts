@@ -14,7 +14,7 @@ await serve(async () => {
   configureRuntime({ threads: settings.threads });
   const started = performance.now();
   const config = shapeOf(settings.shape);
-  const backbone = Backbone.random(config);
+  const backbone = Backbone.random(config, { weights: settings.weights });
   const adapter = Adapter.create(methodOf(settings.method), settings.options, backbone.config, 1);
   const built = performance.now();
   const trainer = new Trainer(backbone, adapter, {
