@@ -165,7 +165,13 @@ describe("train", () => {
     const events: TrainingEvent[] = [];
     const result = await run(input, { onProgress: (event) => events.push(event) });
     expect(result).toMatchObject({ steps: 8, totalSteps: 8, stoppedBecause: "finished" });
-    expect(readdirSync(input.output_dir).sort()).toEqual(["best", "checkpoints", "config.json", "metrics.jsonl"]);
+    expect(readdirSync(input.output_dir).sort()).toEqual([
+      "best",
+      "checkpoints",
+      "config.json",
+      "environment.json",
+      "metrics.jsonl",
+    ]);
     expect(readdirSync(join(input.output_dir, "checkpoints")).sort()).toEqual(["step-6", "step-8"]);
     expect(events[0]).toMatchObject({ type: "start", trainExamples: 24, devExamples: 4, totalSteps: 8, firstStep: 0 });
     const lines = metrics(input.output_dir);
@@ -249,7 +255,13 @@ describe("train", () => {
       },
     });
     expect(firstStep).toBeGreaterThanOrEqual(4);
-    expect(readdirSync(input.output_dir).sort()).toEqual(["best", "checkpoints", "config.json", "metrics.jsonl"]);
+    expect(readdirSync(input.output_dir).sort()).toEqual([
+      "best",
+      "checkpoints",
+      "config.json",
+      "environment.json",
+      "metrics.jsonl",
+    ]);
     expect(outcome(input.output_dir)).toEqual(await straightOutcome());
   });
 

@@ -13,7 +13,10 @@ interface Flags {
   readonly json?: boolean;
 }
 
+const EXAMPLE = "milora adapters merge --model assets/tiny-llama --adapter runs/subjects/best --output runs/merged";
+
 export function configure(command: Command): void {
+  examples(command, [EXAMPLE, `${EXAMPLE} --json`]);
   const merge = command.command("merge").description("Fold an adapter into a copy of its backbone's checkpoint.");
   examples(
     merge
@@ -25,7 +28,7 @@ export function configure(command: Command): void {
       )
       .addOption(jsonFlag())
       .action(run),
-    ["milora adapters merge --model assets/tiny-llama --adapter runs/subjects/best --output runs/merged"],
+    [EXAMPLE, `${EXAMPLE} --json`],
   );
 }
 
