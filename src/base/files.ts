@@ -111,22 +111,28 @@ export async function writeDirectoryAtomic(
   syncDirectory(dirname(path));
 }
 
-/** Reads JSON through a zod schema. Throws `InputError` with every problem and the path of each field. */
-export function readJson<S extends z.ZodType>(path: string, schema: S): z.infer<S> {
-  let text: string;
+/** The text of a file. Throws `InputError` FILE_UNREADABLE. */
+export function readText(path: string): string {
   try {
-    text = readFileSync(path, "utf8");
+    return readFileSync(path, "utf8");
   } catch (error) {
     const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
     throw new InputError("FILE_UNREADABLE", path, missing ? "no such file" : reasonOf(error), { cause: error });
   }
-  let value: unknown;
+}
+
+/** What JSON text holds, not checked yet; `where` names its origin. Throws `InputError` JSON_INVALID. */
+export function parseJson(text: string, where: string): unknown {
   try {
-    value = JSON.parse(text);
+    return JSON.parse(text);
   } catch (error) {
-    throw new InputError("JSON_INVALID", path, `not valid JSON (${reasonOf(error)})`, { cause: error });
+    throw new InputError("JSON_INVALID", where, `not valid JSON (${reasonOf(error)})`, { cause: error });
   }
-  return parseWith(schema, value, path);
+}
+
+/** Reads JSON through a zod schema. Throws `InputError` with every problem and the path of each field. */
+export function readJson<S extends z.ZodType>(path: string, schema: S): z.infer<S> {
+  return parseWith(schema, parseJson(readText(path), path), path);
 }
 
 /** Checks `value` with a zod schema; `where` names its origin in the error. */

@@ -1,9 +1,8 @@
 /** @file Training configs in files: YAML or JSON, read as untrusted input; and settings of a method that it does not have. */
-import { readFileSync } from "node:fs";
 import { extname } from "node:path";
 import { LineCounter, parseDocument } from "yaml";
 import { z } from "zod";
-import { InputError, parseWith, reasonOf } from "../base/index.ts";
+import { InputError, parseJson, parseWith, readText, reasonOf } from "../base/index.ts";
 import type { Method } from "../methods/index.ts";
 import { nearest } from "./text.ts";
 
@@ -15,13 +14,7 @@ const FORBIDDEN = new Set(["__proto__", "constructor", "prototype"]);
  * `InputError` FILE_UNREADABLE, YAML_INVALID, JSON_INVALID (with line and column) or CONFIG_INVALID.
  */
 export function readConfigFile(path: string): Record<string, unknown> {
-  let text: string;
-  try {
-    text = readFileSync(path, "utf8");
-  } catch (error) {
-    const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
-    throw new InputError("FILE_UNREADABLE", path, missing ? "no such file" : reasonOf(error), { cause: error });
-  }
+  const text = readText(path);
   const extension = extname(path).toLowerCase();
   const value = extension === ".yaml" || extension === ".yml" ? parseYaml(text, path) : parseJson(text, path);
   const forbidden = forbiddenKeys(value, "");
@@ -41,14 +34,6 @@ function parseYaml(text: string, path: string): unknown {
     return document.toJS(); // refuses aliases that would grow without bound
   } catch (error) {
     throw new InputError("YAML_INVALID", path, reasonOf(error), { cause: error });
-  }
-}
-
-function parseJson(text: string, path: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    throw new InputError("JSON_INVALID", path, `not valid JSON (${reasonOf(error)})`, { cause: error });
   }
 }
 
