@@ -2,6 +2,7 @@
 import { InputError } from "../base/index.ts";
 import type { Graph } from "../graph/index.ts";
 import { Tensor } from "../runtime/index.ts";
+import { Checkpoint } from "./checkpoint.ts";
 import type { BackboneConfig } from "./config.ts";
 import { readBackboneConfig } from "./config-file.ts";
 import { familyOf } from "./families.ts";
@@ -74,7 +75,8 @@ export class Backbone implements Disposable {
   static async load(directory: string, options: BackboneOptions = {}): Promise<Backbone> {
     const config = readBackboneConfig(directory);
     const form = formOf(options);
-    return new Backbone(config, form, await loadWeights(directory, config, form), directory);
+    using checkpoint = Checkpoint.open(directory);
+    return new Backbone(config, form, await loadWeights(checkpoint, config, form), directory);
   }
 
   /** A model with random weights; has no tokenizer. Equal seeds give equal weights. */

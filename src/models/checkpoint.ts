@@ -3,27 +3,35 @@ import { existsSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
 import { InputError, readJson } from "../base/index.ts";
-import { SafetensorsFile } from "./safetensors.ts";
+import { type ByteObserver, SafetensorsFile } from "./safetensors.ts";
 import type { TensorEntry } from "./safetensors-header.ts";
+import type { SourceTensor, TensorSource } from "./tensor-source.ts";
 
 const indexSchema = z.looseObject({ weight_map: z.record(z.string(), z.string()) });
 
 export const SINGLE = "model.safetensors";
 export const INDEX = "model.safetensors.index.json";
 
-export interface CheckpointTensor {
+const FLOATS = ["F32", "F16", "BF16", "F64"];
+
+export interface CheckpointTensor extends SourceTensor {
   readonly file: SafetensorsFile;
   readonly entry: TensorEntry;
 }
 
+function held(file: SafetensorsFile, entry: TensorEntry): CheckpointTensor {
+  return { file, entry, shape: entry.shape, storedDType: entry.storedDType };
+}
+
 /** All tensors of a model directory, by name. */
-export class Checkpoint implements Disposable {
-  readonly directory: string;
+export class Checkpoint implements TensorSource {
+  /** The directory. */
+  readonly path: string;
   readonly tensors: ReadonlyMap<string, CheckpointTensor>;
   readonly #files: readonly SafetensorsFile[];
 
   private constructor(directory: string, files: SafetensorsFile[], tensors: Map<string, CheckpointTensor>) {
-    this.directory = directory;
+    this.path = directory;
     this.#files = files;
     this.tensors = tensors;
   }
@@ -39,7 +47,7 @@ export class Checkpoint implements Disposable {
       if (existsSync(single)) {
         const file = SafetensorsFile.open(single);
         files.push(file);
-        const tensors = new Map([...file.entries].map(([name, entry]) => [name, { file, entry }]));
+        const tensors = new Map([...file.entries].map(([name, entry]) => [name, held(file, entry)]));
         return new Checkpoint(directory, files, tensors);
       }
       const indexPath = join(directory, INDEX);
@@ -71,7 +79,7 @@ export class Checkpoint implements Disposable {
         files.push(file);
         for (const [tensor, entry] of file.entries) {
           if (tensors.has(tensor)) problems.push(`${tensor} is in more than one shard`);
-          tensors.set(tensor, { file, entry });
+          tensors.set(tensor, held(file, entry));
         }
       }
       if (problems.length === 0) {
@@ -86,6 +94,14 @@ export class Checkpoint implements Disposable {
       for (const file of files) file.dispose();
       throw error;
     }
+  }
+
+  readable(storedDType: string): boolean {
+    return FLOATS.includes(storedDType);
+  }
+
+  readFloat32(name: string, target: Float32Array, start?: number, observe?: ByteObserver): Float32Array {
+    return this.tensors.get(name)!.file.readFloat32(name, target, start, observe);
   }
 
   dispose(): void {

@@ -3,11 +3,11 @@ import { createHash } from "node:crypto";
 import { setImmediate } from "node:timers/promises";
 import { deriveSeed, InputError } from "../base/index.ts";
 import { Tensor } from "../runtime/index.ts";
-import { Checkpoint } from "./checkpoint.ts";
 import type { BackboneConfig } from "./config.ts";
 import { familyOf, type ParameterInfo } from "./families.ts";
 import { quantizedNames, type WeightForm } from "./forward.ts";
 import { type QuantizedLinear, quantizedLayout, quantizeRows } from "./quantize.ts";
+import type { TensorSource } from "./tensor-source.ts";
 
 type QuantizedForm = Exclude<WeightForm, { kind: "float32" }>;
 
@@ -46,27 +46,27 @@ function held(config: BackboneConfig, form: WeightForm): Held[] {
 }
 
 /** Compares a checkpoint with what the config asks for, and throws one error that lists every difference. */
-export function checkTensors(checkpoint: Checkpoint, config: BackboneConfig): void {
+export function checkTensors(source: TensorSource, config: BackboneConfig): void {
   const family = familyOf(config);
   const problems: string[] = [];
   const expected = new Map(family.parameters(config).map((info) => [info.name, info]));
   for (const [name, { shape }] of expected) {
-    const found = checkpoint.tensors.get(name)?.entry;
+    const found = source.tensors.get(name);
     if (!found) problems.push(`${name} [${shape.join(", ")}] is missing`);
     else if (found.shape.length !== shape.length || found.shape.some((dim, i) => dim !== shape[i])) {
       problems.push(`${name} is [${found.shape.join(", ")}], config.json asks for [${shape.join(", ")}]`);
-    } else if (!["F32", "F16", "BF16", "F64"].includes(found.storedDType)) {
+    } else if (!source.readable(found.storedDType)) {
       problems.push(`${name} is ${found.storedDType}; weights may be F32, F16, BF16 or F64`);
     }
   }
-  for (const name of checkpoint.tensors.keys()) {
+  for (const name of source.tensors.keys()) {
     // A checkpoint with tied embeddings may repeat the table under the head's name.
     const repeatsTable = name === HEAD && config.tieWordEmbeddings;
     if (!expected.has(name) && !repeatsTable && !family.ignored.some((pattern) => pattern.test(name))) {
       problems.push(`${name} is not a weight of this architecture`);
     }
   }
-  if (problems.length > 0) throw new InputError("CHECKPOINT_INVALID", checkpoint.directory, problems);
+  if (problems.length > 0) throw new InputError("CHECKPOINT_INVALID", source.path, problems);
 }
 
 export interface Weights {
@@ -108,9 +108,12 @@ function numericConfig(config: BackboneConfig): string {
   return JSON.stringify(Object.entries(rest).sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
-/** Reads the weights of a model directory. Gives way to other work of the event loop between tensors. */
-export async function loadWeights(directory: string, config: BackboneConfig, form: WeightForm): Promise<Weights> {
-  using checkpoint = Checkpoint.open(directory);
+/** Reads the weights of a checkpoint. Gives way to other work of the event loop between tensors. */
+export async function loadWeights(
+  checkpoint: TensorSource,
+  config: BackboneConfig,
+  form: WeightForm,
+): Promise<Weights> {
   checkTensors(checkpoint, config);
   const hash = createHash("sha256").update(numericConfig(config));
   const holder = new Holder();
@@ -119,9 +122,9 @@ export async function loadWeights(directory: string, config: BackboneConfig, for
   const list = held(config, form).sort((a, b) => (a.info.name < b.info.name ? -1 : 1));
   try {
     for (const { info, source, quantized } of list) {
-      const { file, entry } = checkpoint.tensors.get(source)!;
+      const { storedDType, shape } = checkpoint.tensors.get(source)!;
       const observe = info.name === source ? (bytes: Uint8Array) => hash.update(bytes) : undefined;
-      if (observe) hash.update(`\n${source} ${entry.storedDType} ${entry.shape.join(",")}\n`);
+      if (observe) hash.update(`\n${source} ${storedDType} ${shape.join(",")}\n`);
       if (quantized) {
         const target = holder.quantized(info.name, info.shape, quantized);
         const { outFeatures, inFeatures } = target;
@@ -129,10 +132,10 @@ export async function loadWeights(directory: string, config: BackboneConfig, for
         for (let row = 0; row < outFeatures; row += step) {
           const size = Math.min(step, outFeatures - row) * inFeatures;
           const rows = size <= scratch.length ? scratch.subarray(0, size) : new Float32Array(size);
-          file.readFloat32(source, rows, row * inFeatures, observe);
+          checkpoint.readFloat32(source, rows, row * inFeatures, observe);
           quantizeRows(rows, target, row, source);
         }
-      } else file.readFloat32(source, holder.float32(info.name, info.shape), 0, observe);
+      } else checkpoint.readFloat32(source, holder.float32(info.name, info.shape), 0, observe);
       await setImmediate();
     }
   } catch (error) {
