@@ -12,4 +12,4 @@ export { readSafetensors, SafetensorsFile, type StoredTensor, writeSafetensors }
 export type { TensorEntry } from "./safetensors-header.ts";
 export { SHAPES, type ShapeName } from "./shapes.ts";
 export * from "./sites.ts";
-export { type ChatMessage, type TokenIds, Tokenizer } from "./tokenizer.ts";
+export { type ChatMessage, type TokenIds, Tokenizer, type TokenizerParts } from "./tokenizer.ts";

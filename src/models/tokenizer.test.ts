@@ -145,6 +145,20 @@ test("special tokens: the tokenizer's own, or the model's, which win", () => {
   expect([bare.bosTokenId, bare.eosTokenIds, bare.padTokenId]).toEqual([undefined, [], 0]);
 });
 
+test("from the content of the files: the same tokenizer, without a directory", () => {
+  const read = (name: string): unknown => JSON.parse(readFileSync(join(TINY, name), "utf8"));
+  const loaded = Tokenizer.load(TINY);
+  const parts = { tokenizerJson: read("tokenizer.json"), config: read("tokenizer_config.json") };
+  const made = Tokenizer.from(parts);
+  const messages = [{ role: "user", content: "Hi 😀" }];
+  expect(made.encode("Hello, wörld")).toEqual(loaded.encode("Hello, wörld"));
+  expect(made.eosTokenIds).toEqual(loaded.eosTokenIds);
+  expect(made.applyChatTemplate(messages)).toBe(loaded.applyChatTemplate(messages));
+  expect(Tokenizer.from({ ...parts, template: "{{ messages[0].content }}" }).applyChatTemplate(messages)).toBe("Hi 😀");
+  expect(Tokenizer.from({ ...parts, ids: { eosTokenIds: [5, 6] } }).eosTokenIds).toEqual([5, 6]);
+  expect(() => Tokenizer.from({ tokenizerJson: {}, where: "x.gguf" })).toThrow(/x\.gguf.*model/s);
+});
+
 describe("decoders and pre-tokenizers of other tokenizers", () => {
   test("a vocabulary whose tokens cross from one word to the next keeps the text whole", () => {
     const json = edited(SENTENCEPIECE, (tokenizer) => {

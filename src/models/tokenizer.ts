@@ -1,10 +1,10 @@
 /** @file The tokenizer and chat template of a model directory. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Template } from "@huggingface/jinja";
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { z } from "zod";
-import { InputError, readJson, reasonOf } from "../base/index.ts";
+import { InputError, parseWith, readJson, readText, reasonOf } from "../base/index.ts";
 import type { BackboneConfig } from "./config.ts";
 import { type DecodeStreamOptions, Detokenizer, type TokenStream } from "./detokenizer.ts";
 import { rewriteTokenizerJson } from "./tokenizer-json.ts";
@@ -52,22 +52,21 @@ export class Tokenizer {
   readonly #detokenizer: Detokenizer;
   readonly #template: string | undefined;
   readonly #templateVariables: Readonly<Record<string, string>>;
-  readonly #directory: string;
+  readonly #where: string;
   #compiled: Template | undefined;
 
-  private constructor(directory: string, ids: TokenIds) {
-    const path = join(directory, "tokenizer.json");
-    const json = readJson(path, tokenizerSchema);
-    const configPath = join(directory, "tokenizer_config.json");
-    const config = existsSync(configPath) ? readJson(configPath, configSchema) : {};
+  private constructor(parts: TokenizerParts) {
+    const { ids = {}, where = "tokenizer" } = parts;
+    const json = parseWith(tokenizerSchema, parts.tokenizerJson, where);
+    const config = parseWith(configSchema, parts.config ?? {}, where);
     try {
       this.#inner = new HuggingFaceTokenizer(rewriteTokenizerJson(json), config);
     } catch (error) {
-      throw new InputError("TOKENIZER_UNSUPPORTED", path, reasonOf(error), { cause: error });
+      throw new InputError("TOKENIZER_UNSUPPORTED", where, reasonOf(error), { cause: error });
     }
-    this.#directory = directory;
+    this.#where = where;
     this.specialTokenIds = new Set(json.added_tokens.filter((token) => token.special).map((token) => token.id));
-    this.#detokenizer = new Detokenizer(json.decoder, (id) => this.#inner.id_to_token(id), this.specialTokenIds, path);
+    this.#detokenizer = new Detokenizer(json.decoder, (id) => this.#inner.id_to_token(id), this.specialTokenIds, where);
     const variables: Record<string, string> = {};
     for (const name of ["bos_token", "eos_token", "pad_token", "unk_token"] as const) {
       const content = contentOf(config[name]);
@@ -82,7 +81,7 @@ export class Tokenizer {
     this.bosTokenId = ids.bosTokenId ?? idOf("bos_token");
     this.eosTokenIds = ids.eosTokenIds?.length ? ids.eosTokenIds : eos === undefined ? [] : [eos];
     this.padTokenId = ids.padTokenId ?? idOf("pad_token") ?? this.eosTokenIds[0] ?? 0;
-    this.#template = templateOf(directory, config);
+    this.#template = parts.template ?? templateOf(config);
   }
 
   /**
@@ -91,7 +90,24 @@ export class Tokenizer {
    * @throws InputError when a file is missing or asks for something not supported
    */
   static load(directory: string, ids: TokenIds = {}): Tokenizer {
-    return new Tokenizer(directory, ids);
+    const where = join(directory, "tokenizer.json");
+    const configPath = join(directory, "tokenizer_config.json");
+    const templatePath = join(directory, "chat_template.jinja");
+    return new Tokenizer({
+      tokenizerJson: readJson(where, z.unknown()),
+      config: existsSync(configPath) ? readJson(configPath, configSchema) : {},
+      ...(existsSync(templatePath) ? { template: readText(templatePath) } : {}),
+      ids,
+      where,
+    });
+  }
+
+  /**
+   * A tokenizer from the content of its files, wherever they came from.
+   * @throws InputError as `load`
+   */
+  static from(parts: TokenizerParts): Tokenizer {
+    return new Tokenizer(parts);
   }
 
   /** Whether the model directory has a chat template. */
@@ -139,12 +155,12 @@ export class Tokenizer {
   ): string {
     if (this.#template === undefined) {
       const problem = "has no chat template; use a chat model, or give a plain prompt";
-      throw new InputError("CHAT_TEMPLATE_MISSING", this.#directory, problem);
+      throw new InputError("CHAT_TEMPLATE_MISSING", this.#where, problem);
     }
     try {
       this.#compiled ??= new Template(this.#template);
     } catch (error) {
-      throw new InputError("CHAT_TEMPLATE_INVALID", this.#directory, reasonOf(error), { cause: error });
+      throw new InputError("CHAT_TEMPLATE_INVALID", this.#where, reasonOf(error), { cause: error });
     }
     try {
       return this.#compiled.render({
@@ -154,7 +170,7 @@ export class Tokenizer {
       });
     } catch (error) {
       const problem = `the chat template does not take these messages: ${reasonOf(error)}`;
-      throw new InputError("CHAT_REJECTED", this.#directory, problem, { cause: error });
+      throw new InputError("CHAT_REJECTED", this.#where, problem, { cause: error });
     }
   }
 }
@@ -162,9 +178,21 @@ export class Tokenizer {
 /** Special tokens of a model's config. */
 export type TokenIds = Partial<Pick<BackboneConfig, "bosTokenId" | "eosTokenIds" | "padTokenId">>;
 
-function templateOf(directory: string, config: z.infer<typeof configSchema>): string | undefined {
-  const file = join(directory, "chat_template.jinja");
-  if (existsSync(file)) return readFileSync(file, "utf8");
+/** What a tokenizer is made of. */
+export interface TokenizerParts {
+  /** The content of tokenizer.json. */
+  readonly tokenizerJson: unknown;
+  /** The content of tokenizer_config.json: names of the special tokens, chat template. */
+  readonly config?: unknown;
+  /** A chat template in Jinja; wins over the config's. */
+  readonly template?: string;
+  /** Special tokens of the model's own config, which win over the tokenizer's. */
+  readonly ids?: TokenIds;
+  /** What errors call it, such as a path (default "tokenizer"). */
+  readonly where?: string;
+}
+
+function templateOf(config: z.infer<typeof configSchema>): string | undefined {
   const template = config.chat_template ?? undefined;
   if (template === undefined || typeof template === "string") return template;
   return (template.find((entry) => entry.name === "default") ?? template[0])?.template;
