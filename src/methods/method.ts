@@ -37,12 +37,14 @@ export type Phase =
   /**
    * Whole sequences with gradients; `promptMask` float32 [B, T] is 1 on prompt tokens, 0 on response and padding.
    * `noise` gives uniform numbers in (0, 1), float32, drawn anew for each update; it is missing where a method should do
-   * what it does on average, as in an evaluation.
+   * what it does on average, as in an evaluation. `progress` is the share of the updates that are done, float32 [] in
+   * [0, 1]; it is missing where a method should be as it is in use.
    */
   | {
       readonly kind: "train";
       readonly promptMask: Value;
       readonly packing?: Packing;
+      readonly progress?: Value;
       noise?(name: string, shape: readonly number[]): Value;
     }
   /** The prompt's pass that fills the KV cache; mask as above (0 on padding). */

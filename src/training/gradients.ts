@@ -152,6 +152,7 @@ export class GradientSession implements Disposable {
   readonly #pass: PassSession;
   readonly #inverseTokens = Tensor.scalar("float32", 0);
   readonly #promptShare = Tensor.scalar("float32", 0);
+  readonly #progress = Tensor.scalar("float32", 0);
 
   /** @param packed for `PackedBatch` instead of `Collated` */
   constructor(backbone: Backbone, adapter: Adapter, tuning: SessionTuning = {}, packed = false) {
@@ -173,6 +174,7 @@ export class GradientSession implements Disposable {
     const session = Session.create(exportOnnx(graph), sessionOptions(backbone, tuning));
     this.#pass = new PassSession(session, objective.auxiliary.keys(), objective.gates ? ["gates"] : []);
     this.#pass.input("inverseTokens", this.#inverseTokens).input("promptShare", this.#promptShare);
+    this.#pass.input("progress", this.#progress);
     this.#noise = [...objective.noise].map(([name, shape]) => {
       const tensor = Tensor.allocate("float32", shape);
       this.#pass.input(name, tensor);
@@ -205,6 +207,11 @@ export class GradientSession implements Disposable {
     return this.#pass.run(batch);
   }
 
+  /** Share of the updates that are done, for all micro-batches that follow. */
+  set progress(share: number) {
+    this.#progress.data[0] = share;
+  }
+
   /** Draws the method's noise, the same for all micro-batches that follow: uniform in (0, 1), by seed. */
   draw(seed: number): void {
     const random = new Random(seed);
@@ -229,5 +236,6 @@ export class GradientSession implements Disposable {
     for (const tensor of this.accumulated.values()) tensor.dispose();
     this.#inverseTokens.dispose();
     this.#promptShare.dispose();
+    this.#progress.dispose();
   }
 }

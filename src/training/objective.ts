@@ -19,7 +19,7 @@ export interface Objective {
 }
 
 export interface ObjectiveOptions {
-  /** Whether the method gets noise (training) or does what it does on average (evaluation). Default: false. */
+  /** Whether the method gets noise and progress (training) or does what it does in use (evaluation). Default: false. */
   readonly noise?: boolean;
   /** For `PackedBatch` instead of `Collated`. Default: false. */
   readonly packed?: boolean;
@@ -54,7 +54,8 @@ export function buildObjective(
     segments: graph.input("segments", "int64", ["B", "T"]),
     positions: graph.input("tokenPositions", "int64", ["B", "T"]),
   };
-  const phase = { kind: "train", promptMask, ...(packing && { packing }), ...(withNoise && { noise: draw }) } as const;
+  const training = withNoise && { noise: draw, progress: graph.input("progress", "float32", []) };
+  const phase = { kind: "train", promptMask, ...(packing && { packing }), ...training } as const;
   const method = buildMethod(graph, adapter, phase, { derived: "inline" });
   const inputs = {
     tokens,

@@ -260,6 +260,7 @@ class Run {
     const outcome = await trainer.step(batch, {
       lr: lr * factor,
       number: step + 1,
+      progress: step / this.#totalSteps,
       signal: this.#options.signal,
       ...(trainer.bilevel && {
         activation: {

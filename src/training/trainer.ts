@@ -32,6 +32,8 @@ export interface StepInput {
   readonly activation?: { readonly batch: readonly Example[]; readonly lr: number };
   /** Aborting leaves the step undone, unless Ω has been updated already. */
   readonly signal?: AbortSignal | undefined;
+  /** Share of the run's updates that are done, for methods whose training changes with it; default: 1. */
+  readonly progress?: number | undefined;
   /** What messages call the step; default: by the number of updates. */
   readonly number?: number;
 }
@@ -120,7 +122,8 @@ export class Trainer implements Disposable {
     };
     if (!this.bilevel || !input.activation) return outcome;
     const dev = input.activation.batch;
-    const second = (await this.#update(["activation"], dev, input.activation.lr, { number: input.number }))!;
+    const { number, progress } = input;
+    const second = (await this.#update(["activation"], dev, input.activation.lr, { number, progress }))!;
     return { ...outcome, activation: second.losses, tokens: outcome.tokens + countTokens(dev) };
   }
 
@@ -137,11 +140,12 @@ export class Trainer implements Disposable {
     names: readonly Group[],
     batch: readonly Example[],
     lr: number,
-    { signal, number }: { signal?: AbortSignal | undefined; number?: number | undefined },
+    { signal, number, progress = 1 }: Pick<StepInput, "signal" | "progress"> & { number?: number | undefined },
   ): Promise<{ losses: StepLosses; active: number[][] | undefined } | undefined> {
     this.#gradients.clear(); // what an aborted or failed step, or the other step of a pair, left behind
     const tokens = supervisedTokens(batch);
     const step = this.updates.get(names[0]!)! + 1;
+    this.#gradients.progress = progress;
     this.#gradients.draw(deriveSeed(this.#options.seed ?? 0, `noise/${names[0]}/${step}`));
     const passes: PassResult[] = [];
     const bad: Example[] = []; // of micro-batches whose own loss is not finite
