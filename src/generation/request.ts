@@ -1,6 +1,4 @@
 /** @file What is asked for and what comes back, and the checks a request passes before anything runs. */
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { z } from "zod";
 import { deriveSeed, Random } from "../base/index.ts";
 import type { Adapter } from "../methods/index.ts";
@@ -160,8 +158,7 @@ export function checkRequests(requests: readonly GenerationRequest[], backbone: 
 
 /** The backbone's tokenizer; undefined for random weights and for checkpoints that come without one. */
 export function tokenizerOf(backbone: Backbone): Tokenizer | undefined {
-  const { directory } = backbone;
-  return directory !== undefined && existsSync(join(directory, "tokenizer.json")) ? backbone.tokenizer : undefined;
+  return backbone.hasTokenizer ? backbone.tokenizer : undefined;
 }
 
 /** The generator of a request's draws. */

@@ -5,8 +5,8 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { InputError } from "../base/index.ts";
 import type { Tensor } from "../runtime/index.ts";
+import { ropeTables } from "./attention.ts";
 import { Backbone } from "./backbone.ts";
-import { FAMILIES } from "./families.ts";
 import { dequantize, quantize } from "./quantize.ts";
 import { readSafetensors, type StoredTensor, writeSafetensors } from "./safetensors.ts";
 
@@ -71,7 +71,7 @@ describe("float32", () => {
       expect(Buffer.from(bits.map((value) => value >>> 16)).equals(Buffer.from(data as Uint16Array))).toBe(true);
       expect(bits.every((value) => (value & 0xffff) === 0)).toBe(true);
     }
-    const tables = FAMILIES.llama!.tables(backbone.config);
+    const tables = ropeTables(backbone.config);
     expect(weights.size).toBe(tensors.size + tables.size);
     expect(backbone.sites).toHaveLength(42);
     expect(backbone.sites[8]).toEqual({
@@ -311,9 +311,16 @@ describe("random weights", () => {
   test("there is no tokenizer, and the error says so", async () => {
     using random = Backbone.random(config);
     expect(() => random.tokenizer).toThrow(/random weights and no tokenizer/);
+    expect(random.hasTokenizer).toBe(false);
     using loaded = await Backbone.load(TINY);
+    expect(loaded.hasTokenizer).toBe(true);
     expect(loaded.tokenizer).toBe(loaded.tokenizer);
     expect(loaded.tokenizer.eosTokenIds).toEqual([0]);
+    const copy = copyOf(TINY);
+    rmSync(join(copy, "tokenizer.json"));
+    using bare = await Backbone.load(copy);
+    expect(bare.hasTokenizer).toBe(false);
+    expect(() => bare.tokenizer).toThrow(/tokenizer\.json/);
   });
 });
 

@@ -1,16 +1,19 @@
 /** @file A backbone: config, tokenizer and frozen weights of a model, loaded once and shared by every session. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { InputError } from "../base/index.ts";
 import type { Graph } from "../graph/index.ts";
 import { Tensor } from "../runtime/index.ts";
+import { ropeTables } from "./attention.ts";
 import { Checkpoint } from "./checkpoint.ts";
 import type { BackboneConfig } from "./config.ts";
 import { readBackboneConfig } from "./config-file.ts";
-import { familyOf } from "./families.ts";
+import { decoderForward } from "./decoder.ts";
 import { type ForwardInputs, type ForwardOutputs, quantizedNames, type Site, type WeightForm } from "./forward.ts";
 import { fuseWeights } from "./fuse.ts";
+import { fusedWeightsOf, sitesOf } from "./layout.ts";
 import { dequantize } from "./quantize.ts";
 import { SHAPES } from "./shapes.ts";
-import { sitesOf } from "./sites.ts";
 import { Tokenizer } from "./tokenizer.ts";
 import { loadWeights, randomWeights, type Weights } from "./weights.ts";
 
@@ -59,10 +62,10 @@ export class Backbone implements Disposable {
     this.directory = directory;
     this.#tensors = weights.tensors;
     if (form.kind !== "float32") {
-      fuseWeights(this.#tensors, familyOf(config).fused(config), form.kind);
+      fuseWeights(this.#tensors, fusedWeightsOf(config), form.kind);
       addLevels(this.#tensors, form.kind);
     }
-    for (const [name, { shape, values }] of familyOf(config).tables(config)) {
+    for (const [name, { shape, values }] of ropeTables(config)) {
       this.#tensors.set(name, Tensor.from("float32", shape, values));
     }
   }
@@ -83,6 +86,11 @@ export class Backbone implements Disposable {
   static random(config: BackboneConfig, options: BackboneOptions & { readonly seed?: number } = {}): Backbone {
     const form = formOf(options);
     return new Backbone(config, form, randomWeights(config, form, options.seed ?? 0));
+  }
+
+  /** False for random weights and for checkpoints that come without one: token ids only. */
+  get hasTokenizer(): boolean {
+    return this.directory !== undefined && existsSync(join(this.directory, "tokenizer.json"));
   }
 
   /** Read from the directory when first asked for. */
@@ -107,7 +115,7 @@ export class Backbone implements Disposable {
   /** Builds the decoder's forward pass into `graph`; its weights are parameters named as in `initializers`. */
   forward(graph: Graph, inputs: ForwardInputs): ForwardOutputs {
     const weights = { form: this.weights, provideNorms: (site: Site) => void this.squaredNorms(site) };
-    return familyOf(this.config).forward(graph, this.config, weights, inputs);
+    return decoderForward(graph, this.config, weights, inputs);
   }
 
   /**

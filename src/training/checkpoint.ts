@@ -89,9 +89,17 @@ export function readCheckpointState(path: string): CheckpointState {
   return readJson(join(path, STATE_FILE), stateSchema);
 }
 
-/** Throws CHECKPOINT_MISMATCH, naming every difference, when the checkpoint belongs to another run. */
-export function requireSameRun(path: string, state: CheckpointState, identity: ReadonlyMap<string, string>): void {
-  const differences = configDifferences(new Map(Object.entries(state.identity)), identity);
+/**
+ * Throws CHECKPOINT_MISMATCH, naming every difference, when the checkpoint belongs to another run.
+ * @param defaults of fields that the checkpoint may be too old to know
+ */
+export function requireSameRun(
+  path: string,
+  state: CheckpointState,
+  identity: ReadonlyMap<string, string>,
+  defaults: ReadonlyMap<string, string>,
+): void {
+  const differences = configDifferences(new Map(Object.entries(state.identity)), identity, defaults);
   if (differences.length === 0) return;
   throw new TrainingError(
     "CHECKPOINT_MISMATCH",

@@ -1,7 +1,13 @@
 /** @file Training configs: defaults, refusals that name what was meant, and what a resumption may change. */
 import { describe, expect, it } from "vitest";
 import { InputError } from "../base/index.ts";
-import { configDifferences, decisiveFields, resolveTrainingConfig, trainingConfigSchema } from "./config.ts";
+import {
+  configDifferences,
+  decisiveFields,
+  defaultFields,
+  resolveTrainingConfig,
+  trainingConfigSchema,
+} from "./config.ts";
 
 const minimal = { model: "m", method: "milora", data: { train: "t.jsonl" }, output_dir: "runs/a" };
 
@@ -76,6 +82,18 @@ describe("decisiveFields", () => {
     expect(configDifferences(fields({}), fields({ output_dir: "b", model: "n", checkpoint_every: 7 }))).toEqual([]);
     expect(configDifferences(fields({}), fields({ data: { train: "t.jsonl", dev: 0.1 } }))).toEqual([
       "data.dev was 0.05, is 0.1",
+    ]);
+  });
+
+  it("takes what an earlier version did not know for its default", () => {
+    const config = resolveTrainingConfig({ ...minimal, packing: true, lr: 1, adapter: { r: 8, use_dora: true } });
+    const then = decisiveFields(config);
+    for (const field of ["packing", "lr", "adapter.r", "adapter.use_dora"]) then.delete(field);
+    const defaults = defaultFields(config, { r: 8, use_dora: false });
+    expect(configDifferences(then, decisiveFields(config), defaults)).toEqual([
+      "adapter.use_dora was false, is true",
+      "lr was 0.0001, is 1",
+      "packing was false, is true",
     ]);
   });
 });

@@ -153,6 +153,10 @@ export const trainingConfigSchema = strict({
   checkpoint_every: count.default(200).describe("Steps between two checkpoints."),
   keep_checkpoints: count.default(2).describe("Newest checkpoints that are kept."),
   seed: z.int().min(0).default(0).describe("Seed of the initial values, the order of the rows and the dev split."),
+  tensorboard: z
+    .boolean()
+    .default(false)
+    .describe("Write what is measured for TensorBoard, too: event files in tensorboard/ below the run's directory."),
   output_dir: z
     .string()
     .min(1)
@@ -175,6 +179,7 @@ export function resolveTrainingConfig(input: unknown, where = "training config")
  */
 const FREE_FIELDS = new Set([
   "output_dir",
+  "tensorboard",
   "checkpoint_every",
   "keep_checkpoints",
   "model",
@@ -205,9 +210,24 @@ export function configDigest(fields: ReadonlyMap<string, string>): string {
   return hash.digest("hex");
 }
 
-/** What differs between two runs, one line a field. */
-export function configDifferences(then: ReadonlyMap<string, string>, now: ReadonlyMap<string, string>): string[] {
+/** What every decisive field of a config is where nothing is said of it: what a run computed before the field existed. */
+export function defaultFields(config: TrainingConfig, adapter: unknown): Map<string, string> {
+  const { model, method, output_dir, data } = config;
+  const bare = resolveTrainingConfig({ model, method, output_dir, data: { train: data.train }, adapter });
+  return decisiveFields(bare);
+}
+
+/**
+ * What differs between two runs, one line a field.
+ * @param defaults the values of fields that `then` does not know
+ */
+export function configDifferences(
+  then: ReadonlyMap<string, string>,
+  now: ReadonlyMap<string, string>,
+  defaults: ReadonlyMap<string, string> = new Map(),
+): string[] {
+  const before = (path: string) => then.get(path) ?? defaults.get(path);
   return [...new Set([...then.keys(), ...now.keys()])]
-    .filter((path) => then.get(path) !== now.get(path))
-    .map((path) => `${path} was ${then.get(path) ?? "not set"}, is ${now.get(path) ?? "not set"}`);
+    .filter((path) => before(path) !== now.get(path))
+    .map((path) => `${path} was ${before(path) ?? "not set"}, is ${now.get(path) ?? "not set"}`);
 }

@@ -1,10 +1,10 @@
 /** @file From rows to examples: templates, the boundary between prompt and response, what is cut, dropped and split off. */
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { Tokenizer } from "../models/index.ts";
-import { examplesDigest, loadData, splitRows, toExample } from "./data.ts";
+import { countRows, examplesDigest, loadData, splitRows, toExample } from "./data.ts";
 import { renderPrompt, renderRow } from "./render.ts";
 import { parseRow, type Row } from "./rows.ts";
 
@@ -171,5 +171,26 @@ describe("loadData", () => {
     );
     const signal = AbortSignal.abort(new Error("stop"));
     await expect(loadData(tiny, { ...base, train, dev: 0, signal })).rejects.toThrow("stop");
+  });
+});
+
+describe("countRows", () => {
+  it("counts the rows of a file, a pattern, a directory, and lists of them", async () => {
+    const some = (n: number) => Array.from({ length: n }, (_, i) => ({ q: `${i % 2}`, answer: "yes" })); // repeated, too
+    mkdirSync(join(directory, "parts"));
+    const one = file("parts/one.json", some(3));
+    file("parts/two.json", some(4));
+    const plain = file("plain.json", [{ prompt: "a", response: "b" }]);
+    const options = { template: "alpaca", columns: { prompt: "q", response: "answer" } };
+    const mapped = { path: one, columns: options.columns };
+    expect(await countRows({ ...options, train: one })).toBe(3);
+    expect(await countRows({ ...options, train: join(directory, "parts/*.json") })).toBe(7);
+    expect(await countRows({ ...options, train: join(directory, "parts") })).toBe(7);
+    expect(await countRows({ ...options, train: [{ path: one, weight: 2 }] })).toBe(3);
+    expect(await countRows({ template: "alpaca", train: [mapped, plain] })).toBe(4);
+    const free = "{{ q }}?";
+    const rows = [{ q: "1", answer: "no", output: "x" }];
+    expect(await countRows({ template: free, train: [file("free.json", rows)] })).toBe(1);
+    await expect(countRows({ ...options, train: [one, "none.json"] })).rejects.toThrow(/none\.json/);
   });
 });

@@ -195,7 +195,9 @@ export interface DataOptions {
 
 type NamedSource = Source & { readonly name: string; readonly template: Template };
 
-function sourcesOf(given: string | readonly (string | Source)[], options: DataOptions, field: string): NamedSource[] {
+type Defaults = Pick<DataOptions, "template" | "columns">;
+
+function sourcesOf(given: string | readonly (string | Source)[], options: Defaults, field: string): NamedSource[] {
   const list = typeof given === "string" ? [given] : given;
   const sources = list.map((entry) => {
     const { path, name, template, columns, weight } = typeof entry === "string" ? ({ path: entry } as Source) : entry;
@@ -338,6 +340,15 @@ export async function loadData(tokenizer: Tokenizer, options: DataOptions): Prom
           .update(JSON.stringify([content, mix]))
           .digest("hex");
   return { train, dev: devSet, ...mix, digest, warnings };
+}
+
+/** All rows of the training sources, also those that `loadData` would leave out. Throws `InputError`. */
+export async function countRows(options: Defaults & Pick<DataOptions, "train">): Promise<number> {
+  let rows = 0;
+  for (const { path, columns, template } of sourcesOf(options.train, options, "data.train")) {
+    rows += (await loadRows(path, { columns, free: template instanceof PromptTemplate })).length;
+  }
+  return rows;
 }
 
 /** The order in which a run takes its training examples. */

@@ -8,6 +8,7 @@ export {
 } from "./config.ts";
 export { jsonSchemaOf, readConfigFile, unknownSettings } from "./config-file.ts";
 export {
+  countRows,
   type DataOptions,
   type DataSet,
   type Example,

@@ -15,6 +15,7 @@ import {
 import {
   configDigest,
   decisiveFields,
+  defaultFields,
   resolveTrainingConfig,
   type TrainingConfig,
   type TrainingConfigInput,
@@ -166,7 +167,8 @@ class Run {
     const from = checkpoint === undefined ? undefined : checkpointPath(path, checkpoint);
     if (from !== undefined) {
       const state = readCheckpointState(from);
-      requireSameRun(from, state, this.#identity);
+      const unset = this.#adapter.method.newConfig({}, this.#backbone.config);
+      requireSameRun(from, state, this.#identity, defaultFields(this.#config, unset));
       this.#state = state;
       this.#secondsBefore = state.seconds;
       this.#changed = false;

@@ -130,7 +130,8 @@ async function inspectAdapter(directory: string, flags: Flags): Promise<void> {
     });
     return;
   }
-  print(`${paint("bold", method.name)} adapter, ${backbone.numLayers} layers of width ${backbone.hiddenSize}`);
+  const width = backbone.hiddenSize > 0 ? ` of width ${backbone.hiddenSize}` : ""; // vectors and prefixes do not tell
+  print(`${paint("bold", method.name)} adapter, ${backbone.numLayers} layers${width}`);
   print(`digest ${loaded.digest}\n`);
   print(`${parameterTable(parameters)}\n`);
   print(configText(config));

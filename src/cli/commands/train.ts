@@ -7,7 +7,7 @@ import { InputError, MiloraError } from "../../base/index.ts";
 import { methodOf, methods } from "../../methods/index.ts";
 import { configureRuntime } from "../../runtime/index.ts";
 import {
-  loadRows,
+  countRows,
   PRESETS,
   type PresetName,
   presetSettings,
@@ -40,6 +40,7 @@ interface Flags {
   readonly set?: string[];
   readonly output?: string;
   readonly resume?: boolean;
+  readonly tensorboard?: boolean;
   readonly quick?: boolean;
   readonly threads?: number;
   readonly json?: boolean;
@@ -68,6 +69,7 @@ export function configure(command: Command): void {
         "--output <dir>",
         "where the run is written: config.json, metrics.jsonl, checkpoints/, best/, report.html",
       )
+      .option("--tensorboard", "write what is measured for TensorBoard, too, into tensorboard/ of --output")
       .option("--resume", "go on with the run in --output from its newest checkpoint")
       .option("--quick", "only a few small steps, to see that everything fits together")
       .addOption(threadsFlag())
@@ -162,6 +164,7 @@ async function settingsOf(flags: Flags): Promise<TrainingConfigInput> {
     method: flags.method,
     weights: flags.weights,
     output_dir: flags.output,
+    tensorboard: flags.tensorboard,
     data: defined(data),
   };
   settings = merge(merge(settings, defined(named)), parseSettings(flags.set ?? []));
@@ -178,8 +181,8 @@ async function settingsOf(flags: Flags): Promise<TrainingConfigInput> {
 
 /** The paper's batch size depends on how many rows there are. */
 async function preset(name: PresetName, { method, data }: Settings): Promise<Settings> {
-  const { train, columns } = (data ?? {}) as Partial<TrainingConfigInput["data"]>;
-  const rows = name === "paper" && typeof train === "string" ? (await loadRows(train, { columns })).length : 0;
+  const known = trainingConfigSchema.shape.data.safeParse(withoutNulls((data ?? {}) as Settings)); // what is wrong is told later
+  const rows = name === "paper" && known.success ? await countRows(known.data) : 0;
   return presetSettings(name, String(method), rows) as Settings;
 }
 

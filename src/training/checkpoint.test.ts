@@ -1,0 +1,57 @@
+/** @file Checkpoints of earlier versions: fields that they do not know count as what was computed then. */
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, expect, test } from "vitest";
+import { Backbone } from "../models/index.ts";
+import type { TrainingConfigInput } from "./config.ts";
+import { train } from "./train.ts";
+
+const model = join(import.meta.dirname, "../../assets/tiny-llama");
+const directory = mkdtempSync(join(tmpdir(), "milora-checkpoint-"));
+const backbone = await Backbone.load(model);
+afterAll(() => {
+  backbone.dispose();
+  rmSync(directory, { recursive: true });
+});
+
+const data = join(directory, "rows.jsonl");
+const rows = ["red", "green", "blue", "white"].map((output, i) => ({ instruction: `Colour of ${i}?`, output }));
+writeFileSync(data, rows.map((row) => JSON.stringify(row)).join("\n"));
+
+const config: TrainingConfigInput = {
+  model,
+  method: "lora",
+  adapter: { r: 2, target_modules: ["q_proj"] },
+  data: { train: data, dev: 0 },
+  batch_size: 2,
+  max_steps: 2,
+  output_dir: join(directory, "run"),
+};
+
+test("a checkpoint from before a setting existed goes on with its default, and with nothing else", async () => {
+  await train({ ...config, max_steps: 2 }, { backbone });
+  const path = join(config.output_dir, "checkpoints/step-2/state.json");
+  const state = JSON.parse(readFileSync(path, "utf8"));
+  for (const field of ["packing", "weights", "adapter.use_rslora", "data.template"]) {
+    expect(state.identity).toHaveProperty([field]);
+    delete state.identity[field];
+  }
+  writeFileSync(path, JSON.stringify(state));
+  const resumed = (changes: Partial<TrainingConfigInput>) =>
+    train({ ...config, ...changes }, { backbone, resume: true });
+  await expect(resumed({ packing: true, data: { ...config.data, template: "none" } })).rejects.toMatchObject({
+    code: "CHECKPOINT_MISMATCH",
+    message: expect.stringMatching(/: packing was false, is true; data.template was "alpaca", is "none"\. |: data/),
+  });
+  await expect(resumed({ adapter: { ...config.adapter, use_rslora: true } })).rejects.toThrow(
+    /adapter\.use_rslora was false, is true/,
+  );
+  // Not known then either, but without a default: what is set now is a difference.
+  delete state.identity.max_steps;
+  writeFileSync(path, JSON.stringify(state));
+  await expect(resumed({})).rejects.toThrow(/max_steps was not set, is 2/);
+  state.identity.max_steps = "2";
+  writeFileSync(path, JSON.stringify(state));
+  expect(await resumed({})).toMatchObject({ steps: 2, stoppedBecause: "finished" });
+});
