@@ -44,7 +44,7 @@ export {
   trilu,
   unsqueeze,
 } from "./ops/layout.ts";
-export { fusedMatmul, type GemmOptions, gemm, matmul } from "./ops/linear.ts";
+export { addedTo, fusedMatmul, type GemmOptions, gemm, matmul } from "./ops/linear.ts";
 export { gatherNBits, matmulNBits, type NBitsWeight } from "./ops/quantized.ts";
 export {
   argmax,

@@ -53,11 +53,15 @@ export const lossOps = {
  * @param logits [S, V], floating point
  * @param labels int64 [S], each in 0 … V - 1, also where the weight is 0
  * @param weights floating point [S]; 0 masks a row. Without any weight the loss is 0.
- * @returns `loss` scalar, `sum` = Σ w · nll and `count` = Σ w, so that micro-batches can be weighed
+ * @returns `loss` scalar, `sum` = Σ w · nll and `count` = Σ w, so that micro-batches can be weighed; `rows` = w · nll, [S]
  */
-export function crossEntropy(logits: Value, labels: Value, weights: Value): { loss: Value; sum: Value; count: Value } {
-  const rows = apply1(lossOps.rowCrossEntropy, [logits, labels], none);
-  const total = sum(mul(rows, weights));
+export function crossEntropy(
+  logits: Value,
+  labels: Value,
+  weights: Value,
+): { loss: Value; sum: Value; count: Value; rows: Value } {
+  const rows = mul(apply1(lossOps.rowCrossEntropy, [logits, labels], none), weights);
+  const total = sum(rows);
   const count = sum(weights);
-  return { loss: div(total, maximum(count, 1e-12)), sum: total, count };
+  return { loss: div(total, maximum(count, 1e-12)), sum: total, count, rows };
 }

@@ -19,6 +19,7 @@ import {
   rotary,
   slice,
   softmax,
+  split,
   sub,
   transpose,
   unsqueeze,
@@ -27,7 +28,7 @@ import {
   zeros,
 } from "../graph/index.ts";
 import type { BackboneConfig } from "./config.ts";
-import type { AttentionMode, AttentionPrefix, PackedRows } from "./forward.ts";
+import type { AttentionMode, AttentionPrefix, JoinedBatch, PackedRows } from "./forward.ts";
 
 const COS = "rope.cos";
 const SIN = "rope.sin";
@@ -56,12 +57,35 @@ export function ropeTables(config: BackboneConfig): Map<string, { shape: readonl
 }
 
 /** Attention of one layer: q [N, heads · headDim], k and v [N, kvHeads · headDim] → [N, heads · headDim]. */
-export type Attention = (layer: number, q: Value, k: Value, v: Value, prefix: AttentionPrefix | undefined) => Value;
+type OneAttention = (layer: number, q: Value, k: Value, v: Value, prefix: AttentionPrefix | undefined) => Value;
+
+/** The same with a prefix for each batch, of which there are several only where they are joined. */
+export type Attention = (
+  layer: number,
+  q: Value,
+  k: Value,
+  v: Value,
+  prefixes: readonly (AttentionPrefix | undefined)[],
+) => Value;
 
 export function attentionOf(g: Graph, config: BackboneConfig, tokens: Value, mode: AttentionMode): Attention {
-  return mode.kind === "full"
-    ? fullAttention(g, config, tokens, mode.packed)
-    : cachedAttention(g, config, tokens, mode);
+  if (mode.kind === "joined") return joinedAttention(g, config, mode.batches);
+  const attend =
+    mode.kind === "full" ? fullAttention(g, config, tokens, mode.packed) : cachedAttention(g, config, tokens, mode);
+  return (layer, q, k, v, [prefix]) => attend(layer, q, k, v, prefix);
+}
+
+/** Each batch by itself: there is no weight in it to be shared, and batches differ in length and prefix. */
+function joinedAttention(g: Graph, config: BackboneConfig, batches: readonly JoinedBatch[]): Attention {
+  const each = batches.map(({ tokens, packed }) => fullAttention(g, config, tokens, packed));
+  const sizes = batches.map(({ tokens }) => mulDims(...tokens.shape));
+  return (layer, q, k, v, prefixes) => {
+    const [queries, keys, values] = [q, k, v].map((x) => split(x, 0, sizes)) as [Value[], Value[], Value[]];
+    return concat(
+      each.map((attend, i) => attend(layer, queries[i]!, keys[i]!, values[i]!, prefixes[i])),
+      0,
+    );
+  };
 }
 
 function tables(g: Graph, { maxPositions, headDim }: BackboneConfig): { cos: Value; sin: Value } {
@@ -88,7 +112,7 @@ function packedMask(g: Graph, { segments }: PackedRows, prefixLength: number): V
  * Over whole sequences, from differentiable operations. The query heads that share a key-value head are stacked along
  * the sequence, so that keys and values are never repeated. A prefix stands before position 0, its tokens shift.
  */
-function fullAttention(g: Graph, config: BackboneConfig, tokens: Value, packed: PackedRows | undefined): Attention {
+function fullAttention(g: Graph, config: BackboneConfig, tokens: Value, packed: PackedRows | undefined): OneAttention {
   const { numHeads, numKvHeads, headDim } = config;
   const [B, T] = tokens.shape as [Dim, Dim];
   const shared = numHeads / numKvHeads;
@@ -129,7 +153,7 @@ function cachedAttention(
   config: BackboneConfig,
   tokens: Value,
   mode: Extract<AttentionMode, { kind: "cached" }>,
-): Attention {
+): OneAttention {
   const { numHeads, numKvHeads, headDim } = config;
   const [B, T] = tokens.shape as [Dim, Dim];
   const { cos, sin } = tables(g, config);

@@ -60,6 +60,8 @@ export interface Hooks {
   block?(layer: number, block: "self_attn" | "mlp", x: Value, y: Value): Value; // [N, d] each
   /** The layer's attention prefix; asked for after `beforeLayer`, not when decoding (the KV cache holds it then). */
   prefix?(layer: number, own: KeyValueOf): AttentionPrefix | undefined;
+  /** Instead of `prefix` where batches are `joined`: that of each. */
+  prefixes?(layer: number, own: KeyValueOf): readonly (AttentionPrefix | undefined)[];
   /** Returns what is added to a frozen weight outside of the linear modules: embeddings, norms, head; in its shape. */
   change?(name: string): Value | undefined;
 }
@@ -72,16 +74,25 @@ export interface PackedRows {
   readonly positions: Value; // int64 [B, T]
 }
 
+/** One of several batches that pass together. */
+export interface JoinedBatch {
+  readonly tokens: Value; // int64 [B, T]
+  readonly packed?: PackedRows;
+}
+
 /**
  * How attention is computed.
  * - `full`: whole right-padded sequences from position 0, causal, made of differentiable operations. Padding needs
  *   no mask: it stands after every real token, which therefore never sees it. With
  *   `packed` rows hold several sequences each.
+ * - `joined`: several batches, each as `full` has it, whose rows stand one after the other in everything else; `tokens`
+ *   is then [N, 1]. Frozen weights are read once for all of them.
  * - `cached`: appends to a KV cache in place (`GroupQueryAttention`). The graph gets inputs `past.{layer}.key|value`
  *   and outputs `present.{layer}.key|value`, float32 [B, kvHeads, S, headDim], to be bound to the same buffers.
  */
 export type AttentionMode =
   | { readonly kind: "full"; readonly packed?: PackedRows }
+  | { readonly kind: "joined"; readonly batches: readonly JoinedBatch[] }
   | {
       readonly kind: "cached";
       /** int32 [B]: length of each sequence after this step, minus one. */

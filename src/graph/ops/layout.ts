@@ -74,6 +74,9 @@ export const layoutOps = {
     },
     lower: onnx("Concat", ({ axis }) => ({ axis: int(axis) })),
     gradient({ inputs, attributes: { axis }, g }) {
+      const sizes = inputs.map((input) => input.shape[axis]!);
+      // Pieces of unknown size are all cut at once; of others only those that are wanted.
+      if (sizes.some((size) => typeof size === "string")) return inputs.map((_, i) => () => split(g, axis, sizes)[i]!);
       let start: Dim = 0;
       return inputs.map((input) => {
         const from = start;
@@ -83,10 +86,15 @@ export const layoutOps = {
       });
     },
   }),
-  split: op<{ axis: number; sizes: readonly number[] }>("split", {
+  /** Input 1, if there, holds the sizes at run time. */
+  split: op<{ axis: number; sizes: Shape }>("split", {
     infer: ({ inputs: [x], attributes: { axis, sizes } }) =>
       sizes.map((size) => ({ dtype: x!.dtype, shape: x!.shape.map((dim, i) => (i === axis ? size : dim)) })),
-    lower: (to) => void to.emit("Split", [to.in(0), to.int64s(to.attributes.sizes)], { axis: int(to.attributes.axis) }),
+    lower(to) {
+      const { axis, sizes } = to.attributes;
+      const atRunTime = to.node.inputs.length > 1 ? to.in(1) : to.int64s(sizes as readonly number[]);
+      to.emit("Split", [to.in(0), atRunTime], { axis: int(axis) });
+    },
     gradient: ({ outputs, adjoints, attributes: { axis } }) => [
       () =>
         concat(
@@ -249,17 +257,20 @@ export function concat(values: readonly Value[], axis: number): Value {
   return values.length === 1 ? first : apply1(layoutOps.concat, values, { axis: normalAxis(first, axis, "concat") });
 }
 
-/** Cuts an axis of known size into pieces of the given sizes. */
-export function split(x: Value, axis: number, sizes: readonly number[]): Value[] {
+/** Cuts an axis into pieces of the given sizes, which may be symbolic and fill it. */
+export function split(x: Value, axis: number, sizes: readonly Dim[]): Value[] {
   const at = normalAxis(x, axis, "split");
-  if (sizes.reduce((a, b) => a + b, 0) !== x.shape[at]) {
+  if (addDims(...sizes) !== x.shape[at]) {
     x.graph.fail(
       "split",
       "SHAPE_MISMATCH",
       `pieces ${formatShape(sizes)} do not fill axis ${at} of ${formatShape(x.shape)}`,
     );
   }
-  return sizes.length === 1 ? [x] : [...x.graph.apply(layoutOps.split, [x], { axis: at, sizes })];
+  if (sizes.length === 1) return [x];
+  const pieces = sizes.map(canonicalDim);
+  const inputs = pieces.some((size) => typeof size === "string") ? [x, dimVector(x.graph, pieces)] : [x];
+  return [...x.graph.apply(layoutOps.split, inputs, { axis: at, sizes: pieces })];
 }
 
 /**

@@ -149,6 +149,17 @@ export function gemm(a: Value, b: Value, options: GemmOptions = {}): Value {
 }
 
 /**
+ * The product that `value` adds to `base`; undefined where it is no product that begins with `base` as its c. Whoever
+ * puts several such values together need not put the bases together too.
+ */
+export function addedTo(base: Value, value: Value): Value | undefined {
+  const node = producedBy(value, linearOps.gemm);
+  const [a, b, c] = node?.inputs ?? [];
+  if (!node || c !== base || node.attributes.beta !== 1 || !shapesEqual(base.shape, value.shape)) return undefined;
+  return gemm(a!, b!, node.attributes);
+}
+
+/**
  * Two identities of a product x B' that spare passes over x when x is the gradient of the logits, the largest matrix of
  * training; its rows are (p - onehot) g.
  */
