@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { InputError } from "../base/index.ts";
 import { readBackboneConfig } from "./config-file.ts";
-import { FAMILIES, familyOf } from "./families.ts";
+import { FAMILIES } from "./families.ts";
+import { parametersOf } from "./layout.ts";
 import { SHAPES } from "./shapes.ts";
 
 let directory: string;
@@ -176,7 +177,7 @@ test("a family knows its weights: names and shapes are those of the bundled chec
   const length = Number(bytes.readBigUInt64LE(0));
   const header = JSON.parse(bytes.toString("utf8", 8, 8 + length)) as Record<string, { shape: number[] }>;
   delete header.__metadata__;
-  const parameters = familyOf(config).parameters(config);
+  const parameters = parametersOf(config);
   expect(Object.fromEntries(parameters.map(({ name, shape }) => [name, shape]))).toEqual(
     Object.fromEntries(Object.entries(header).map(([name, { shape }]) => [name, shape])),
   );
@@ -185,9 +186,7 @@ test("a family knows its weights: names and shapes are those of the bundled chec
 
 test("shapes: the parameter counts the models are known by", () => {
   const count = (name: keyof typeof SHAPES): number =>
-    familyOf(SHAPES[name])
-      .parameters(SHAPES[name])
-      .reduce((sum, { shape }) => sum + shape.reduce((product, dim) => product * dim, 1), 0);
+    parametersOf(SHAPES[name]).reduce((sum, { shape }) => sum + shape.reduce((product, dim) => product * dim, 1), 0);
   expect(count("llama-2-7b")).toBe(6_738_415_616);
   expect(count("llama-2-13b")).toBe(13_015_864_320);
   expect(count("tinyllama-1.1b")).toBe(1_100_048_384);

@@ -7,8 +7,8 @@ import { InputError, readJson, writeDirectoryAtomic, writeFileAtomic, writeStrea
 import type { DType, TensorData } from "../runtime/index.ts";
 import { Checkpoint, INDEX, SINGLE } from "./checkpoint.ts";
 import type { BackboneConfig } from "./config.ts";
-import { familyOf } from "./families.ts";
 import { float32ToBfloat16, float32ToFloat16 } from "./floats.ts";
+import { parametersOf } from "./layout.ts";
 import { bytesOf, type SafetensorsFile, safetensorsHeader } from "./safetensors.ts";
 import { storedDType, type TensorEntry } from "./safetensors-header.ts";
 import { checkTensors } from "./weights.ts";
@@ -115,7 +115,7 @@ export async function rewriteCheckpoint(
   using checkpoint = Checkpoint.open(directory);
   checkTensors(checkpoint, config);
   const shards = new Map<SafetensorsFile, TensorEntry[]>();
-  for (const { name } of familyOf(config).parameters(config)) {
+  for (const { name } of parametersOf(config)) {
     const { file, entry } = checkpoint.tensors.get(name)!;
     shards.set(file, [...(shards.get(file) ?? []), entry]);
   }

@@ -4,8 +4,9 @@ import { setImmediate } from "node:timers/promises";
 import { deriveSeed, InputError } from "../base/index.ts";
 import { Tensor } from "../runtime/index.ts";
 import type { BackboneConfig } from "./config.ts";
-import { familyOf, type ParameterInfo } from "./families.ts";
+import { IGNORED_TENSORS } from "./families.ts";
 import { quantizedNames, type WeightForm } from "./forward.ts";
+import { EMBEDDING, HEAD, type ParameterInfo, parametersOf } from "./layout.ts";
 import { type QuantizedLinear, quantizedLayout, quantizeRows } from "./quantize.ts";
 import type { TensorSource } from "./tensor-source.ts";
 
@@ -23,8 +24,6 @@ interface Held {
 const ROWS_ELEMENTS = 2 ** 20;
 /** Standard deviation of random weights, the usual `initializer_range`. */
 const RANDOM_STD = 0.02;
-const EMBEDDING = "model.embed_tokens.weight";
-const HEAD = "lm_head.weight";
 
 /**
  * The weights to hold for a config. Besides the checkpoint's own, a quantised model with tied embeddings has a
@@ -32,12 +31,10 @@ const HEAD = "lm_head.weight";
  */
 function held(config: BackboneConfig, form: WeightForm): Held[] {
   const quantized = form.kind === "float32" ? undefined : form;
-  const list: Held[] = familyOf(config)
-    .parameters(config)
-    .map((info) => {
-      const multiplies = info.kind === "linear" || info.kind === "head";
-      return { info, source: info.name, quantized: multiplies ? quantized : undefined };
-    });
+  const list: Held[] = parametersOf(config).map((info) => {
+    const multiplies = info.kind === "linear" || info.kind === "head";
+    return { info, source: info.name, quantized: multiplies ? quantized : undefined };
+  });
   if (quantized && config.tieWordEmbeddings) {
     const info: ParameterInfo = { name: HEAD, shape: [config.vocabSize, config.hiddenSize], kind: "head" };
     list.push({ info, source: EMBEDDING, quantized });
@@ -47,9 +44,8 @@ function held(config: BackboneConfig, form: WeightForm): Held[] {
 
 /** Compares a checkpoint with what the config asks for, and throws one error that lists every difference. */
 export function checkTensors(source: TensorSource, config: BackboneConfig): void {
-  const family = familyOf(config);
   const problems: string[] = [];
-  const expected = new Map(family.parameters(config).map((info) => [info.name, info]));
+  const expected = new Map(parametersOf(config).map((info) => [info.name, info]));
   for (const [name, { shape }] of expected) {
     const found = source.tensors.get(name);
     if (!found) problems.push(`${name} [${shape.join(", ")}] is missing`);
@@ -62,7 +58,7 @@ export function checkTensors(source: TensorSource, config: BackboneConfig): void
   for (const name of source.tensors.keys()) {
     // A checkpoint with tied embeddings may repeat the table under the head's name.
     const repeatsTable = name === HEAD && config.tieWordEmbeddings;
-    if (!expected.has(name) && !repeatsTable && !family.ignored.some((pattern) => pattern.test(name))) {
+    if (!expected.has(name) && !repeatsTable && !IGNORED_TENSORS.some((pattern) => pattern.test(name))) {
       problems.push(`${name} is not a weight of this architecture`);
     }
   }

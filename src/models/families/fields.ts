@@ -1,8 +1,7 @@
-/** @file The LLaMA family on disk: its config.json, field by field, and the names and shapes of its weights. */
+/** @file Fields of config.json that families share, checked one by one, and what follows from them. */
 import { z } from "zod";
-import { InputError } from "../base/index.ts";
-import { type BackboneConfig, tokenIdSchema, tokenIds, tokenIdsSchema } from "./config.ts";
-import type { ParameterInfo } from "./families.ts";
+import { InputError } from "../../base/index.ts";
+import { type BackboneConfig, tokenIdSchema, tokenIds, tokenIdsSchema } from "../config.ts";
 
 /** A size; the bounds are far above every published model and keep a crafted config from asking for the impossible. */
 const size = (most: number) =>
@@ -13,7 +12,7 @@ const size = (most: number) =>
     .max(most, `must be at most ${most}`);
 
 /** An option that changes the computation, of which only the usual value is implemented. */
-const only = <T extends string | number | boolean>(value: T) =>
+export const only = <T extends string | number | boolean>(value: T) =>
   z
     .unknown()
     .refine((given) => given === undefined || given === null || given === value, {
@@ -21,7 +20,7 @@ const only = <T extends string | number | boolean>(value: T) =>
     })
     .optional();
 
-const absent = z
+export const absent = z
   .unknown()
   .refine((given) => given === undefined || given === null, { error: "is not supported" })
   .optional();
@@ -36,7 +35,8 @@ const rope = z
   })
   .nullish();
 
-const schema = z.looseObject({
+/** Fields of every family. */
+export const commonFields = {
   hidden_size: size(2 ** 17),
   intermediate_size: size(2 ** 20),
   num_hidden_layers: size(2 ** 10),
@@ -50,26 +50,25 @@ const schema = z.looseObject({
   rope_scaling: rope,
   rope_parameters: rope,
   tie_word_embeddings: z.boolean().nullish(),
-  hidden_act: only("silu"),
-  attention_bias: only(false),
-  mlp_bias: only(false),
-  pretraining_tp: only(1),
   partial_rotary_factor: only(1),
-  sliding_window: absent,
   quantization_config: absent,
   bos_token_id: tokenIdSchema,
   eos_token_id: tokenIdsSchema,
   pad_token_id: tokenIdSchema,
-});
+};
 
-/** config.json of `LlamaForCausalLM`. Defaults are those of transformers' `LlamaConfig`. */
-export function llamaConfig(raw: unknown, where: string): BackboneConfig {
+type CommonFields = z.output<z.ZodObject<typeof commonFields>>;
+
+/** Checks the fields of a config.json. Throws InputError that lists all that is wrong. */
+export function readFields<S extends z.ZodType>(schema: S, raw: unknown, where: string): z.output<S> {
   const result = schema.safeParse(raw);
-  if (!result.success) {
-    const problems = result.error.issues.map((issue) => `${issue.path.map(String).join(".")}: ${issue.message}`);
-    throw new InputError("CONFIG_INVALID", where, problems);
-  }
-  const data = result.data;
+  if (result.success) return result.data;
+  const problems = result.error.issues.map((issue) => `${issue.path.map(String).join(".")}: ${issue.message}`);
+  throw new InputError("CONFIG_INVALID", where, problems);
+}
+
+/** What the fields of every family say, in the project's names. Throws InputError when they contradict each other. */
+export function commonConfig(data: CommonFields, where: string): Omit<BackboneConfig, "modelType" | "hiddenAct"> {
   const problems: string[] = [];
   const heads = data.num_attention_heads;
   const kvHeads = data.num_key_value_heads ?? heads;
@@ -94,7 +93,6 @@ export function llamaConfig(raw: unknown, where: string): BackboneConfig {
   }
   if (problems.length > 0) throw new InputError("CONFIG_INVALID", where, problems);
   return {
-    modelType: "llama",
     hiddenSize: data.hidden_size,
     intermediateSize: data.intermediate_size,
     numLayers: data.num_hidden_layers,
@@ -106,41 +104,6 @@ export function llamaConfig(raw: unknown, where: string): BackboneConfig {
     ropeTheta: theta,
     maxPositions: data.max_position_embeddings,
     tieWordEmbeddings: data.tie_word_embeddings ?? false,
-    hiddenAct: "silu",
     ...ids,
   };
-}
-
-/** The weights of a LLaMA checkpoint. */
-export function llamaParameters(config: BackboneConfig): ParameterInfo[] {
-  const { hiddenSize: d, intermediateSize: ffn, headDim } = config;
-  const q = config.numHeads * headDim;
-  const kv = config.numKvHeads * headDim;
-  const parameters: ParameterInfo[] = [
-    { name: "model.embed_tokens.weight", shape: [config.vocabSize, d], kind: "embedding" },
-  ];
-  for (let layer = 0; layer < config.numLayers; layer++) {
-    const prefix = `model.layers.${layer}.`;
-    const linear = (module: string, out: number, input: number): ParameterInfo => ({
-      name: `${prefix}${module}.weight`,
-      shape: [out, input],
-      kind: "linear",
-    });
-    parameters.push(
-      { name: `${prefix}input_layernorm.weight`, shape: [d], kind: "norm" },
-      linear("self_attn.q_proj", q, d),
-      linear("self_attn.k_proj", kv, d),
-      linear("self_attn.v_proj", kv, d),
-      linear("self_attn.o_proj", d, q),
-      { name: `${prefix}post_attention_layernorm.weight`, shape: [d], kind: "norm" },
-      linear("mlp.gate_proj", ffn, d),
-      linear("mlp.up_proj", ffn, d),
-      linear("mlp.down_proj", d, ffn),
-    );
-  }
-  parameters.push({ name: "model.norm.weight", shape: [d], kind: "norm" });
-  if (!config.tieWordEmbeddings) {
-    parameters.push({ name: "lm_head.weight", shape: [config.vocabSize, d], kind: "head" });
-  }
-  return parameters;
 }

@@ -1,0 +1,39 @@
+/** @file A frozen linear weight in the graph, in whatever form it is stored. */
+import { type Graph, gemm, matmulNBits, type Value } from "../graph/index.ts";
+import { quantizedNames, type WeightForm } from "./forward.ts";
+
+export interface StoredWeights {
+  readonly form: WeightForm;
+  /** Whether gradients will be taken, see `ForwardInputs`. */
+  readonly differentiable: boolean;
+}
+
+/** rows [R, in] times the frozen weight `name` [out, in], transposed: [R, out]. */
+export function project(
+  g: Graph,
+  { form, differentiable }: StoredWeights,
+  name: string,
+  rows: Value,
+  outFeatures: number,
+): Value {
+  const inFeatures = rows.shape[1] as number;
+  if (form.kind === "float32") {
+    return gemm(rows, g.parameter(name, "float32", [outFeatures, inFeatures]), { transB: true });
+  }
+  const blocks = Math.ceil(inFeatures / form.blockSize);
+  const { kind, blockSize } = form;
+  const bits = kind === "int4" ? 4 : 8;
+  const names = quantizedNames(name, kind);
+  const weight = {
+    quantized: g.parameter(names.quantized, "uint8", [outFeatures, blocks, (blockSize * bits) / 8]),
+    scales: g.parameter(names.scales, "float32", [outFeatures * blocks]),
+    K: inFeatures,
+    N: outFeatures,
+    bits,
+    blockSize,
+  } as const;
+  if (!differentiable) return matmulNBits(rows, { ...weight, accuracyLevel: 4 });
+  const levels = () =>
+    g.parameter(names.levels, kind === "int4" ? "uint4" : "uint8", [outFeatures, blocks * blockSize]);
+  return matmulNBits(rows, { ...weight, levels, accuracyLevel: 1 });
+}
