@@ -9,7 +9,7 @@ import { exportOnnx, Graph, grad, relu, type Value } from "../src/graph/index.ts
 import type { Adapter } from "../src/methods/index.ts";
 import { Backbone } from "../src/models/index.ts";
 import { configureRuntime, PrepackedWeights, Session, Tensor } from "../src/runtime/index.ts";
-import { buildObjective } from "../src/training/objective.ts";
+import { buildObjectives, type Objective } from "../src/training/objective.ts";
 import { randomAdapter } from "./lib/adapters.ts";
 import { inspectMachine } from "./lib/machine.ts";
 import { integer, main, parseOptions } from "./lib/options.ts";
@@ -67,8 +67,8 @@ async function runCosts(rounds: number, runs: number): Promise<Record<string, nu
 
 function trainingGraph(backbone: Backbone, adapter: Adapter): Graph {
   const graph = new Graph("gradients");
-  const objective = buildObjective(graph, backbone, adapter);
-  const gradients = grad(objective.crossEntropy, [...objective.parameters.values()]);
+  const [{ crossEntropy, parameters }] = buildObjectives(graph, backbone, [{ adapter }]) as [Objective];
+  const gradients = grad(crossEntropy, [...parameters.values()]);
   adapter.specs.forEach(({ key }, i) => {
     graph.output(`gradient.${key}`, gradients[i] as Value);
   });

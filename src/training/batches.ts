@@ -178,3 +178,20 @@ export class Collated implements BatchInputs {
     for (const tensor of this.inputs.values()) tensor.dispose();
   }
 }
+
+/** For an adapter that has nothing to do in a pass of several: a sequence that costs little and counts for nothing. */
+export const IDLE: readonly Example[] = [{ tokens: Int32Array.of(0, 0), promptLength: 1 }];
+export const IDLE_LENGTH = 2;
+
+/** The batches of one pass, one for each adapter. */
+export class Together implements Disposable {
+  readonly each: readonly BatchInputs[];
+
+  constructor(each: readonly BatchInputs[]) {
+    this.each = each;
+  }
+
+  [Symbol.dispose](): void {
+    for (const batch of this.each) batch[Symbol.dispose]();
+  }
+}

@@ -3,10 +3,10 @@ import { exportOnnx, Graph } from "../graph/index.ts";
 import { ADAPTER_INPUT, type Adapter } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
 import { Session } from "../runtime/index.ts";
-import { Collated, microBatches, supervisedTokens } from "./batches.ts";
+import { Collated, IDLE, IDLE_LENGTH, microBatches, supervisedTokens, Together } from "./batches.ts";
 import type { Example } from "./data.ts";
-import { PassSession, type SessionTuning, sessionOptions } from "./gradients.ts";
-import { buildObjective } from "./objective.ts";
+import { type PassResult, PassSession, type SessionTuning, sessionOptions } from "./gradients.ts";
+import { buildObjectives, memberPrefix } from "./objective.ts";
 import { type RoutingMetrics, RoutingTally } from "./routing.ts";
 
 export interface Evaluation {
@@ -19,53 +19,95 @@ export interface Evaluation {
   readonly routing?: RoutingMetrics;
 }
 
-export class EvaluationSession implements Disposable {
-  readonly #pass: PassSession;
-  readonly #experts: readonly string[] | undefined;
+/** What one adapter is to be evaluated on. */
+export interface EvaluationJob {
+  readonly examples: readonly Example[];
+  readonly microBatchSize: number;
+  readonly maxLength: number;
+}
 
-  constructor(backbone: Backbone, adapter: Adapter, tuning: SessionTuning = {}) {
-    const graph = new Graph("evaluation");
-    const objective = buildObjective(graph, backbone, adapter);
-    graph.output("crossEntropy", objective.crossEntropy);
-    const { gates, probabilities } = objective;
-    if (gates && probabilities) {
-      graph.output("gates", gates);
-      graph.output("probabilities", probabilities);
-      this.#experts = adapter.method.routing?.(adapter.config).experts;
-    }
-    const session = Session.create(exportOnnx(graph), sessionOptions(backbone, tuning));
-    this.#pass = new PassSession(session, [], this.#experts ? ["gates", "probabilities"] : []);
-    for (const [key, tensor] of adapter.tensors) this.#pass.input(ADAPTER_INPUT + key, tensor);
+/** What adds up over the passes of an evaluation. */
+class Tally {
+  total = 0;
+  readonly routing: RoutingTally | undefined;
+  readonly parts: readonly Example[][];
+
+  constructor({ examples, microBatchSize }: EvaluationJob, experts: readonly string[] | undefined) {
+    this.parts = microBatches(examples, microBatchSize);
+    this.routing = experts && new RoutingTally(experts);
   }
 
-  /** Returns undefined when the signal was aborted between two passes. */
+  add(part: readonly Example[], { crossEntropy, perSequence }: PassResult): void {
+    this.total += crossEntropy;
+    if (!this.routing) return;
+    const [gates, probabilities] = [perSequence.get("gates")!, perSequence.get("probabilities")!];
+    const size = gates.values.length / part.length;
+    for (const [i, { origin }] of part.entries()) {
+      const ofRow = (values: Float32Array) => values.subarray(i * size, (i + 1) * size);
+      this.routing.add(origin?.label ?? "", ofRow(gates.values), ofRow(probabilities.values));
+    }
+  }
+
+  result(tokens: number): Evaluation {
+    const loss = this.total / tokens;
+    const routing = this.routing?.metrics();
+    return { loss, perplexity: Math.exp(loss), supervisedTokens: tokens, ...(routing && { routing }) };
+  }
+}
+
+/** The forward pass of one adapter or several at once. */
+export class EvaluationSession implements Disposable {
+  readonly #pass: PassSession;
+  readonly #experts: readonly (readonly string[] | undefined)[];
+
+  constructor(backbone: Backbone, adapters: readonly Adapter[], tuning: SessionTuning = {}) {
+    const graph = new Graph("evaluation");
+    const members = adapters.map((adapter) => ({ adapter }));
+    const objectives = buildObjectives(graph, backbone, members);
+    const perSequence = objectives.map(({ crossEntropy, gates, probabilities }, i) => {
+      const prefix = memberPrefix(i, adapters.length);
+      graph.output(`${prefix}crossEntropy`, crossEntropy);
+      if (!gates || !probabilities) return [];
+      graph.output(`${prefix}gates`, gates);
+      graph.output(`${prefix}probabilities`, probabilities);
+      return ["gates", "probabilities"];
+    });
+    this.#experts = adapters.map(({ method, config }, i) =>
+      perSequence[i]!.length ? method.routing?.(config).experts : undefined,
+    );
+    const session = Session.create(exportOnnx(graph), sessionOptions(backbone, tuning));
+    this.#pass = new PassSession(
+      session,
+      perSequence.map((names) => ({ auxiliary: [], perSequence: names })),
+    );
+    for (const [i, { tensors }] of adapters.entries()) {
+      const prefix = memberPrefix(i, adapters.length) + ADAPTER_INPUT;
+      for (const [key, tensor] of tensors) this.#pass.input(prefix + key, tensor);
+    }
+  }
+
+  /**
+   * @param jobs one for each adapter; undefined where one is not to be evaluated now
+   * @returns undefined when the signal was aborted between two passes
+   */
   async evaluate(
-    examples: readonly Example[],
-    options: { microBatchSize: number; maxLength: number; signal?: AbortSignal | undefined },
-  ): Promise<Evaluation | undefined> {
-    let total = 0;
-    const tally = this.#experts && new RoutingTally(this.#experts);
-    for (const part of microBatches(examples, options.microBatchSize)) {
-      if (options.signal?.aborted) return undefined;
-      using batch = new Collated(part, options.maxLength);
-      const { crossEntropy, perSequence } = await this.#pass.run(batch);
-      total += crossEntropy;
-      if (!tally) continue;
-      const [gates, probabilities] = [perSequence.get("gates")!, perSequence.get("probabilities")!];
-      const size = gates.values.length / part.length;
-      for (const [i, { origin }] of part.entries()) {
-        const ofRow = (values: Float32Array) => values.subarray(i * size, (i + 1) * size);
-        tally.add(origin?.label ?? "", ofRow(gates.values), ofRow(probabilities.values));
+    jobs: readonly (EvaluationJob | undefined)[],
+    signal?: AbortSignal,
+  ): Promise<(Evaluation | undefined)[] | undefined> {
+    const tallies = jobs.map((job, i) => job && new Tally(job, this.#experts[i]));
+    const passes = Math.max(...tallies.map((tally) => tally?.parts.length ?? 0));
+    for (let pass = 0; pass < passes; pass++) {
+      if (signal?.aborted) return undefined;
+      using batches = new Together(
+        tallies.map((tally, i) => new Collated(tally?.parts[pass] ?? IDLE, jobs[i]?.maxLength ?? IDLE_LENGTH)),
+      );
+      const results = await this.#pass.run(batches.each);
+      for (const [i, tally] of tallies.entries()) {
+        const part = tally?.parts[pass];
+        if (part) tally.add(part, results[i]!);
       }
     }
-    const tokens = supervisedTokens(examples);
-    const routing = tally?.metrics();
-    return {
-      loss: total / tokens,
-      perplexity: Math.exp(total / tokens),
-      supervisedTokens: tokens,
-      ...(routing && { routing }),
-    };
+    return tallies.map((tally, i) => tally?.result(supervisedTokens(jobs[i]!.examples)));
   }
 
   [Symbol.dispose](): void {

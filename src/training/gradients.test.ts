@@ -7,7 +7,7 @@ import { Adapter } from "../methods/index.ts";
 import { Backbone, readSafetensors } from "../models/index.ts";
 import { Collated } from "./batches.ts";
 import type { Example } from "./data.ts";
-import { addActive, GradientSession, shares } from "./gradients.ts";
+import { Accumulated, addActive, GradientSession, shares } from "./gradients.ts";
 
 const fixtures = join(import.meta.dirname, "../../test/fixtures");
 const numbers = z.array(z.array(z.number()));
@@ -39,14 +39,14 @@ function load(name: string) {
 }
 
 /** Largest error of all gradients, relative to the largest gradient of the same tensor group. */
-function gradientError(session: GradientSession, adapter: Adapter, directory: string): number {
+function gradientError({ flat, adapter }: Accumulated, directory: string): number {
   const { tensors } = readSafetensors(join(directory, "gradients.safetensors"));
   let worst = 0;
   for (const { key, group, shape } of adapter.specs) {
     const expected = tensors.get(key)!;
     expect(expected.shape).toEqual(shape);
     const wanted = expected.data as Float32Array;
-    const actual = (session.accumulated.get(group)!.data as Float32Array).subarray(adapter.offsets(group).get(key)!);
+    const actual = (flat.get(group)!.data as Float32Array).subarray(adapter.offsets(group).get(key)!);
     const scale = Math.max(...wanted.map(Math.abs), 1e-4);
     for (const [i, x] of wanted.entries()) worst = Math.max(worst, Math.abs(x - actual[i]!) / scale);
   }
@@ -58,20 +58,22 @@ describe("GradientSession", () => {
     it(`gives PEFT's gradients of LoRA on all modules, ${microBatch === 1 ? "one sequence at a time" : "at once"}`, async () => {
       const { directory, training, examples } = load("lora/all-modules");
       using adapter = Adapter.load(directory, backbone.config);
-      using session = new GradientSession(backbone, adapter);
+      using accumulated = new Accumulated(adapter);
+      using session = new GradientSession(backbone, [{ accumulated }]);
       for (let pass = 0; pass < 2; pass++) {
-        session.clear();
+        accumulated.clear();
         let total = 0;
         for (let start = 0; start < examples.length; start += microBatch) {
           const part = examples.slice(start, start + microBatch);
           using batch = new Collated(part, 64);
-          const share = part.length / examples.length;
-          const result = await session.accumulate(batch, 1 / training.supervisedTokens, share);
-          total += result.crossEntropy;
-          expect(result.active).toBeUndefined();
+          const promptShare = part.length / examples.length;
+          const inverseTokens = 1 / training.supervisedTokens;
+          const [result] = await session.accumulate([{ batch, inverseTokens, promptShare }]);
+          total += result!.crossEntropy;
+          expect(result!.active).toBeUndefined();
         }
         expect(total / training.supervisedTokens).toBeCloseTo(training.loss, 5);
-        expect(gradientError(session, adapter, directory)).toBeLessThan(1e-3);
+        expect(gradientError(accumulated, directory)).toBeLessThan(1e-3);
       }
     });
   }
@@ -80,17 +82,19 @@ describe("GradientSession", () => {
     it(`gives the gradients, losses and routes of MiLoRA (${name})`, async () => {
       const { directory, training, sequences, examples } = load(`milora/${name}`);
       using adapter = Adapter.load(directory, backbone.config);
-      using session = new GradientSession(backbone, adapter);
+      using accumulated = new Accumulated(adapter);
+      using session = new GradientSession(backbone, [{ accumulated }]);
       using batch = new Collated(examples, 64);
-      const result = await session.accumulate(batch, 1 / training.supervisedTokens, 1);
-      expect(result.crossEntropy / training.supervisedTokens).toBeCloseTo(training.crossEntropy!, 5);
-      expect(result.auxiliary.get("load_balance")).toBeCloseTo(0.01 * training.loadBalanceLoss!, 6);
-      expect(gradientError(session, adapter, directory)).toBeLessThan(1e-3);
-      const counted = result.active!.map((layer) => layer.map(() => 0));
+      const inverseTokens = 1 / training.supervisedTokens;
+      const [result] = await session.accumulate([{ batch, inverseTokens, promptShare: 1 }]);
+      expect(result!.crossEntropy / training.supervisedTokens).toBeCloseTo(training.crossEntropy!, 5);
+      expect(result!.auxiliary.get("load_balance")).toBeCloseTo(0.01 * training.loadBalanceLoss!, 6);
+      expect(gradientError(accumulated, directory)).toBeLessThan(1e-3);
+      const counted = result!.active!.map((layer) => layer.map(() => 0));
       for (const { routes } of sequences) {
         for (const [layer, route] of routes!.entries()) for (const expert of route) counted[layer]![expert]!++;
       }
-      expect(result.active).toEqual(counted);
+      expect(result!.active).toEqual(counted);
     });
   }
 });

@@ -5,7 +5,7 @@ import { ADAPTER_INPUT, type Adapter } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
 import { type Binding, Session, type SessionOptions, Tensor } from "../runtime/index.ts";
 import type { BatchInputs } from "./batches.ts";
-import { buildObjective } from "./objective.ts";
+import { buildObjectives, memberPrefix, type Objective } from "./objective.ts";
 import { GROUPS, type Group } from "./optimizer.ts";
 import { requirePackable } from "./packing.ts";
 
@@ -42,28 +42,41 @@ export function sessionOptions(backbone: Backbone, tuning: SessionTuning): Sessi
   return { initializers: backbone.initializers(), prepacking: false, memoryPattern: false, ...tuning };
 }
 
-/** Runs a graph with the inputs of a batch, scalar outputs, and perhaps some for each sequence. */
+/** What a graph takes and gives of one of its members (`buildObjectives`). */
+export interface PassMember {
+  /** Names of the method's losses, each an output `loss.<name>`. */
+  readonly auxiliary: Iterable<string>;
+  /** Names of outputs [B, layers, experts], e.g. `gates`. */
+  readonly perSequence: readonly string[];
+}
+
+/** Runs a graph with a batch for each member: scalar outputs, and perhaps some for each sequence. */
 export class PassSession implements Disposable {
   readonly #binding: Binding;
   readonly #session: Session;
   readonly #asked: ReadonlySet<string>;
-  readonly #crossEntropy = Tensor.scalar("float32", 0);
-  readonly #auxiliary: ReadonlyMap<string, Tensor>;
-  readonly #perSequence: readonly string[];
+  readonly #members: readonly {
+    readonly prefix: string;
+    readonly crossEntropy: Tensor;
+    readonly auxiliary: ReadonlyMap<string, Tensor>;
+    readonly perSequence: readonly string[];
+  }[];
 
-  /**
-   * @param auxiliary names of the method's losses, each an output `loss.<name>`
-   * @param perSequence names of outputs [B, layers, experts], e.g. `gates`
-   */
-  constructor(session: Session, auxiliary: Iterable<string>, perSequence: readonly string[]) {
+  constructor(session: Session, members: readonly PassMember[]) {
     this.#session = session;
     this.#asked = new Set(session.inputs.map(({ name }) => name));
     this.#binding = session.bind();
-    this.#binding.output("crossEntropy", this.#crossEntropy);
-    this.#auxiliary = new Map([...auxiliary].map((name) => [name, Tensor.scalar("float32", 0)]));
-    for (const [name, tensor] of this.#auxiliary) this.#binding.output(`loss.${name}`, tensor);
-    this.#perSequence = perSequence;
-    for (const name of perSequence) this.#binding.outputOn(name, "cpu");
+    this.#members = members.map(({ auxiliary, perSequence }, i) => {
+      const prefix = memberPrefix(i, members.length);
+      const scalar = (name: string): Tensor => {
+        const tensor = Tensor.scalar("float32", 0);
+        this.#binding.output(prefix + name, tensor);
+        return tensor;
+      };
+      for (const name of perSequence) this.#binding.outputOn(prefix + name, "cpu");
+      const losses = new Map([...auxiliary].map((name) => [name, scalar(`loss.${name}`)]));
+      return { prefix, crossEntropy: scalar("crossEntropy"), auxiliary: losses, perSequence };
+    });
   }
 
   /** Binds an input, unless nothing in the graph depends on it (no prompt mask without a router, say). */
@@ -77,27 +90,36 @@ export class PassSession implements Disposable {
     return this;
   }
 
-  async run(batch: BatchInputs): Promise<PassResult> {
-    for (const [name, tensor] of batch.inputs) this.input(name, tensor);
+  /** @param batches one for each member */
+  async run(batches: readonly BatchInputs[]): Promise<PassResult[]> {
+    for (const [i, { prefix }] of this.#members.entries()) {
+      for (const [name, tensor] of batches[i]!.inputs) this.input(prefix + name, tensor);
+    }
     await this.#session.runAsync(this.#binding);
-    const perSequence = this.#copies();
-    const gates = perSequence.get("gates");
-    return {
-      crossEntropy: this.#crossEntropy.data[0] as number,
-      auxiliary: new Map([...this.#auxiliary].map(([name, tensor]) => [name, tensor.data[0] as number])),
-      active: gates && countActive(gates),
-      perSequence,
-    };
+    const copies = this.#copies();
+    return this.#members.map(({ crossEntropy, auxiliary }, i) => {
+      const perSequence = copies[i]!;
+      const gates = perSequence.get("gates");
+      return {
+        crossEntropy: crossEntropy.data[0] as number,
+        auxiliary: new Map([...auxiliary].map(([name, tensor]) => [name, tensor.data[0] as number])),
+        active: gates && countActive(gates),
+        perSequence,
+      };
+    });
   }
 
-  #copies(): Map<string, PerSequence> {
-    if (this.#perSequence.length === 0) return new Map();
+  #copies(): Map<string, PerSequence>[] {
+    if (this.#members.every(({ perSequence }) => perSequence.length === 0)) return this.#members.map(() => new Map());
     const results = this.#binding.results();
-    return new Map(
-      this.#perSequence.map((name) => {
-        using tensor = results.get(name)!;
-        return [name, { shape: tensor.shape, values: Float32Array.from(tensor.data as Float32Array) }];
-      }),
+    return this.#members.map(
+      ({ prefix, perSequence }) =>
+        new Map(
+          perSequence.map((name) => {
+            using tensor = results.get(prefix + name)!;
+            return [name, { shape: tensor.shape, values: Float32Array.from(tensor.data as Float32Array) }];
+          }),
+        ),
     );
   }
 
@@ -109,8 +131,10 @@ export class PassSession implements Disposable {
   [Symbol.dispose](): void {
     this.#binding.dispose();
     this.#session.dispose();
-    this.#crossEntropy.dispose();
-    for (const tensor of this.#auxiliary.values()) tensor.dispose();
+    for (const { crossEntropy, auxiliary } of this.#members) {
+      crossEntropy.dispose();
+      for (const tensor of auxiliary.values()) tensor.dispose();
+    }
   }
 }
 
@@ -139,91 +163,160 @@ export function shares(active: readonly (readonly number[])[]): number[][] {
   });
 }
 
+/** Where the gradients of one adapter add up. */
+export class Accumulated implements Disposable {
+  readonly adapter: Adapter;
+  /** By group, float32 [n], in the layout of the adapter's flat buffer. */
+  readonly flat: ReadonlyMap<Group, Tensor>;
+
+  constructor(adapter: Adapter) {
+    this.adapter = adapter;
+    const flat = new Map<Group, Tensor>();
+    for (const group of GROUPS) {
+      const parameters = adapter.flat(group);
+      if (parameters) flat.set(group, Tensor.allocate("float32", parameters.shape));
+    }
+    this.flat = flat;
+  }
+
+  /** Sets all to zero. */
+  clear(): void {
+    for (const { data } of this.flat.values()) (data as Float32Array).fill(0);
+  }
+
+  [Symbol.dispose](): void {
+    for (const tensor of this.flat.values()) tensor.dispose();
+  }
+}
+
+/** One of the adapters whose gradients a session computes. */
+export interface GradientMember {
+  readonly accumulated: Accumulated;
+  /** For `PackedBatch` instead of `Collated`. Default: false. */
+  readonly packed?: boolean | undefined;
+}
+
+/** A micro-batch of one member. */
+export interface GradientPass {
+  readonly batch: BatchInputs;
+  /** 1 / supervised tokens of the whole batch. */
+  readonly inverseTokens: number;
+  /** The micro-batch's share of the batch's sequences. */
+  readonly promptShare: number;
+}
+
+/** What belongs to one member of a session. */
+class MemberInputs implements Disposable {
+  readonly inverseTokens = Tensor.scalar("float32", 0);
+  readonly promptShare = Tensor.scalar("float32", 0);
+  readonly progress = Tensor.scalar("float32", 0);
+  /** By input. */
+  readonly noise: ReadonlyMap<string, Tensor>;
+  /** Of the flat buffers, by key. */
+  readonly views: ReadonlyMap<string, Tensor>;
+
+  constructor({ adapter, flat }: Accumulated, { noise }: Objective) {
+    this.noise = new Map([...noise].map(([name, shape]) => [name, Tensor.allocate("float32", shape)]));
+    this.views = new Map(
+      adapter.specs.map(({ key, shape, group }) => [
+        key,
+        flat.get(group)!.view(adapter.offsets(group).get(key)!, shape),
+      ]),
+    );
+  }
+
+  [Symbol.dispose](): void {
+    for (const tensor of [...this.noise.values(), ...this.views.values()]) tensor.dispose();
+    for (const tensor of [this.inverseTokens, this.promptShare, this.progress]) tensor.dispose();
+  }
+}
+
 /**
- * Forward and backward. The gradient that a pass adds is that of
+ * Forward and backward, for one adapter or several at once. The gradient that a pass adds is, for each of them, that of
  * `crossEntropy · inverseTokens + Σ auxiliary · promptShare`, so that after all micro-batches of a batch the buffers
  * hold the gradient of the mean over the supervised tokens of the whole batch, however unevenly they are spread.
  */
 export class GradientSession implements Disposable {
-  /** Accumulated gradients by group, float32 [n], in the layout of the adapter's flat buffer. */
-  readonly accumulated: ReadonlyMap<Group, Tensor>;
-  readonly #views: Tensor[] = [];
-  readonly #noise: readonly Tensor[];
+  readonly #members: readonly MemberInputs[];
   readonly #pass: PassSession;
-  readonly #inverseTokens = Tensor.scalar("float32", 0);
-  readonly #promptShare = Tensor.scalar("float32", 0);
-  readonly #progress = Tensor.scalar("float32", 0);
 
-  /** @param packed for `PackedBatch` instead of `Collated` */
-  constructor(backbone: Backbone, adapter: Adapter, tuning: SessionTuning = {}, packed = false) {
-    if (packed) requirePackable(adapter.method);
+  constructor(backbone: Backbone, members: readonly GradientMember[], tuning: SessionTuning = {}) {
+    for (const { accumulated, packed } of members) if (packed) requirePackable(accumulated.adapter.method);
     const graph = new Graph("gradients");
-    const objective = buildObjective(graph, backbone, adapter, { noise: true, packed });
-    const inverseTokens = graph.input("inverseTokens", "float32", []);
-    const promptShare = graph.input("promptShare", "float32", []);
-    let loss = mul(objective.crossEntropy, inverseTokens);
-    for (const value of objective.auxiliary.values()) loss = add(loss, mul(value, promptShare));
-    graph.output("crossEntropy", objective.crossEntropy);
-    for (const [name, value] of objective.auxiliary) graph.output(`loss.${name}`, value);
-    if (objective.gates) graph.output("gates", objective.gates);
-    const gradients = grad(loss, [...objective.parameters.values()]);
-    for (const [i, { key, shape }] of adapter.specs.entries()) {
-      const sum = graph.input(`sum.${key}`, "float32", shape);
-      graph.output(`gradient.${key}`, add(sum, gradients[i]!), { replaces: sum });
+    const objectives = buildObjectives(
+      graph,
+      backbone,
+      members.map(({ accumulated: { adapter }, packed }) => ({ adapter, packed })),
+      { noise: true },
+    );
+    const losses = objectives.map((objective, i) => {
+      const prefix = memberPrefix(i, members.length);
+      const inverseTokens = graph.input(`${prefix}inverseTokens`, "float32", []);
+      const promptShare = graph.input(`${prefix}promptShare`, "float32", []);
+      let loss = mul(objective.crossEntropy, inverseTokens);
+      for (const value of objective.auxiliary.values()) loss = add(loss, mul(value, promptShare));
+      graph.output(`${prefix}crossEntropy`, objective.crossEntropy);
+      for (const [name, value] of objective.auxiliary) graph.output(`${prefix}loss.${name}`, value);
+      if (objective.gates) graph.output(`${prefix}gates`, objective.gates);
+      return loss;
+    });
+    const gradients = grad(
+      losses.reduce((a, b) => add(a, b)), // each parameter is in one of them only
+      objectives.flatMap(({ parameters }) => [...parameters.values()]),
+    );
+    let at = 0;
+    for (const [i, { accumulated }] of members.entries()) {
+      const prefix = memberPrefix(i, members.length);
+      for (const { key, shape } of accumulated.adapter.specs) {
+        const sum = graph.input(`${prefix}sum.${key}`, "float32", shape);
+        graph.output(`${prefix}gradient.${key}`, add(sum, gradients[at++]!), { replaces: sum });
+      }
     }
     const session = Session.create(exportOnnx(graph), sessionOptions(backbone, tuning));
-    this.#pass = new PassSession(session, objective.auxiliary.keys(), objective.gates ? ["gates"] : []);
-    this.#pass.input("inverseTokens", this.#inverseTokens).input("promptShare", this.#promptShare);
-    this.#pass.input("progress", this.#progress);
-    this.#noise = [...objective.noise].map(([name, shape]) => {
-      const tensor = Tensor.allocate("float32", shape);
-      this.#pass.input(name, tensor);
-      return tensor;
+    this.#pass = new PassSession(
+      session,
+      objectives.map(({ auxiliary, gates }) => ({ auxiliary: auxiliary.keys(), perSequence: gates ? ["gates"] : [] })),
+    );
+    this.#members = members.map(({ accumulated }, i) => {
+      const prefix = memberPrefix(i, members.length);
+      const inputs = new MemberInputs(accumulated, objectives[i]!);
+      const { inverseTokens, promptShare, progress } = inputs;
+      const named = new Map([...Object.entries({ inverseTokens, promptShare, progress }), ...inputs.noise]);
+      for (const [name, tensor] of named) this.#pass.input(prefix + name, tensor);
+      for (const [key, view] of inputs.views) {
+        this.#pass
+          .input(prefix + ADAPTER_INPUT + key, accumulated.adapter.tensors.get(key)!)
+          .input(`${prefix}sum.${key}`, view)
+          .output(`${prefix}gradient.${key}`, view);
+      }
+      return inputs;
     });
-    const accumulated = new Map<Group, Tensor>();
-    for (const group of GROUPS) {
-      const flat = adapter.flat(group);
-      if (flat) accumulated.set(group, Tensor.allocate("float32", flat.shape));
-    }
-    this.accumulated = accumulated;
-    for (const { key, shape, group } of adapter.specs) {
-      const view = accumulated.get(group)!.view(adapter.offsets(group).get(key)!, shape);
-      this.#views.push(view);
-      this.#pass
-        .input(ADAPTER_INPUT + key, adapter.tensors.get(key)!)
-        .input(`sum.${key}`, view)
-        .output(`gradient.${key}`, view);
-    }
   }
 
   /**
-   * Adds the gradients of a micro-batch.
-   * @param inverseTokens 1 / supervised tokens of the whole batch
-   * @param promptShare this micro-batch's share of the batch's sequences
+   * Adds the gradients of a micro-batch of each member.
+   * @param passes in the order of the members
    */
-  async accumulate(batch: BatchInputs, inverseTokens: number, promptShare: number): Promise<PassResult> {
-    this.#inverseTokens.data[0] = inverseTokens;
-    this.#promptShare.data[0] = promptShare;
-    return this.#pass.run(batch);
+  async accumulate(passes: readonly GradientPass[]): Promise<PassResult[]> {
+    for (const [i, { inverseTokens, promptShare }] of this.#members.entries()) {
+      inverseTokens.data[0] = passes[i]!.inverseTokens;
+      promptShare.data[0] = passes[i]!.promptShare;
+    }
+    return this.#pass.run(passes.map(({ batch }) => batch));
   }
 
-  /** Share of the updates that are done, for all micro-batches that follow. */
-  set progress(share: number) {
-    this.#progress.data[0] = share;
-  }
-
-  /** Draws the method's noise, the same for all micro-batches that follow: uniform in (0, 1), by seed. */
-  draw(seed: number): void {
+  /**
+   * For all micro-batches of a member that follow: draws its method's noise, uniform in (0, 1), by seed.
+   * @param progress share of the updates that are done
+   */
+  prepare(member: number, seed: number, progress: number): void {
+    const inputs = this.#members[member]!;
+    inputs.progress.data[0] = progress;
     const random = new Random(seed);
-    for (const { data } of this.#noise) {
+    for (const { data } of inputs.noise.values()) {
       const values = data as Float32Array;
       for (let i = 0; i < values.length; i++) values[i] = 1e-6 + (1 - 2e-6) * random.uniform();
     }
-  }
-
-  /** Sets the accumulated gradients of some groups, or of all, to zero. */
-  clear(groups: readonly Group[] = GROUPS): void {
-    for (const group of groups) (this.accumulated.get(group)?.data as Float32Array | undefined)?.fill(0);
   }
 
   endProfiling(): string {
@@ -232,10 +325,6 @@ export class GradientSession implements Disposable {
 
   [Symbol.dispose](): void {
     this.#pass[Symbol.dispose]();
-    for (const tensor of [...this.#views, ...this.#noise]) tensor.dispose();
-    for (const tensor of this.accumulated.values()) tensor.dispose();
-    this.#inverseTokens.dispose();
-    this.#promptShare.dispose();
-    this.#progress.dispose();
+    for (const inputs of this.#members) inputs[Symbol.dispose]();
   }
 }

@@ -1,6 +1,21 @@
 /** @file What training minimises, as a graph: backbone and method over whole sequences, cross entropy where supervised. */
-import { crossEntropy, type Graph, gather, mulDims, type Value } from "../graph/index.ts";
-import { type Adapter, buildMethod } from "../methods/index.ts";
+import {
+  add,
+  addDims,
+  concat,
+  crossEntropy,
+  type Dim,
+  dimScalar,
+  type Graph,
+  gather,
+  mulDims,
+  reshape,
+  split,
+  sum,
+  unsqueeze,
+  type Value,
+} from "../graph/index.ts";
+import { type Adapter, buildMethod, joinHooks } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
 
 export interface Objective {
@@ -14,64 +29,122 @@ export interface Objective {
   readonly probabilities: Value | undefined;
   /** The adapter's tensors, as graph inputs, by key. */
   readonly parameters: ReadonlyMap<string, Value>;
-  /** Shapes of the noise that the method wants, by graph input. */
+  /** Shapes of the noise that the method wants, by graph input without the prefix of the member. */
   readonly noise: ReadonlyMap<string, readonly number[]>;
 }
 
-export interface ObjectiveOptions {
-  /** Whether the method gets noise and progress (training) or does what it does in use (evaluation). Default: false. */
-  readonly noise?: boolean;
+/** One of the adapters that pass through the backbone together, each with a batch of its own. */
+export interface ObjectiveMember {
+  readonly adapter: Adapter;
   /** For `PackedBatch` instead of `Collated`. Default: false. */
-  readonly packed?: boolean;
+  readonly packed?: boolean | undefined;
+}
+
+export interface ObjectiveOptions {
+  /** Whether methods get noise and progress (training) or do what they do in use (evaluation). Default: false. */
+  readonly noise?: boolean;
+}
+
+/** Before the names of all that belongs to member `index` of `count`; an adapter alone needs no names of its own. */
+export const memberPrefix = (index: number, count: number): string => (count === 1 ? "" : `${index}.`);
+
+/** The inputs of a member's batch (`Collated`, `PackedBatch`), with symbols of its own. */
+function batchInputs(graph: Graph, packed: boolean, prefix: string) {
+  const suffix = prefix.slice(0, -1);
+  const input = (name: string, dtype: "int64" | "float32", dims: string) =>
+    graph.input(
+      prefix + name,
+      dtype,
+      [...dims].map((dim) => dim + suffix),
+    );
+  const tokens = input("tokens", "int64", "BT");
+  const rows = mulDims(...tokens.shape);
+  return {
+    tokens,
+    rows,
+    promptMask: input("promptMask", "float32", packed ? "MP" : "BT"),
+    positions: input("positions", "int64", "S"), // rows of [B·T, d]
+    labels: input("labels", "int64", "S"),
+    weights: input("weights", "float32", "S"),
+    packing: packed && {
+      promptRows: input("promptRows", "int64", "MP"),
+      sampleOf: graph.input(`${prefix}sampleOf`, "int64", [rows]),
+    },
+    packedRows: packed && {
+      segments: input("segments", "int64", "BT"),
+      positions: input("tokenPositions", "int64", "BT"),
+    },
+  };
 }
 
 /**
- * Cross entropy and the method's own losses over the inputs of a batch (`Collated`, `PackedBatch`).
+ * Cross entropy and the methods' own losses over the inputs of a batch for each member. All rows pass the backbone
+ * together; each adapter sees its own only.
  *
  * Only supervised positions pass the language-model head, which on small models is much of the work.
  */
-export function buildObjective(
+export function buildObjectives(
   graph: Graph,
   backbone: Backbone,
-  adapter: Adapter,
-  { noise: withNoise = false, packed = false }: ObjectiveOptions = {},
-): Objective {
-  const tokens = graph.input("tokens", "int64", ["B", "T"]);
-  const promptMask = graph.input("promptMask", "float32", packed ? ["M", "P"] : ["B", "T"]);
-  const positions = graph.input("positions", "int64", ["S"]); // rows of [B·T, d]
-  const labels = graph.input("labels", "int64", ["S"]);
-  const weights = graph.input("weights", "float32", ["S"]);
-  const noise = new Map<string, readonly number[]>();
-  const draw = (name: string, shape: readonly number[]): Value => {
-    noise.set(`noise.${name}`, shape);
-    return graph.input(`noise.${name}`, "float32", shape);
-  };
-  const packing = packed && {
-    promptRows: graph.input("promptRows", "int64", ["M", "P"]),
-    sampleOf: graph.input("sampleOf", "int64", [mulDims("B", "T")]),
-  };
-  const rows = packed && {
-    segments: graph.input("segments", "int64", ["B", "T"]),
-    positions: graph.input("tokenPositions", "int64", ["B", "T"]),
-  };
-  const training = withNoise && { noise: draw, progress: graph.input("progress", "float32", []) };
-  const phase = { kind: "train", promptMask, ...(packing && { packing }), ...training } as const;
-  const method = buildMethod(graph, adapter, phase, { derived: "inline" });
-  const inputs = {
+  members: readonly ObjectiveMember[],
+  { noise: withNoise = false }: ObjectiveOptions = {},
+): Objective[] {
+  const built = members.map(({ adapter, packed = false }, i) => {
+    const prefix = memberPrefix(i, members.length);
+    const batch = batchInputs(graph, packed, prefix);
+    const noise = new Map<string, readonly number[]>();
+    const draw = (name: string, shape: readonly number[]): Value => {
+      noise.set(`noise.${name}`, shape);
+      return graph.input(`${prefix}noise.${name}`, "float32", shape);
+    };
+    const { promptMask, packing } = batch;
+    const training = withNoise && { noise: draw, progress: graph.input(`${prefix}progress`, "float32", []) };
+    const phase = { kind: "train", promptMask, ...(packing && { packing }), ...training } as const;
+    return { adapter, batch, noise, method: buildMethod(graph, adapter, phase, { derived: "inline", prefix }) };
+  });
+  const batches = built.map(({ batch: { tokens, packedRows } }) => ({
     tokens,
-    attention: { kind: "full", ...(rows && { packed: rows }) },
-    hooks: method.hooks,
+    ...(packedRows && { packed: packedRows }),
+  }));
+  const flat = (values: readonly Value[]): Value =>
+    concat(
+      values.map((value) => reshape(value, [-1])),
+      0,
+    );
+  const { hidden, logits } = backbone.forward(graph, {
+    ...(batches.length === 1
+      ? { tokens: batches[0]!.tokens, attention: { kind: "full", ...batches[0]! } }
+      : { tokens: unsqueeze(flat(batches.map(({ tokens }) => tokens)), [1]), attention: { kind: "joined", batches } }),
+    hooks: joinHooks(built.map(({ method: { hooks }, batch: { rows } }) => ({ hooks, rows }))),
     differentiable: true,
-  } as const;
-  const { hidden, logits } = backbone.forward(graph, inputs);
-  const { routed } = adapter.method.properties;
-  const supervised = gather(hidden, positions, 0); // [S, d]
-  return {
-    crossEntropy: crossEntropy(logits(supervised), labels, weights).sum,
-    auxiliary: method.losses?.() ?? new Map(),
-    gates: routed ? method.state?.().get("gates") : undefined,
-    probabilities: routed ? method.reports?.().get("probabilities") : undefined,
-    parameters: new Map(adapter.specs.map(({ key }) => [key, method.parameter(key)])),
-    noise,
-  };
+  });
+  let start: Dim = 0;
+  const positions = built.map(({ batch }) => {
+    const own = start === 0 ? batch.positions : add(batch.positions, dimScalar(graph, start));
+    start = addDims(start, batch.rows);
+    return own;
+  });
+  const all = (name: "labels" | "weights"): Value =>
+    concat(
+      built.map(({ batch }) => batch[name]),
+      0,
+    );
+  const supervised = gather(hidden, concat(positions, 0), 0); // [S, d]
+  const { rows } = crossEntropy(logits(supervised), all("labels"), all("weights"));
+  const ofMember = split(
+    rows,
+    0,
+    built.map(({ batch }) => batch.labels.shape[0]!),
+  ); // [S] each
+  return built.map(({ adapter, method, noise }, i) => {
+    const { routed } = adapter.method.properties;
+    return {
+      crossEntropy: sum(ofMember[i]!),
+      auxiliary: method.losses?.() ?? new Map(),
+      gates: routed ? method.state?.().get("gates") : undefined,
+      probabilities: routed ? method.reports?.().get("probabilities") : undefined,
+      parameters: new Map(adapter.specs.map(({ key }) => [key, method.parameter(key)])),
+      noise,
+    };
+  });
 }

@@ -6,7 +6,7 @@ import { Adapter, methodOf, methods } from "../methods/index.ts";
 import { Backbone } from "../models/index.ts";
 import { type BatchInputs, Collated } from "./batches.ts";
 import type { Example } from "./data.ts";
-import { GradientSession } from "./gradients.ts";
+import { Accumulated, GradientSession } from "./gradients.ts";
 import { PackedBatch, packedBatches, packRows, requirePackable } from "./packing.ts";
 import { train } from "./train.ts";
 import { Trainer, type TrainerOptions } from "./trainer.ts";
@@ -43,10 +43,12 @@ function adapterOf(name: string, options: Record<string, unknown> = settings[nam
 }
 
 async function pass(adapter: Adapter, batch: BatchInputs, packed: boolean) {
-  using session = new GradientSession(backbone, adapter, {}, packed);
-  session.draw(5);
-  const { crossEntropy, auxiliary, active } = await session.accumulate(batch, 1 / batch.supervised, 1);
-  const gradients = [...session.accumulated].map(([, tensor]) => Float32Array.from(tensor.data as Float32Array));
+  using accumulated = new Accumulated(adapter);
+  using session = new GradientSession(backbone, [{ accumulated, packed }]);
+  session.prepare(0, 5, 0);
+  const [result] = await session.accumulate([{ batch, inverseTokens: 1 / batch.supervised, promptShare: 1 }]);
+  const { crossEntropy, auxiliary, active } = result!;
+  const gradients = [...accumulated.flat].map(([, tensor]) => Float32Array.from(tensor.data as Float32Array));
   return { crossEntropy, auxiliary, active, gradients };
 }
 

@@ -8,8 +8,8 @@ import { Adapter, methodOf } from "../methods/index.ts";
 import { Backbone, dequantize, quantize, readBackboneConfig, rewriteCheckpoint } from "../models/index.ts";
 import { Session } from "../runtime/index.ts";
 import { Collated } from "./batches.ts";
-import { GradientSession } from "./gradients.ts";
-import { buildObjective } from "./objective.ts";
+import { Accumulated, GradientSession } from "./gradients.ts";
+import { buildObjectives } from "./objective.ts";
 
 const model = join(import.meta.dirname, "../../test/fixtures/backbones/llama-untied");
 const FORMS = ["float32", "int8", "int4"] as const;
@@ -26,10 +26,11 @@ async function pass(directory: string, weights: Form): Promise<{ loss: number; g
   using adapter = Adapter.create(methodOf("lora"), { r: 4 }, backbone.config, 1, backbone);
   const values = adapter.flat("weights")!.data as Float32Array;
   for (let i = 0; i < values.length; i++) values[i]! += Math.sin(i) / 20; // B is zero at first, and A without gradient
-  using session = new GradientSession(backbone, adapter);
+  using accumulated = new Accumulated(adapter);
+  using session = new GradientSession(backbone, [{ accumulated }]);
   using batch = new Collated(examples, 16);
-  const { crossEntropy } = await session.accumulate(batch, 1 / 9, 1);
-  return { loss: crossEntropy, gradients: (session.accumulated.get("weights")!.data as Float32Array).slice() };
+  const [result] = await session.accumulate([{ batch, inverseTokens: 1 / 9, promptShare: 1 }]);
+  return { loss: result!.crossEntropy, gradients: (accumulated.flat.get("weights")!.data as Float32Array).slice() };
 }
 
 const norm = (x: Float32Array): number => Math.sqrt(x.reduce((sum, value) => sum + value * value, 0));
@@ -63,8 +64,8 @@ describe("a quantised backbone", () => {
     using backbone = await Backbone.load(model, { weights });
     using adapter = Adapter.create(methodOf("lora"), { r: 4 }, backbone.config, 1, backbone);
     const graph = new Graph();
-    const { crossEntropy, parameters } = buildObjective(graph, backbone, adapter);
-    grad(crossEntropy, [...parameters.values()]).forEach((value, i) => {
+    const [objective] = buildObjectives(graph, backbone, [{ adapter }]);
+    grad(objective!.crossEntropy, [...objective!.parameters.values()]).forEach((value, i) => {
       graph.output(`gradient.${i}`, value);
     });
     using session = Session.create(exportOnnx(graph), { initializers: backbone.initializers() });

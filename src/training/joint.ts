@@ -1,0 +1,150 @@
+/** @file Steps of several adapters at once on one frozen backbone: their rows pass it together, all else is each one's own. */
+import { InputError } from "../base/index.ts";
+import { Collated, countTokens, IDLE, IDLE_LENGTH, supervisedTokens, Together } from "./batches.ts";
+import type { Example } from "./data.ts";
+import { type Evaluation, EvaluationSession } from "./evaluate.ts";
+import { type GradientPass, GradientSession } from "./gradients.ts";
+import type { Group } from "./optimizer.ts";
+import { PackedBatch } from "./packing.ts";
+import type { StepInput, StepOutcome, Trainer } from "./trainer.ts";
+import { Update, type UpdateResult } from "./update.ts";
+
+export interface JointInput extends Omit<StepInput, "signal"> {
+  readonly batch: readonly Example[];
+}
+
+type Settled<T> = PromiseSettledResult<T>;
+
+async function settled<T>(promise: Promise<T>): Promise<Settled<T>> {
+  return (await Promise.allSettled([promise]))[0];
+}
+
+/** Throws `InputError` naming the methods whose change of the frozen weights the others would see. */
+export function requireJoinable(trainers: readonly Pick<Trainer, "adapter">[]): void {
+  const problems = trainers
+    .filter(({ adapter }) => adapter.method.changesHead)
+    .map(({ adapter: { method } }) => `${method.name} changes the backbone itself; train it alone`);
+  if (trainers.length > 1 && problems.length) {
+    throw new InputError("CONFIG_INVALID", "training together", [...new Set(problems)]);
+  }
+}
+
+/**
+ * Steps the adapters of `trainers` together. Each has batches, losses, clipping, updates and counts of its own, as if it
+ * were alone; what is shared is the pass through the backbone. Trainers and backbone outlive it.
+ */
+export class JointTrainer implements Disposable {
+  readonly trainers: readonly Trainer[];
+  readonly #gradients: GradientSession;
+  #evaluation: EvaluationSession | undefined;
+
+  /** @param trainers of one backbone, at least one */
+  constructor(trainers: readonly Trainer[]) {
+    requireJoinable(trainers);
+    const [{ backbone, options }] = trainers as [Trainer];
+    if (trainers.some((trainer) => trainer.backbone !== backbone)) throw new TypeError("trainers of several backbones");
+    this.trainers = trainers;
+    this.#gradients = new GradientSession(
+      backbone,
+      trainers.map(({ accumulated, options: { packing } }) => ({ accumulated, packed: packing })),
+      options.tuning,
+    );
+  }
+
+  /**
+   * One step of each adapter, as `Trainer.step` describes it.
+   * @param inputs in the order of the trainers
+   * @returns what came of each: an adapter whose numbers are not finite is left as it was and does not disturb the
+   *   others. Undefined when the signal was aborted; then nothing has changed anywhere.
+   */
+  async step(inputs: readonly JointInput[], signal?: AbortSignal): Promise<Settled<StepOutcome>[] | undefined> {
+    const first = this.trainers.map((trainer, i) => {
+      const { batch, lr, activation } = inputs[i]!;
+      if (trainer.bilevel && !activation) throw new TypeError("a bi-level step needs a dev batch");
+      const names: readonly Group[] = trainer.bilevel ? ["weights"] : [...trainer.groups.keys()];
+      return new Update(trainer, names, batch, lr, inputs[i]!);
+    });
+    const done = await this.#run(first, signal);
+    if (done === undefined) return undefined;
+    const second = this.trainers.map((trainer, i) => {
+      const { activation } = inputs[i]!;
+      if (!trainer.bilevel || !activation || done[i]!.status === "rejected") return undefined;
+      return new Update(trainer, ["activation"], activation.batch, activation.lr, inputs[i]!);
+    });
+    const then = second.some((update) => update) ? await this.#run(second) : undefined;
+    return done.map((result, i) => outcomeOf(inputs[i]!, result!, then?.[i]));
+  }
+
+  /** Takes updates through their passes, those with fewer standing idle at the end. */
+  async #run<U extends Update | undefined>(
+    updates: readonly U[],
+    signal?: AbortSignal,
+  ): Promise<(Settled<UpdateResult> | (U & undefined))[] | undefined> {
+    for (const [i, update] of updates.entries()) if (update) this.#gradients.prepare(i, update.seed, update.progress);
+    const count = Math.max(...updates.map((update) => update?.passes ?? 0));
+    for (let index = 0; index < count; index++) {
+      if (signal?.aborted) return undefined;
+      const own = updates.map((update) => update?.pass(index));
+      const passes = own.map((pass, i) => pass ?? idle(this.trainers[i]!));
+      using _batches = new Together(passes.map(({ batch }) => batch));
+      const results = await this.#gradients.accumulate(passes);
+      for (const [i, pass] of own.entries()) if (pass) updates[i]!.take(results[i]!);
+    }
+    const results: (Settled<UpdateResult> | (U & undefined))[] = [];
+    for (const update of updates) results.push(update ? await settled(update.finish()) : (update as U & undefined));
+    return results;
+  }
+
+  /**
+   * Perplexity of each adapter on its examples, without any update.
+   * @param examples in the order of the trainers; undefined for those that are not to be evaluated now
+   * @returns undefined when the signal was aborted
+   */
+  async evaluate(
+    examples: readonly (readonly Example[] | undefined)[],
+    signal?: AbortSignal,
+  ): Promise<(Evaluation | undefined)[] | undefined> {
+    const [{ backbone, options }] = this.trainers as [Trainer];
+    const { profile: _, ...tuning } = options.tuning ?? {};
+    const adapters = this.trainers.map(({ adapter }) => adapter);
+    this.#evaluation ??= new EvaluationSession(backbone, adapters, tuning);
+    const jobs = this.trainers.map(({ options: { microBatchSize, maxLength } }, i) => {
+      const own = examples[i];
+      return own && { examples: own, microBatchSize, maxLength };
+    });
+    return this.#evaluation.evaluate(jobs, signal);
+  }
+
+  endProfiling(): string {
+    return this.#gradients.endProfiling();
+  }
+
+  [Symbol.dispose](): void {
+    this.#gradients[Symbol.dispose]();
+    this.#evaluation?.[Symbol.dispose]();
+  }
+}
+
+/** A pass of an adapter that has none left: its gradients are zero, its losses nobody reads. */
+function idle({ options: { packing } }: Trainer): GradientPass {
+  const batch = packing ? new PackedBatch([IDLE], IDLE_LENGTH) : new Collated(IDLE, IDLE_LENGTH);
+  return { batch, inverseTokens: 0, promptShare: 0 };
+}
+
+function outcomeOf(
+  { batch, activation }: JointInput,
+  first: Settled<UpdateResult>,
+  second: Settled<UpdateResult> | undefined,
+): Settled<StepOutcome> {
+  if (first.status === "rejected") return first;
+  if (second?.status === "rejected") return second;
+  const { losses, active } = first.value;
+  const value = {
+    losses,
+    ...(active && { active }),
+    ...(second && { activation: second.value.losses }),
+    tokens: countTokens(batch) + (second && activation ? countTokens(activation.batch) : 0),
+    supervisedTokens: supervisedTokens(batch),
+  };
+  return { status: "fulfilled", value };
+}
