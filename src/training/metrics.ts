@@ -1,5 +1,7 @@
 /** @file metrics.jsonl: what was measured at each step and evaluation, one JSON object a line. */
-import { closeSync, fstatSync, fsyncSync, ftruncateSync, openSync, writeSync } from "node:fs";
+import { closeSync, fstatSync, fsyncSync, ftruncateSync, openSync, readFileSync, writeSync } from "node:fs";
+import { z } from "zod";
+import { InputError, parseWith, reasonOf } from "../base/index.ts";
 import { TrainingError } from "./errors.ts";
 import type { RoutingMetrics } from "./routing.ts";
 
@@ -28,11 +30,11 @@ export interface StepMetrics extends StepLosses {
   /** Passes over the training rows so far. */
   readonly epoch: number;
   /** The bi-level step on a dev batch that followed, when there was one. */
-  readonly activation?: StepLosses;
+  readonly activation?: StepLosses | undefined;
   /** Routed methods: for each layer, the share of each expert among all that were active. */
-  readonly expert_shares?: readonly (readonly number[])[];
+  readonly expert_shares?: readonly (readonly number[])[] | undefined;
   /** Mixed data: rows and tokens of the training batch, by source. */
-  readonly sources?: Readonly<Record<string, SourceCounts>>;
+  readonly sources?: Readonly<Record<string, SourceCounts>> | undefined;
   /** Prompt and response tokens, without padding; dev tokens of a bi-level step included. */
   readonly tokens: number;
   readonly supervised_tokens: number;
@@ -50,18 +52,104 @@ export interface EvaluationMetrics {
   /** Whether this is the best so far. */
   readonly best: boolean;
   /** Routed methods: what their routers did on the dev rows. */
-  readonly routing?: RoutingMetrics;
+  readonly routing?: RoutingMetrics | undefined;
   readonly seconds: number;
 }
 
 /** Fields that differ between two runs of the same computation. */
 export const TIME_FIELDS: readonly string[] = ["seconds", "tokens_per_second"];
 
+/** Numbers that were not finite are null in JSON. */
+const figure = z
+  .number()
+  .nullable()
+  .transform((value) => value ?? Number.NaN);
+const shares = z.array(z.array(figure));
+const losses = {
+  loss: figure,
+  lm_loss: figure,
+  auxiliary: z.record(z.string(), figure),
+  lr: figure,
+  grad_norm: figure,
+};
+
+const stepSchema = z.object({
+  type: z.literal("step"),
+  step: z.number(),
+  epoch: z.number(),
+  ...losses,
+  activation: z.object(losses).optional(),
+  expert_shares: shares.optional(),
+  sources: z.record(z.string(), z.object({ rows: z.number(), tokens: z.number() })).optional(),
+  tokens: z.number(),
+  supervised_tokens: z.number(),
+  seconds: z.number(),
+  tokens_per_second: figure,
+});
+
+const evaluationSchema = z.object({
+  type: z.literal("evaluation"),
+  step: z.number(),
+  epoch: z.number(),
+  dev_loss: figure,
+  dev_perplexity: figure,
+  best: z.boolean(),
+  routing: z
+    .object({
+      rows: z.number(),
+      experts: z.array(z.string()),
+      expert_shares: shares,
+      entropy: z.array(figure),
+      routes: z.number(),
+      layer_routes: z.array(z.number()),
+      label_entropy: figure,
+      mutual_information: z.array(figure),
+      mutual_information_by_chance: z.array(figure),
+      route_mutual_information: figure,
+      route_mutual_information_by_chance: figure,
+    })
+    .optional(),
+  seconds: z.number(),
+});
+
+const lineSchema = z.discriminatedUnion("type", [stepSchema, evaluationSchema]);
+
+/**
+ * The lines of a metrics.jsonl, perhaps of a run that is going on: a last line without its end is what a process that
+ * was killed has left, or one that is writing. Throws `InputError` for a file that cannot be read or is not of a run.
+ */
+export function readMetrics(path: string): (StepMetrics | EvaluationMetrics)[] {
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch (error) {
+    throw new InputError("FILE_UNREADABLE", path, reasonOf(error), { cause: error });
+  }
+  return text
+    .split("\n")
+    .slice(0, -1)
+    .map((line, i) => {
+      let value: unknown;
+      try {
+        value = JSON.parse(line);
+      } catch (error) {
+        throw new InputError("JSON_INVALID", `${path} line ${i + 1}`, reasonOf(error), { cause: error });
+      }
+      return parseWith(lineSchema, value, `${path} line ${i + 1}`);
+    });
+}
+
+/** Another form of the same lines, written as they are. */
+export interface MetricsMirror extends Disposable {
+  append(line: StepMetrics | EvaluationMetrics): void;
+}
+
 /** An append-only file whose length is remembered by checkpoints, so that resuming cuts off what came after one. */
 export class MetricsLog implements Disposable {
   readonly #path: string;
   #handle: number | undefined;
   #bytes: number;
+  #mirror: MetricsMirror | undefined;
 
   private constructor(path: string, handle: number, bytes: number) {
     this.#path = path;
@@ -96,6 +184,12 @@ export class MetricsLog implements Disposable {
       done += writeSync(this.#handle, data, done, data.byteLength - done, this.#bytes + done);
     }
     this.#bytes += data.byteLength;
+    this.#mirror?.append(line);
+  }
+
+  /** From here on lines go to `mirror`, too, which is closed with this. */
+  mirrorTo(mirror: MetricsMirror): void {
+    this.#mirror = mirror;
   }
 
   /** Makes all lines durable; before a checkpoint that counts on them. */
@@ -106,5 +200,7 @@ export class MetricsLog implements Disposable {
   [Symbol.dispose](): void {
     if (this.#handle !== undefined) closeSync(this.#handle);
     this.#handle = undefined;
+    this.#mirror?.[Symbol.dispose]();
+    this.#mirror = undefined;
   }
 }

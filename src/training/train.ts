@@ -27,6 +27,7 @@ import { type EvaluationMetrics, MetricsLog, type StepMetrics } from "./metrics.
 import { requirePackable } from "./packing.ts";
 import { asUnwritable, bestDirectory, metricsPath, RunDirectory } from "./run-directory.ts";
 import { scheduleFactor, warmupSteps } from "./schedule.ts";
+import { EventLog } from "./tensorboard.ts";
 import { type StepOutcome, Trainer } from "./trainer.ts";
 
 /**
@@ -182,6 +183,7 @@ class Run {
         for (const group of groups.keys()) updates.set(group, this.#state.updates[group] ?? 0);
       }
       using log = MetricsLog.open(metricsPath(path), this.#state.metrics_bytes);
+      if (this.#config.tensorboard) log.mirrorTo(EventLog.open(path, this.#config));
       this.#directory.writeConfig(this.#config);
       this.#announce();
       const stoppedBecause = await this.#loop(log).catch((error: unknown) => {

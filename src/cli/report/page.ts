@@ -1,6 +1,7 @@
 /** @file report.html: one page without scripts and without requests, from what a run has written. */
+import type { EvaluationMetrics, StepMetrics } from "../../training/index.ts";
 import { grouped } from "../terminal.ts";
-import type { Evaluation, RunFacts, Step } from "./read.ts";
+import type { RunFacts } from "./read.ts";
 import { style } from "./style.ts";
 import { escapeHtml, heatMap, lineChart, numberText, type Point, type Series } from "./svg.ts";
 
@@ -70,7 +71,7 @@ function trainingCharts({ steps, evaluations, config }: RunFacts): string {
   const learned = steps.filter((step) => step.activation);
   const dev: Series = { label: "dev rows", colour: 2, dots: true, points: points(evaluations, (e) => e.dev_loss) };
   const loss: Series = { label: "training rows", colour: 1, points: points(steps, (step) => step.lm_loss) };
-  const one = (y: (step: Step) => number): Series[] => [{ label: "", colour: 1, points: points(steps, y) }];
+  const one = (y: (step: StepMetrics) => number): Series[] => [{ label: "", colour: 1, points: points(steps, y) }];
   const clip = typeof config.max_grad_norm === "number" ? config.max_grad_norm : 0;
   const norm = one((step) => step.grad_norm);
   norm[0] = { ...norm[0]!, label: "before clipping" };
@@ -125,8 +126,8 @@ function routing({ steps, evaluations, config }: RunFacts): string {
   return parts.join("");
 }
 
-function diagnosisCharts(evaluations: readonly Evaluation[]): string {
-  const of = (y: (routing: NonNullable<Evaluation["routing"]>) => number): Point[] =>
+function diagnosisCharts(evaluations: readonly EvaluationMetrics[]): string {
+  const of = (y: (routing: NonNullable<EvaluationMetrics["routing"]>) => number): Point[] =>
     points(evaluations, (evaluation) => y(evaluation.routing!));
   const line = (label: string, colour: number, y: Parameters<typeof of>[0], dashed = false): Series => ({
     label,
@@ -166,7 +167,7 @@ function diagnosisCharts(evaluations: readonly Evaluation[]): string {
 }
 
 /** Numbers of the last evaluation. */
-function layerTable({ step, routing }: Evaluation): string {
+function layerTable({ step, routing }: EvaluationMetrics): string {
   const { experts, expert_shares, entropy, layer_routes, mutual_information, mutual_information_by_chance } = routing!;
   const head = ["layer", ...experts, "entropy", "sets", "told, bits", "by chance"];
   const rows = expert_shares.map((shares, layer) => [
@@ -182,7 +183,7 @@ function layerTable({ step, routing }: Evaluation): string {
   return `<p>Dev rows at step ${grouped(step)}:</p><div class="wide"><table><thead><tr>${cells("th", head)}</tr></thead><tbody>${lines}</tbody></table></div>`;
 }
 
-function expertMaps(steps: readonly Step[], config: Readonly<Record<string, unknown>>): string[] {
+function expertMaps(steps: readonly StepMetrics[], config: Readonly<Record<string, unknown>>): string[] {
   const layers = steps[0]!.expert_shares!.length;
   const experts = steps[0]!.expert_shares![0]!.length;
   const columns = Math.max(8, Math.min(80, steps.length, Math.floor(MOST_CELLS / (layers * experts))));

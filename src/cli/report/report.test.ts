@@ -44,6 +44,7 @@ const evaluation = {
   dev_perplexity: 4.48,
   best: true,
   routing,
+  seconds: 0.25,
 };
 
 test("shows what was measured, and nothing from the files becomes markup", () => {
