@@ -207,8 +207,8 @@ describe("what is wrong is said in one line", () => {
     );
     expect(error.problems).toEqual([
       "model.layers.0.self_attn.q_proj.weight [32, 32] is missing",
-      "model.layers.1.mlp.down_proj.weight is I8; weights may be F32, F16, BF16 or F64",
-      "model.norm.weight is [1, 32], config.json asks for [32]",
+      "model.layers.1.mlp.down_proj.weight is I8; weights may be F32, F16, BF16, F64",
+      "model.norm.weight is [1, 32], the config asks for [32]",
       "model.layers.0.self_attn.q_proj.bias is not a weight of this architecture",
     ]);
   });

@@ -11,6 +11,7 @@ import { readBackboneConfig } from "./config-file.ts";
 import { decoderForward } from "./decoder.ts";
 import { type ForwardInputs, type ForwardOutputs, quantizedNames, type Site, type WeightForm } from "./forward.ts";
 import { fuseWeights } from "./fuse.ts";
+import { GgufModel } from "./gguf/model.ts";
 import { fusedWeightsOf, sitesOf } from "./layout.ts";
 import { dequantize } from "./quantize.ts";
 import { SHAPES } from "./shapes.ts";
@@ -71,14 +72,14 @@ export class Backbone implements Disposable {
   }
 
   /**
-   * Loads a Hugging Face model directory. bfloat16 and float16 weights become float32 while they are read; when
-   * quantised only a few megabytes of linear weights are ever held as floats.
+   * Loads a Hugging Face model directory or a GGUF file. Weights stored in another form become float32 while they are
+   * read; when quantised only a few megabytes of linear weights are ever held as floats.
    * @throws InputError when a file is missing, damaged, or does not hold what config.json asks for
    */
   static async load(directory: string, options: BackboneOptions = {}): Promise<Backbone> {
     const config = readBackboneConfig(directory);
     const form = formOf(options);
-    using checkpoint = Checkpoint.open(directory);
+    using checkpoint = GgufModel.is(directory) ? GgufModel.open(directory) : Checkpoint.open(directory);
     return new Backbone(config, form, await loadWeights(checkpoint, config, form), directory);
   }
 
@@ -90,7 +91,8 @@ export class Backbone implements Disposable {
 
   /** False for random weights and for checkpoints that come without one: token ids only. */
   get hasTokenizer(): boolean {
-    return this.directory !== undefined && existsSync(join(this.directory, "tokenizer.json"));
+    if (this.directory === undefined) return false;
+    return GgufModel.is(this.directory) || existsSync(join(this.directory, "tokenizer.json"));
   }
 
   /** Read from the directory when first asked for. */

@@ -27,6 +27,7 @@ function held(file: SafetensorsFile, entry: TensorEntry): CheckpointTensor {
 export class Checkpoint implements TensorSource {
   /** The directory. */
   readonly path: string;
+  readonly readable = FLOATS;
   readonly tensors: ReadonlyMap<string, CheckpointTensor>;
   readonly #files: readonly SafetensorsFile[];
 
@@ -94,10 +95,6 @@ export class Checkpoint implements TensorSource {
       for (const file of files) file.dispose();
       throw error;
     }
-  }
-
-  readable(storedDType: string): boolean {
-    return FLOATS.includes(storedDType);
   }
 
   readFloat32(name: string, target: Float32Array, start?: number, observe?: ByteObserver): Float32Array {

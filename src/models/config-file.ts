@@ -1,10 +1,11 @@
 /** @file Reads config.json and generation_config.json of a model directory, as transformers 4 and 5 write them. */
-import { existsSync, statSync } from "node:fs";
+import { existsSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import { InputError, readJson } from "../base/index.ts";
+import { InputError, parseWith, readJson } from "../base/index.ts";
 import { type BackboneConfig, tokenIdSchema, tokenIds, tokenIdsSchema } from "./config.ts";
 import { FAMILIES, type Family } from "./families.ts";
+import { GgufModel } from "./gguf/model.ts";
 
 const generationSchema = z.looseObject({
   bos_token_id: tokenIdSchema,
@@ -33,17 +34,30 @@ function familyFor(path: string, head: z.infer<typeof headSchema>): Family {
   throw new InputError("CONFIG_UNSUPPORTED", path, problem);
 }
 
+/** The config that a GGUF file's metadata stand for. */
+function ggufConfig(path: string): BackboneConfig {
+  using model = GgufModel.open(path);
+  const raw = parseWith(headSchema, model.config, path);
+  return familyFor(path, raw).config(raw, path);
+}
+
 /**
- * Reads `config.json`, and `generation_config.json` where there is one: its token ids win, as in transformers.
+ * Reads `config.json`, and `generation_config.json` where there is one: its token ids win, as in transformers. Of a
+ * GGUF file it reads the metadata.
+ * @param directory of a model, or a .gguf file
  * @throws InputError naming every config field that is missing, ill-typed or asks for something not supported
  */
 export function readBackboneConfig(directory: string): BackboneConfig {
+  if (GgufModel.is(directory)) return ggufConfig(directory);
   if (!existsSync(directory) || !statSync(directory).isDirectory()) {
     throw new InputError("MODEL_NOT_FOUND", directory, "no such model directory");
   }
   const path = join(directory, "config.json");
   if (!existsSync(path)) {
-    throw new InputError("MODEL_NOT_FOUND", directory, "has no config.json: not a Hugging Face model directory");
+    const gguf = readdirSync(directory).find((name) => name.endsWith(".gguf"));
+    const hint =
+      gguf === undefined ? "not a Hugging Face model directory" : `name the GGUF file itself, ${join(directory, gguf)}`;
+    throw new InputError("MODEL_NOT_FOUND", directory, `has no config.json: ${hint}`);
   }
   const raw = readJson(path, headSchema);
   const config = familyFor(path, raw).config(raw, path);

@@ -50,9 +50,9 @@ export function checkTensors(source: TensorSource, config: BackboneConfig): void
     const found = source.tensors.get(name);
     if (!found) problems.push(`${name} [${shape.join(", ")}] is missing`);
     else if (found.shape.length !== shape.length || found.shape.some((dim, i) => dim !== shape[i])) {
-      problems.push(`${name} is [${found.shape.join(", ")}], config.json asks for [${shape.join(", ")}]`);
-    } else if (!source.readable(found.storedDType)) {
-      problems.push(`${name} is ${found.storedDType}; weights may be F32, F16, BF16 or F64`);
+      problems.push(`${name} is [${found.shape.join(", ")}], the config asks for [${shape.join(", ")}]`);
+    } else if (!source.readable.includes(found.storedDType)) {
+      problems.push(`${name} is ${found.storedDType}; weights may be ${source.readable.join(", ")}`);
     }
   }
   for (const name of source.tensors.keys()) {
@@ -125,7 +125,8 @@ export async function loadWeights(
         const target = holder.quantized(info.name, info.shape, quantized);
         const { outFeatures, inFeatures } = target;
         const step = Math.max(1, Math.floor(ROWS_ELEMENTS / inFeatures));
-        for (let row = 0; row < outFeatures; row += step) {
+        const whole = checkpoint.readQuantized?.(source, target, observe);
+        for (let row = whole ? outFeatures : 0; row < outFeatures; row += step) {
           const size = Math.min(step, outFeatures - row) * inFeatures;
           const rows = size <= scratch.length ? scratch.subarray(0, size) : new Float32Array(size);
           checkpoint.readFloat32(source, rows, row * inFeatures, observe);

@@ -1,0 +1,231 @@
+"""Writes test/fixtures/gguf/: the tiny backbones as GGUF files of several types, made with llama.cpp's own Python package.
+
+    <name>.gguf        a backbone of test/fixtures/backbones with its name mapping, row order and metadata as
+                       llama.cpp's convert_hf_to_gguf.py writes them, weights quantised with gguf.quants
+    blocks.gguf        random blocks of every type, and blocks.safetensors, what gguf.quants makes of them
+    metadata.gguf      a value of every metadata type
+    expected.json      for each model the digests of its dequantised weights, logits and greedy tokens of transformers
+
+pip install gguf==0.19.0
+"""
+
+import json
+import random
+
+import numpy as np
+import torch
+from gguf import GGUFReader, GGUFValueType, GGUFWriter, GGMLQuantizationType, LlamaFileType, TokenType
+from gguf.quants import dequantize, quantize
+from safetensors.numpy import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from common import BOS, EOS, FIXTURES, PAD, VOCAB, fresh_directory, random_tokens, write_json
+
+T = GGMLQuantizationType
+BLOCKS = [T.F32, T.F16, T.BF16, T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0, T.Q4_K, T.Q5_K, T.Q6_K]
+# file: backbone, type of the matrices
+MODELS = {
+    "llama-gqa-f32": ("llama-gqa", T.F32),
+    "llama-tied-f16": ("llama-tied", T.F16),
+    "llama-headdim-bf16": ("llama-headdim", T.BF16),
+    "llama-gqa-q8_0": ("llama-gqa", T.Q8_0),
+    "llama-gqa-q4_0": ("llama-gqa", T.Q4_0),
+    "llama-tied-q5_1": ("llama-tied", T.Q5_1),
+}
+LAYER = {
+    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm", "post_attention_layernorm": "ffn_norm",
+}  # fmt: skip
+SANDWICH = LAYER | {
+    "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}  # fmt: skip
+PHI3 = LAYER | {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
+ARCHITECTURES = {
+    "llama": ("llama", LAYER), "mistral": ("llama", LAYER), "qwen2": ("qwen2", LAYER), "qwen3": ("qwen3", LAYER),
+    "gemma": ("gemma", LAYER), "gemma2": ("gemma2", SANDWICH), "gemma3_text": ("gemma3", SANDWICH),
+    "phi3": ("phi3", PHI3),
+}  # fmt: skip
+TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+
+
+def gguf_name(name: str, layers: dict) -> str:
+    path, kind = name.rsplit(".", 1)
+    if path in TOP:
+        return f"{TOP[path]}.{kind}"
+    _, _, layer, module = path.split(".", 3)
+    return f"blk.{layer}.{layers[module]}.{kind}"
+
+
+def permute(weight: np.ndarray, heads: int) -> np.ndarray:
+    """convert_hf_to_gguf.py, LlamaModel.permute: ggml rotates neighbours, transformers the two halves of a head."""
+    return weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def metadata(writer: GGUFWriter, config, architecture: str) -> None:
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    rope = config.rope_parameters
+    if architecture == "gemma3":
+        writer.add_rope_freq_base(rope["full_attention"]["rope_theta"])
+    else:
+        writer.add_rope_freq_base(rope["rope_theta"])
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if architecture != "phi3":
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+    if architecture in ("llama", "phi3"):
+        writer.add_rope_dimension_count(head_dim)
+    writer.add_vocab_size(config.vocab_size)
+    if architecture in ("gemma2", "gemma3", "phi3") and config.sliding_window:
+        writer.add_sliding_window(config.sliding_window)
+    if architecture == "gemma2":
+        writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
+
+
+def vocabulary(writer: GGUFWriter, size: int) -> None:
+    """No text is tokenised in these tests, but a vocabulary has to be there: specials, bytes, made-up words."""
+    tokens = ["<pad>", "<bos>", "<eos>"] + [f"w{i}" for i in range(3, size)]
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([float(-i) for i in range(size)])
+    writer.add_token_types([TokenType.CONTROL] * 3 + [TokenType.NORMAL] * (size - 3))
+    writer.add_bos_token_id(BOS)
+    writer.add_eos_token_id(EOS)
+    writer.add_pad_token_id(PAD)
+
+
+def write_model(path, model, kind: T) -> dict:
+    """-> the weights as transformers names them, dequantised."""
+    config = model.config
+    architecture, layers = ARCHITECTURES[config.model_type]
+    writer = GGUFWriter(path, architecture)
+    writer.add_name(path.stem)
+    writer.add_quantization_version(2)
+    writer.add_file_type(LlamaFileType.ALL_F32)
+    metadata(writer, config, architecture)
+    vocabulary(writer, config.vocab_size)
+    back = {}
+    for name, parameter in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        weight = parameter.to(torch.float32).numpy()
+        if "norm" in name and architecture.startswith("gemma"):
+            weight = weight + 1
+        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
+        if architecture == "llama" and heads:
+            weight = permute(weight, heads)
+        type_ = T.F32 if weight.ndim == 1 else kind
+        stored = quantize(weight, type_)
+        writer.add_tensor(gguf_name(name, layers), stored, raw_dtype=type_)
+        restored = dequantize(stored, type_).reshape(weight.shape)
+        if architecture == "llama" and heads:  # the inverse: halves of a head back together
+            n = weight.shape[0] // heads // 2
+            restored = restored.reshape(heads, n, 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+        if "norm" in name and architecture.startswith("gemma"):
+            restored = restored - 1
+        back[name] = np.ascontiguousarray(restored)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return back
+
+
+@torch.no_grad()
+def computed(model, weights: dict, seed: int) -> list:
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()}, strict=False)
+    model.tie_weights()
+    rng = random.Random(seed)
+    cases = []
+    for length in [1, 9, 24]:
+        tokens = random_tokens(rng, length)
+        cases.append({"tokens": tokens, "lastLogits": model(torch.tensor([tokens])).logits[0, -1]})
+    return cases
+
+
+def models(directory) -> dict:
+    expected = {}
+    for seed, (name, (backbone, kind)) in enumerate(MODELS.items()):
+        source = FIXTURES / "backbones" / backbone
+        if not source.exists():
+            continue
+        config = AutoConfig.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+        weights = write_model(directory / f"{name}.gguf", model, kind)
+        expected[name] = {"backbone": backbone, "type": kind.name, "sequences": computed(model, weights, seed)}
+        print(name, (directory / f"{name}.gguf").stat().st_size)
+    return expected
+
+
+def blocks(directory) -> None:
+    """Random bytes, with sane float16 scales, for each type; rows of 512 weights."""
+    rng = np.random.default_rng(0)
+    writer = GGUFWriter(directory / "blocks.gguf", "llama")
+    reference = {}
+    for kind in BLOCKS:
+        values = rng.standard_normal((3, 512)).astype(np.float32)
+        if kind in (T.Q4_K, T.Q5_K, T.Q6_K):
+            size = {T.Q4_K: 144, T.Q5_K: 176, T.Q6_K: 210}[kind]
+            raw = rng.integers(0, 256, (3, 2, size), dtype=np.uint8)
+            for at in [208] if kind == T.Q6_K else [0, 2]:
+                raw[:, :, at : at + 2] = rng.standard_normal((3, 2, 1)).astype(np.float16).view(np.uint8)
+            stored = raw.reshape(3, -1)
+        else:
+            stored = quantize(values, kind)
+        writer.add_tensor(f"{kind.name}", stored, raw_dtype=kind)
+        reference[kind.name] = np.ascontiguousarray(dequantize(stored, kind).reshape(3, 512))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    save_file(reference, directory / "blocks.safetensors")
+
+
+def every_type(directory) -> None:
+    writer = GGUFWriter(directory / "metadata.gguf", "llama")
+    writer.add_uint8("t.uint8", 200)
+    writer.add_int8("t.int8", -100)
+    writer.add_uint16("t.uint16", 60000)
+    writer.add_int16("t.int16", -30000)
+    writer.add_uint32("t.uint32", 4000000000)
+    writer.add_int32("t.int32", -2000000000)
+    writer.add_float32("t.float32", 0.1)
+    writer.add_uint64("t.uint64", 2**64 - 1)
+    writer.add_int64("t.int64", -(2**53))
+    writer.add_float64("t.float64", 0.1)
+    writer.add_bool("t.bool", True)
+    writer.add_string("t.string", "Grüße, 世界 🌍")
+    writer.add_array("t.strings", ["a", "", "ß"])
+    writer.add_array("t.integers", [1, -2, 3])
+    writer.add_array("t.floats", [0.5, -1.5])
+    writer.add_array("t.bools", [True, False])
+    writer.add_key_value("t.bytes", [1, 255], GGUFValueType.ARRAY, GGUFValueType.UINT8)
+    writer.add_key_value("t.wide", [2**40, 1], GGUFValueType.ARRAY, GGUFValueType.UINT64)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def main() -> None:
+    directory = fresh_directory("gguf")
+    blocks(directory)
+    every_type(directory)
+    write_json(directory / "expected.json", models(directory))
+    assert len(GGUFReader(directory / "blocks.gguf").tensors) == len(BLOCKS)
+
+
+if __name__ == "__main__":
+    main()
