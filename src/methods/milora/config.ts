@@ -33,6 +33,12 @@ export const configSchema = z
       .describe("orders of numerator and denominator (eq. 6)"),
     load_balance_coefficient: z.number().min(0).default(0.01).describe("λ_lb of eq. 4"),
     router_input: z.enum(["raw", "rms"]).default("raw").describe("rms: RMS-normalise the pooled vector"),
+    anneal: z
+      .number()
+      .min(0)
+      .max(1)
+      .default(0)
+      .describe("share of the training in which the experts that were not chosen fade out; 0: never there (the paper)"),
   })
   .refine((config) => new Set(config.target_modules).size === config.target_modules.length, {
     path: ["target_modules"],

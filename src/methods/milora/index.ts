@@ -41,7 +41,7 @@ function expert(
 /** Training and prefill: the router of a layer runs where the prompt reaches it, and gates that layer's experts. */
 function buildRouted(
   context: BuildContext<MiloraConfig>,
-  { promptMask, packing }: { promptMask: Value; packing?: Packing },
+  { promptMask, packing, progress }: { promptMask: Value; packing?: Packing; progress?: Value },
 ): MethodGraph {
   const { config, backbone, parameter } = context;
   const index = expertIndex(expertsOf(config, backbone));
@@ -54,9 +54,9 @@ function buildRouted(
   return {
     hooks: {
       beforeLayer(layer, hidden) {
-        const routed = route(config, layer, hidden, prompt, parameter);
+        const routed = route(config, layer, hidden, prompt, parameter, progress);
         routes.push(routed);
-        gates = split(prompt.spread(routed.gates), 1, new Array<number>(experts).fill(1));
+        gates = split(prompt.spread(routed.trained), 1, new Array<number>(experts).fill(1));
       },
       linear(site, x, y, weight) {
         const i = index.get(site.path);

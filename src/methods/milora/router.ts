@@ -8,6 +8,7 @@ import {
   gemm,
   matmul,
   max,
+  maximum,
   mean,
   mul,
   mulDims,
@@ -139,15 +140,26 @@ export interface Routes {
   readonly probabilities: Value; // [B, E]
   /** Weight of each expert, 0 for those not chosen. */
   readonly gates: Value; // [B, E]
+  /** The weights that training runs with: the same once the experts that are not chosen have faded out. */
+  readonly trained: Value; // [B, E]
 }
 
-/** Routes the prompts of a batch at one layer, from its residual stream before the norm, float32 [N, d]. */
+/** What is left of an expert that is not chosen: 1 at the start of the training, 0 from its share `end` on. */
+function faded(progress: Value, end: number): Value {
+  return maximum(sub(1, div(progress, end)), 0); // []
+}
+
+/**
+ * Routes the prompts of a batch at one layer, from its residual stream before the norm, float32 [N, d].
+ * @param progress in training: the share of it that is done, float32 []
+ */
 export function route(
   config: MiloraConfig,
   layer: number,
   hidden: Value,
   prompt: PromptMask,
   parameter: (key: string) => Value,
+  progress?: Value,
 ): Routes {
   const keys = routerKeys(layer);
   let pooled = pool(config.pooler, hidden, prompt, () => parameter(keys.pooler)); // [B, d]
@@ -162,14 +174,17 @@ export function route(
   // By score, not by probability: the order is the same, but a confident softmax rounds the small ones to equal zeros.
   const chosen = topK(scores, config.top_k, -1).indices; // [B, k]
   const mask = sum(oneHot(chosen, experts), { axes: [1], keepDims: false }); // [B, E]
-  const weighted = mul(mask, probabilities);
-  const gates = {
-    // Forward the mask itself, backward mask · (1 + p − stop_gradient(p)), so that the loss reaches the router.
-    straight_through: () => straightThrough(mask, weighted),
-    probability: () => weighted,
-    renormalized: () => div(weighted, sum(weighted, { axes: [1], keepDims: true })),
-  }[config.gate]();
-  return { scores, probabilities, gates };
+  const gatesOf = (strengths: Value): Value => {
+    const weighted = mul(strengths, probabilities);
+    if (config.gate === "probability") return weighted;
+    if (config.gate === "renormalized") return div(weighted, sum(weighted, { axes: [1], keepDims: true }));
+    // Forward m itself, backward m · (1 + p − stop_gradient(p)), so that the loss reaches the router.
+    return straightThrough(strengths, weighted);
+  };
+  const gates = gatesOf(mask);
+  if (progress === undefined || config.anneal === 0) return { scores, probabilities, gates, trained: gates };
+  const strengths = add(mask, mul(sub(1, mask), faded(progress, config.anneal)));
+  return { scores, probabilities, gates, trained: gatesOf(strengths) };
 }
 
 /** Load-balance loss of one layer (eq. 4, 5): E · Σ_i f_i · p̂_i, f_i the share of prompts whose first expert is i. */
