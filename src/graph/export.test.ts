@@ -1,6 +1,6 @@
 /** @file The written model: names, weights outside, updates in place, aliases, and that large graphs are quick to write. */
 import { fromBinary } from "@bufbuild/protobuf";
-import { type GraphProto, ModelProtoSchema } from "onnx-buf";
+import { type GraphProto, ModelProtoSchema, type TypeProto_Tensor } from "onnx-buf";
 import { describe, expect, test } from "vitest";
 import { Session } from "../runtime/index.ts";
 import * as g from "./index.ts";
@@ -44,6 +44,23 @@ describe("the model", () => {
     expect(input.map(({ name }) => name)).toEqual(["x"]);
     expect(initializer.map(({ name }) => name)).toEqual(["w"]);
     expect(initializer[0]!.rawData.length).toBe(0);
+  });
+
+  test("tells the runtime the shape of every value between", () => {
+    const graph = new Graph();
+    const x = graph.input("x", "float32", ["B", "T", 4]);
+    const [rows, unread] = g.split(g.reshape(g.exp(x), [-1, 4]), 1, [3, 1]);
+    graph.output("y", g.softmax(g.reshape(rows!, ["B", "T", 3]), -1));
+    graph.output("z", g.exp(unread!));
+    const { node, valueInfo, output } = model(graph);
+    const shapes = valueInfo.map(({ type }) => {
+      const { value } = type!.value as { value: TypeProto_Tensor };
+      return value.shape!.dim.map((dim) => dim.value.value).join();
+    });
+    const made = node.flatMap((one) => one.output).filter((name) => !output.some((result) => result.name === name));
+    expect(valueInfo.map(({ name }) => name)).toEqual(made);
+    expect(shapes.slice(0, 4)).toEqual(["B,T,4", "B*T,4", "B*T,3", "B*T,1"]);
+    expect(shapes.at(-1)).toBe("B,T,3");
   });
 
   test("stores equal constants once", () => {
