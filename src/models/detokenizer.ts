@@ -1,6 +1,7 @@
 /** @file Token ids back to text, one at a time: exact bytes per token, decoded as a stream, so no character is split. */
 import { z } from "zod";
 import { InputError } from "../base/index.ts";
+import { BYTE_OF_CHARACTER } from "./tokenizer/bytes.ts";
 
 const decoderSchema: z.ZodType<DecoderJson> = z.lazy(() =>
   z.looseObject({
@@ -26,18 +27,8 @@ interface DecoderJson {
   decoders?: DecoderJson[] | undefined;
 }
 
-/** GPT-2's table from printable characters to bytes: printable Latin-1 stands for itself, the rest moves up by 256. */
-function byteOfCharacter(): Map<string, number> {
-  const table = new Map<string, number>();
-  let moved = 0;
-  for (let byte = 0; byte < 256; byte++) {
-    const printable = (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte !== 0xad);
-    table.set(String.fromCharCode(printable ? byte : 256 + moved++), byte);
-  }
-  return table;
-}
-
 const encoder = new TextEncoder();
+const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /** What a decoder section of tokenizer.json does, seen as: the bytes of each token, and spaces cut from the front. */
 interface Rules {
@@ -99,16 +90,28 @@ function rulesOf(json: unknown, where: string): Rules {
 }
 
 /**
+ * Tokens of byte fallback in a row: all of them are characters, or each is U+FFFD. So what they are is certain only
+ * after the last of them.
+ */
+function decodeRun(bytes: Uint8Array): string {
+  try {
+    return strict.decode(bytes);
+  } catch {
+    return "\ufffd".repeat(bytes.length);
+  }
+}
+
+/**
  * The decoder of a tokenizer.json (byte-level BPE, or SentencePiece-like with byte fallback).
  *
- * Invalid UTF-8, which a model may well sample, becomes U+FFFD as in the WHATWG decoder.
+ * Invalid UTF-8, which a model may well sample, becomes U+FFFD: in byte-level BPE one for each beginning of a
+ * character, as in the WHATWG decoder; in a run of byte-fallback tokens one for each byte.
  */
 export class Detokenizer {
   readonly #rules: Rules;
   readonly #tokenOf: (id: number) => string | undefined;
   readonly #special: ReadonlySet<number>;
   readonly #bytes = new Map<number, Uint8Array>();
-  readonly #byteOf: Map<string, number> | undefined;
 
   constructor(
     decoder: unknown,
@@ -119,7 +122,6 @@ export class Detokenizer {
     this.#rules = rulesOf(decoder, where);
     this.#tokenOf = tokenOf;
     this.#special = special;
-    this.#byteOf = this.#rules.byteLevel ? byteOfCharacter() : undefined;
   }
 
   /** Bytes of a token; none for ids outside the vocabulary (models may have more rows than there are tokens). */
@@ -134,17 +136,21 @@ export class Detokenizer {
   }
 
   #convert(token: string): Uint8Array {
-    if (this.#rules.byteFallback && /^<0x[0-9A-Fa-f]{2}>$/.test(token)) {
-      return Uint8Array.of(Number.parseInt(token.slice(3, 5), 16));
-    }
     let text = token;
     for (const [from, to] of this.#rules.replacements) text = text.replaceAll(from, to);
-    if (this.#byteOf) {
-      const bytes = [...text].map((character) => this.#byteOf?.get(character));
+    if (this.#rules.byteLevel) {
+      const bytes = [...text].map((character) => BYTE_OF_CHARACTER.get(character));
       // An added token may hold characters the table does not know; it stands for itself then.
       if (!bytes.includes(undefined)) return Uint8Array.from(bytes as number[]);
     }
     return encoder.encode(text);
+  }
+
+  /** The byte that a token of byte fallback stands for. */
+  #byteOf(id: number): number | undefined {
+    if (!this.#rules.byteFallback) return undefined;
+    const token = this.#tokenOf(id) ?? "";
+    return /^<0x[0-9A-Fa-f]{2}>$/.test(token) ? Number.parseInt(token.slice(3, 5), 16) : undefined;
   }
 
   /**
@@ -169,14 +175,28 @@ export class Detokenizer {
       }
       return text;
     };
+    const run: number[] = [];
+    const endRun = (): string => {
+      const text = run.length ? decodeRun(Uint8Array.from(run)) : "";
+      run.length = 0;
+      return text;
+    };
     return {
       push: (id) => {
         if (skipSpecialTokens && this.#special.has(id)) return "";
+        const byte = this.#byteOf(id);
+        if (byte !== undefined) {
+          run.push(byte);
+          first = false;
+          return "";
+        }
+        const token = this.#tokenOf(id);
+        if (token === undefined) return "";
         const bytes = this.#bytesOf(id, first);
         first = false;
-        return emit(decoder.decode(bytes, { stream: true }));
+        return emit(endRun() + decoder.decode(bytes, { stream: true }));
       },
-      end: () => emit(decoder.decode()),
+      end: () => emit(endRun() + decoder.decode()),
     };
   }
 

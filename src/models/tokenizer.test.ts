@@ -65,11 +65,10 @@ describe.each([TINY, SENTENCEPIECE])("%s", (path) => {
   test("a stream gives whole characters only, and nothing but what decoding at once gives", () => {
     for (const { ids, withSpecials } of cases) {
       const stream = tokenizer.decodeStream({ skipSpecialTokens: false });
-      const parts = ids.map((id) => stream.push(id));
+      const parts = [...ids.map((id) => stream.push(id)), stream.end()];
       expect(parts.join("").includes("\ufffd")).toBe(withSpecials.includes("\ufffd"));
       // A part that began or ended inside a surrogate pair would not survive UTF-8.
       for (const part of parts) expect(Buffer.from(part).toString()).toBe(part);
-      expect(stream.end()).toBe("");
       expect(parts.join("")).toBe(withSpecials);
     }
   });
@@ -114,15 +113,26 @@ describe.each([TINY, SENTENCEPIECE])("%s", (path) => {
   });
 });
 
-test("an unfinished character is held back, and given up as U+FFFD at the end", () => {
-  const tokenizer = Tokenizer.load(SENTENCEPIECE);
-  const ids = [..."\u{1f600}"].flatMap((text) => tokenizer.encode(text, { addSpecialTokens: false })).slice(1);
-  expect(ids.map((id) => tokenizer.idToToken(id))).toEqual(["<0xF0>", "<0x9F>", "<0x98>", "<0x80>"]);
-  const stream = tokenizer.decodeStream();
-  expect(ids.slice(0, 3).map((id) => stream.push(id))).toEqual(["", "", ""]);
-  expect(stream.push(ids[3]!)).toBe("\u{1f600}");
-  expect(stream.push(ids[0]!)).toBe("");
-  expect(stream.end()).toBe("\ufffd");
+describe("an unfinished character is held back, and given up as U+FFFD at the end", () => {
+  test("byte-level: one for the beginning of a character, which is whole with its last byte", () => {
+    const tokenizer = Tokenizer.load(TINY);
+    const ids = [..."ðŁĺĢ"].map((token) => tokenizer.tokenToId(token)!); // the bytes F0 9F 98 80
+    const stream = tokenizer.decodeStream();
+    expect(ids.slice(0, 3).map((id) => stream.push(id))).toEqual(["", "", ""]);
+    expect(stream.push(ids[3]!)).toBe("\u{1f600}");
+    expect([stream.push(ids[0]!), stream.push(ids[1]!), stream.end()]).toEqual(["", "", "\ufffd"]);
+  });
+
+  test("byte fallback: one for each byte of a run, all of which stand or fall together", () => {
+    const tokenizer = Tokenizer.load(SENTENCEPIECE);
+    const ids = ["<0xF0>", "<0x9F>", "<0x98>", "<0x80>"].map((token) => tokenizer.tokenToId(token)!);
+    const a = tokenizer.tokenToId("a")!;
+    const stream = tokenizer.decodeStream();
+    expect(ids.map((id) => stream.push(id))).toEqual(["", "", "", ""]);
+    expect(stream.push(a)).toBe("\u{1f600}a");
+    expect([stream.push(ids[0]!), stream.end()]).toEqual(["", "\ufffd"]);
+    expect(tokenizer.decode([...ids, ids[0]!, a])).toBe("\ufffd\ufffd\ufffd\ufffd\ufffda");
+  });
 });
 
 test("a text that goes on keeps its leading space", () => {

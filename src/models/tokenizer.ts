@@ -2,28 +2,17 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Template } from "@huggingface/jinja";
-import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { z } from "zod";
 import { InputError, parseWith, readJson, readText, reasonOf } from "../base/index.ts";
 import type { BackboneConfig } from "./config.ts";
 import { type DecodeStreamOptions, Detokenizer, type TokenStream } from "./detokenizer.ts";
-import { rewriteTokenizerJson } from "./tokenizer-json.ts";
+import { type Encoder, encoderOf } from "./tokenizer/encoder.ts";
+import { tokenizerSchema } from "./tokenizer/schema.ts";
 
 export interface ChatMessage {
   readonly role: string;
   readonly content: string;
 }
-
-const tokenizerSchema = z.looseObject({
-  model: z.looseObject({}),
-  added_tokens: z
-    .array(z.looseObject({ id: z.number().int().min(0), content: z.string(), special: z.boolean().optional() }))
-    .default([]),
-  normalizer: z.unknown().default(null),
-  pre_tokenizer: z.unknown().default(null),
-  post_processor: z.unknown().default(null),
-  decoder: z.unknown().default(null),
-});
 
 /** Special tokens are strings, or objects as older versions of transformers wrote them. */
 const specialToken = z.union([z.string(), z.looseObject({ content: z.string() })]).nullish();
@@ -48,7 +37,7 @@ export class Tokenizer {
   readonly padTokenId: number;
   /** Ids of all special tokens. */
   readonly specialTokenIds: ReadonlySet<number>;
-  readonly #inner: HuggingFaceTokenizer;
+  readonly #encoder: Encoder;
   readonly #detokenizer: Detokenizer;
   readonly #template: string | undefined;
   readonly #templateVariables: Readonly<Record<string, string>>;
@@ -59,14 +48,10 @@ export class Tokenizer {
     const { ids = {}, where = "tokenizer" } = parts;
     const json = parseWith(tokenizerSchema, parts.tokenizerJson, where);
     const config = parseWith(configSchema, parts.config ?? {}, where);
-    try {
-      this.#inner = new HuggingFaceTokenizer(rewriteTokenizerJson(json), config);
-    } catch (error) {
-      throw new InputError("TOKENIZER_UNSUPPORTED", where, reasonOf(error), { cause: error });
-    }
+    this.#encoder = encoderOf(json, where);
     this.#where = where;
     this.specialTokenIds = new Set(json.added_tokens.filter((token) => token.special).map((token) => token.id));
-    this.#detokenizer = new Detokenizer(json.decoder, (id) => this.#inner.id_to_token(id), this.specialTokenIds, where);
+    this.#detokenizer = new Detokenizer(json.decoder, (id) => this.#encoder.idToToken(id), this.specialTokenIds, where);
     const variables: Record<string, string> = {};
     for (const name of ["bos_token", "eos_token", "pad_token", "unk_token"] as const) {
       const content = contentOf(config[name]);
@@ -75,7 +60,7 @@ export class Tokenizer {
     this.#templateVariables = variables;
     const idOf = (name: string): number | undefined => {
       const content = variables[name];
-      return content === undefined ? undefined : this.#inner.token_to_id(content);
+      return content === undefined ? undefined : this.#encoder.tokenToId(content);
     };
     const eos = idOf("eos_token");
     this.bosTokenId = ids.bosTokenId ?? idOf("bos_token");
@@ -110,6 +95,11 @@ export class Tokenizer {
     return new Tokenizer(parts);
   }
 
+  /** One more than the highest token id. */
+  get size(): number {
+    return this.#encoder.size;
+  }
+
   /** Whether the model directory has a chat template. */
   get hasChatTemplate(): boolean {
     return this.#template !== undefined;
@@ -121,7 +111,7 @@ export class Tokenizer {
    *   text that a chat template has made
    */
   encode(text: string, options: { readonly addSpecialTokens?: boolean } = {}): number[] {
-    return this.#inner.encode(text, { add_special_tokens: options.addSpecialTokens ?? true }).ids;
+    return this.#encoder.encode(text, options.addSpecialTokens ?? true);
   }
 
   /** Text of token ids, without special tokens unless `skipSpecialTokens` is false. Spaces are left as they are. */
@@ -136,11 +126,11 @@ export class Tokenizer {
 
   /** The id of a token given by its exact spelling in the vocabulary. */
   tokenToId(token: string): number | undefined {
-    return this.#inner.token_to_id(token);
+    return this.#encoder.tokenToId(token);
   }
 
   idToToken(id: number): string | undefined {
-    return this.#inner.id_to_token(id);
+    return this.#encoder.idToToken(id);
   }
 
   /**
