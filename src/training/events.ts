@@ -38,6 +38,11 @@ export interface TrainOptions {
   readonly backbone?: Backbone | undefined;
 }
 
+/** For several runs at once: events come with the index of their run. */
+export interface TogetherOptions extends Omit<TrainOptions, "onProgress"> {
+  readonly onProgress?: ((event: TrainingEvent, run: number) => void) | undefined;
+}
+
 export interface TrainingResult {
   readonly directory: string;
   /** The best adapter by dev perplexity (without dev rows: the last); undefined when none was saved yet. */

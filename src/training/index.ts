@@ -21,7 +21,7 @@ export {
 } from "./data.ts";
 export { TrainingError, type TrainingErrorCode } from "./errors.ts";
 export type { Evaluation } from "./evaluate.ts";
-export type { TrainingEvent, TrainingResult, TrainOptions } from "./events.ts";
+export type { TogetherOptions, TrainingEvent, TrainingResult, TrainOptions } from "./events.ts";
 export { type EvaluationMetrics, readMetrics, type StepLosses, type StepMetrics } from "./metrics.ts";
 export { PRESETS, type Preset, type PresetName, presetSettings } from "./presets.ts";
 export { alpacaPrompt, outputOf, type RenderedRow, renderPrompt, renderRow } from "./render.ts";
@@ -31,5 +31,5 @@ export { readRunConfig } from "./run-directory.ts";
 export { scheduleFactor, warmupSteps } from "./schedule.ts";
 export { PromptTemplate, type Template, templateOf } from "./template.ts";
 export { writeEvents } from "./tensorboard.ts";
-export { train } from "./train.ts";
+export { train, trainTogether } from "./train.ts";
 export { type StepInput, type StepOutcome, Trainer, type TrainerOptions } from "./trainer.ts";

@@ -1,5 +1,6 @@
 /** @file Steps of several adapters at once on one frozen backbone: their rows pass it together, all else is each one's own. */
 import { InputError } from "../base/index.ts";
+import type { Method } from "../methods/index.ts";
 import { Collated, countTokens, IDLE, IDLE_LENGTH, supervisedTokens, Together } from "./batches.ts";
 import type { Example } from "./data.ts";
 import { type Evaluation, EvaluationSession } from "./evaluate.ts";
@@ -20,13 +21,11 @@ async function settled<T>(promise: Promise<T>): Promise<Settled<T>> {
 }
 
 /** Throws `InputError` naming the methods whose change of the frozen weights the others would see. */
-export function requireJoinable(trainers: readonly Pick<Trainer, "adapter">[]): void {
-  const problems = trainers
-    .filter(({ adapter }) => adapter.method.changesHead)
-    .map(({ adapter: { method } }) => `${method.name} changes the backbone itself; train it alone`);
-  if (trainers.length > 1 && problems.length) {
-    throw new InputError("CONFIG_INVALID", "training together", [...new Set(problems)]);
-  }
+export function requireJoinable(methods: readonly Method[]): void {
+  const changing = new Set(methods.filter(({ changesHead }) => changesHead).map(({ name }) => name));
+  if (methods.length === 1 || changing.size === 0) return;
+  const problems = [...changing].map((name) => `${name} changes the backbone itself; train it alone`);
+  throw new InputError("CONFIG_INVALID", "training together", problems);
 }
 
 /**
@@ -40,7 +39,7 @@ export class JointTrainer implements Disposable {
 
   /** @param trainers of one backbone, at least one */
   constructor(trainers: readonly Trainer[]) {
-    requireJoinable(trainers);
+    requireJoinable(trainers.map(({ adapter: { method } }) => method));
     const [{ backbone, options }] = trainers as [Trainer];
     if (trainers.some((trainer) => trainer.backbone !== backbone)) throw new TypeError("trainers of several backbones");
     this.trainers = trainers;

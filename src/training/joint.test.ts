@@ -1,0 +1,151 @@
+/** @file Adapters stepped together take the steps they take alone: every method, uneven batches, failures, quantised weights. */
+import { join } from "node:path";
+import { afterAll, describe, expect, it } from "vitest";
+import { Random } from "../base/index.ts";
+import { Adapter, methodOf, methods } from "../methods/index.ts";
+import { Backbone } from "../models/index.ts";
+import type { Example } from "./data.ts";
+import { JointTrainer } from "./joint.ts";
+import { Trainer, type TrainerOptions } from "./trainer.ts";
+
+const model = join(import.meta.dirname, "../../test/fixtures/backbones/llama-gqa");
+const backbone = await Backbone.load(model);
+const int8 = await Backbone.load(model, { weights: "int8" });
+afterAll(() => {
+  backbone.dispose();
+  int8.dispose();
+});
+
+/** Relative to the largest number of a tensor, after as many steps as below: what rounding makes of other row counts. */
+const TOLERANCE = 1e-5;
+const STEPS = 10;
+
+const settings: Readonly<Record<string, Record<string, unknown>>> = {
+  adalora: { init_r: 4, tinit: 2, tfinal: 2 },
+  bitfit: { projection_dim: 8 },
+  ia3: { projection_dim: 8, target_modules: ["k_proj", "down_proj"], feedforward_modules: ["down_proj"] },
+  iapt: { num_virtual_tokens: 2, bottleneck: 8 },
+  "learned-adapter": { bottleneck: 8 },
+  moelora: { r: 8, num_experts: 4, top_k: 2 },
+  "p-tuning-v2": { num_virtual_tokens: 3, encoder_hidden_size: 8 },
+  "parallel-adapter": { bottleneck: 8 },
+};
+
+interface Case {
+  readonly method: string;
+  readonly seed: number;
+  readonly lr?: number;
+  readonly options?: Partial<TrainerOptions>;
+  /** Lengths of the sequences of each batch. */
+  readonly lengths?: readonly number[];
+}
+
+function batchOf(random: Random, lengths: readonly number[]): Example[] {
+  return lengths.map((length) => ({
+    tokens: Int32Array.from({ length }, () => 3 + random.integer(90)),
+    promptLength: 1 + random.integer(length - 1),
+  }));
+}
+
+function make({ method, seed, options }: Case, frozen: Backbone) {
+  const run = { totalSteps: STEPS };
+  const adapter = Adapter.create(methodOf(method), settings[method] ?? { r: 4 }, frozen.config, seed, frozen, run);
+  const trainer = new Trainer(frozen, adapter, {
+    betas: [0.9, 0.999],
+    eps: 1e-5, // with less, AdamW makes whole steps of gradients that are nothing but rounding
+    weightDecay: 0.01,
+    maxGradNorm: 1,
+    microBatchSize: 2,
+    maxLength: 64,
+    bilevel: true,
+    seed,
+    ...options,
+  });
+  return { adapter, trainer };
+}
+
+/** The batches of a case, the same whether it is stepped alone or not. */
+function inputsOf({ seed, lr = 1e-3, lengths = [9, 17, 6] }: Case) {
+  const random = new Random(100 + seed);
+  return Array.from({ length: STEPS }, (_, step) => ({
+    batch: batchOf(random, lengths),
+    lr: lr * (1 - step / STEPS),
+    progress: step / STEPS,
+    activation: { batch: batchOf(random, [8, 5]), lr: lr / 2 },
+  }));
+}
+
+const numbers = (adapter: Adapter) => adapter.specs.map(({ key }) => adapter.values(key).slice());
+const dev = batchOf(new Random(7), [12, 5, 9]);
+
+async function alone(one: Case, frozen: Backbone) {
+  const { adapter, trainer } = make(one, frozen);
+  const losses: number[] = [];
+  for (const { batch, ...input } of inputsOf(one)) {
+    const outcome = (await trainer.step(batch, input))!;
+    losses.push(outcome.losses.loss, outcome.losses.grad_norm, outcome.activation?.loss ?? 0);
+  }
+  const evaluation = await trainer.evaluate(dev);
+  const result = { losses, values: numbers(adapter), dev: evaluation!.loss };
+  trainer[Symbol.dispose]();
+  adapter.dispose();
+  return result;
+}
+
+async function together(cases: readonly Case[], frozen: Backbone) {
+  const made = cases.map((one) => make(one, frozen));
+  const inputs = cases.map(inputsOf);
+  const losses: number[][] = cases.map(() => []);
+  using joint = new JointTrainer(made.map(({ trainer }) => trainer));
+  for (let step = 0; step < STEPS; step++) {
+    const results = (await joint.step(inputs.map((own) => own[step]!)))!;
+    for (const [i, result] of results.entries()) {
+      if (result.status === "rejected") throw result.reason;
+      const { losses: of, activation } = result.value;
+      losses[i]!.push(of.loss, of.grad_norm, activation?.loss ?? 0);
+    }
+  }
+  const evaluations = (await joint.evaluate(cases.map(() => dev)))!;
+  return made.map(({ adapter, trainer }, i) => {
+    const result = { losses: losses[i]!, values: numbers(adapter), dev: evaluations[i]!.loss };
+    trainer[Symbol.dispose]();
+    adapter.dispose();
+    return result;
+  });
+}
+
+/** Largest distance of two lists of numbers, relative to the largest number. */
+function distance(actual: ArrayLike<number>, wanted: ArrayLike<number>): number {
+  let [worst, scale] = [0, 1e-6];
+  for (let i = 0; i < wanted.length; i++) {
+    worst = Math.max(worst, Math.abs(actual[i]! - wanted[i]!));
+    scale = Math.max(scale, Math.abs(wanted[i]!));
+  }
+  return worst / scale;
+}
+
+async function expectEqual(cases: readonly Case[], frozen = backbone): Promise<void> {
+  const joint = await together(cases, frozen);
+  for (const [i, one] of cases.entries()) {
+    const wanted = await alone(one, frozen);
+    const what = `${i} ${one.method}`;
+    for (const [step, loss] of wanted.losses.entries()) {
+      expect(distance([joint[i]!.losses[step]!], [loss]), `${what}: number ${step}`).toBeLessThan(TOLERANCE);
+    }
+    for (const [at, values] of wanted.values.entries()) {
+      expect(distance(joint[i]!.values[at]!, values), `${what}: parameter ${at}`).toBeLessThan(TOLERANCE);
+    }
+    expect(distance([joint[i]!.dev], [wanted.dev]), `${what}: dev`).toBeLessThan(TOLERANCE);
+  }
+}
+
+describe("JointTrainer", () => {
+  it("takes the steps of three seeds of LoRA as if each were alone", async () => {
+    await expectEqual([0, 1, 2].map((seed) => ({ method: "lora", seed })));
+  });
+
+  const joinable = [...methods.values()].filter(({ changesHead }) => !changesHead).map(({ name }) => name);
+  it(`takes the steps of all methods at once: ${joinable.join(", ")}`, async () => {
+    await expectEqual(joinable.map((method, seed) => ({ method, seed })));
+  });
+});
