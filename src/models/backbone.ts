@@ -4,7 +4,6 @@ import { join } from "node:path";
 import { InputError } from "../base/index.ts";
 import type { Graph } from "../graph/index.ts";
 import { Tensor } from "../runtime/index.ts";
-import { ropeTables } from "./attention.ts";
 import { Checkpoint } from "./checkpoint.ts";
 import type { BackboneConfig } from "./config.ts";
 import { readBackboneConfig } from "./config-file.ts";
@@ -12,8 +11,10 @@ import { decoderForward } from "./decoder.ts";
 import { type ForwardInputs, type ForwardOutputs, quantizedNames, type Site, type WeightForm } from "./forward.ts";
 import { fuseWeights } from "./fuse.ts";
 import { GgufModel } from "./gguf/model.ts";
+import { hasTokenizer, tokenizerFiles } from "./gguf/tokenizer.ts";
 import { fusedWeightsOf, sitesOf } from "./layout.ts";
 import { dequantize } from "./quantize.ts";
+import { ropeTables } from "./rope.ts";
 import { SHAPES } from "./shapes.ts";
 import { Tokenizer } from "./tokenizer.ts";
 import { loadWeights, randomWeights, type Weights } from "./weights.ts";
@@ -40,6 +41,17 @@ function addLevels(tensors: Map<string, Tensor>, kind: "int4" | "int8"): void {
   }
 }
 
+function loadTokenizer(path: string, config: BackboneConfig): Tokenizer {
+  if (!GgufModel.is(path)) return Tokenizer.load(path, config);
+  using model = GgufModel.open(path);
+  return Tokenizer.from({ ...tokenizerFiles(model.metadata, path), ids: config, where: path });
+}
+
+function ggufHasTokenizer(path: string): boolean {
+  using model = GgufModel.open(path);
+  return hasTokenizer(model.metadata);
+}
+
 /** A frozen model. Owns its weights: dispose it after every session that uses them. */
 export class Backbone implements Disposable {
   /** Configs of well-known models, for random weights of their shape. */
@@ -54,6 +66,7 @@ export class Backbone implements Disposable {
   readonly directory: string | undefined;
   readonly #tensors: Map<string, Tensor>;
   #tokenizer: Tokenizer | undefined;
+  #hasTokenizer: boolean | undefined;
 
   private constructor(config: BackboneConfig, form: WeightForm, weights: Weights, directory?: string) {
     this.config = config;
@@ -91,8 +104,10 @@ export class Backbone implements Disposable {
 
   /** False for random weights and for checkpoints that come without one: token ids only. */
   get hasTokenizer(): boolean {
-    if (this.directory === undefined) return false;
-    return GgufModel.is(this.directory) || existsSync(join(this.directory, "tokenizer.json"));
+    const path = this.directory;
+    if (path === undefined) return false;
+    this.#hasTokenizer ??= GgufModel.is(path) ? ggufHasTokenizer(path) : existsSync(join(path, "tokenizer.json"));
+    return this.#hasTokenizer;
   }
 
   /** Read from the directory when first asked for. */
@@ -100,7 +115,7 @@ export class Backbone implements Disposable {
     if (this.directory === undefined) {
       throw new InputError("TOKENIZER_MISSING", "backbone", "has random weights and no tokenizer; give token ids");
     }
-    this.#tokenizer ??= Tokenizer.load(this.directory, this.config);
+    this.#tokenizer ??= loadTokenizer(this.directory, this.config);
     return this.#tokenizer;
   }
 

@@ -4,11 +4,14 @@
                        llama.cpp's convert_hf_to_gguf.py writes them, weights quantised with gguf.quants
     blocks.gguf        random blocks of every type, and blocks.safetensors, what gguf.quants makes of them
     metadata.gguf      a value of every metadata type
+    <kind>.gguf        small vocabularies of each kind of tokenizer, no weights; tokenizers.json: texts and their ids, from
+                       sentencepiece and, for byte-level BPE, tokenizers with the pre-tokenizers of transformers
     expected.json      for each model the digests of its dequantised weights, logits and greedy tokens of transformers
 
 pip install gguf==0.19.0
 """
 
+import io
 import json
 import random
 
@@ -17,9 +20,14 @@ import torch
 from gguf import GGUFReader, GGUFValueType, GGUFWriter, GGMLQuantizationType, LlamaFileType, TokenType
 from gguf.quants import dequantize, quantize
 from safetensors.numpy import save_file
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.convert_slow_tokenizer import TikTokenConverter
+from transformers.models.qwen2 import tokenization_qwen2 as qwen2
 
 from common import BOS, EOS, FIXTURES, PAD, VOCAB, fresh_directory, random_tokens, write_json
+from tokenizer_fixture import TRAINING
 
 T = GGMLQuantizationType
 BLOCKS = [T.F32, T.F16, T.BF16, T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0, T.Q4_K, T.Q5_K, T.Q6_K]
@@ -134,10 +142,7 @@ def write_model(path, model, kind: T) -> dict:
         if "norm" in name and architecture.startswith("gemma"):
             restored = restored - 1
         back[name] = np.ascontiguousarray(restored)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return back
 
 
@@ -153,7 +158,7 @@ def computed(model, weights: dict, seed: int) -> list:
     return cases
 
 
-def models(directory) -> dict:
+def converted(directory) -> dict:
     expected = {}
     for seed, (name, (backbone, kind)) in enumerate(MODELS.items()):
         source = FIXTURES / "backbones" / backbone
@@ -186,11 +191,9 @@ def blocks(directory) -> None:
             stored = quantize(values, kind)
         writer.add_tensor(f"{kind.name}", stored, raw_dtype=kind)
         reference[kind.name] = np.ascontiguousarray(dequantize(stored, kind).reshape(3, 512))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     save_file(reference, directory / "blocks.safetensors")
+    (directory / "blocks.safetensors").chmod(0o644)
 
 
 def every_type(directory) -> None:
@@ -213,6 +216,105 @@ def every_type(directory) -> None:
     writer.add_array("t.bools", [True, False])
     writer.add_key_value("t.bytes", [1, 255], GGUFValueType.ARRAY, GGUFValueType.UINT8)
     writer.add_key_value("t.wide", [2**40, 1], GGUFValueType.ARRAY, GGUFValueType.UINT64)
+    finish(writer)
+
+
+TEXTS = [
+    "", " ", "a", "Hello world", " Hello  world ", "   three blanks and\ttabs\n\nlines \r\n", "It's what they'd SAY, I'LL.",
+    "x = 12345.678e-9; y[0] += 2**10  # pi", "Ça coûte 12,50 € - n'est-ce pas ?", "日本語のテキスト。한국어 문장", "ß😀👍🏽 e\u0301",
+    "<s> and </s>, <|endoftext|>then<|im_end|>\n more", "▁▁ marks Ġ", "all human beings are born free", "tab\there",
+    "人人生而自由，在尊严和权利上一律平等。", "\u00a0nbsp\u3000wide", "1 22 333 4444 55555", "<0x41>",
+]  # fmt: skip
+
+
+def sentencepiece_vocabulary(directory) -> dict:
+    """A SentencePiece BPE as LLaMA 2's: byte fallback, no normalisation, a space before the text."""
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(TRAINING), model_writer=model, model_type="bpe", vocab_size=700, byte_fallback=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, character_coverage=1.0, num_threads=1,
+        user_defined_symbols=["<|user|>"], minloglevel=2,
+    )  # fmt: skip
+    processor = SentencePieceProcessor(model_proto=model.getvalue())
+    writer = GGUFWriter(directory / "spm.gguf", "llama")
+    kinds = []
+    for id_ in range(processor.vocab_size()):
+        kind = TokenType.NORMAL
+        if processor.IsUnknown(id_):
+            kind = TokenType.UNKNOWN
+        elif processor.IsControl(id_):
+            kind = TokenType.CONTROL
+        elif processor.IsByte(id_):
+            kind = TokenType.BYTE
+        elif processor.IdToPiece(id_) == "<|user|>":
+            kind = TokenType.USER_DEFINED
+        kinds.append(kind)
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([processor.IdToPiece(i) for i in range(len(kinds))])
+    writer.add_token_scores([processor.GetScore(i) for i in range(len(kinds))])
+    writer.add_token_types(kinds)
+    writer.add_bos_token_id(processor.bos_id())
+    writer.add_eos_token_id(processor.eos_id())
+    writer.add_unk_token_id(processor.unk_id())
+    writer.add_add_bos_token(True)
+    writer.add_chat_template("{% for m in messages %}<|user|>{{ m.content }}{{ eos_token }}{% endfor %}")
+    finish(writer)
+    # The names of control tokens in a text become those tokens here, and text for sentencepiece: no such texts.
+    plain = [text for text in [*TEXTS, *TRAINING] if "<s>" not in text and "</s>" not in text and text]
+    cases = [{"text": t, "ids": [processor.bos_id(), *processor.encode(t)], "decoded": processor.decode(processor.encode(t))} for t in plain]
+    return {"file": "spm.gguf", "cases": cases}
+
+
+def byte_level_vocabularies(directory) -> list:
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    # Merges that know no words, numbers or lines, so that ids tell where a pre-tokenizer cuts.
+    whole = Tokenizer(models.BPE())
+    whole.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    whole.train_from_iterator([*TRAINING, *[text for text in TEXTS if "<" not in text] * 3], trainer)
+    vocab, merges = (json.loads(whole.to_str())["model"][key] for key in ("vocab", "merges"))
+    sources = {
+        "gpt-2": pre_tokenizers.ByteLevel(add_prefix_space=False),
+        "smollm": pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        ),
+        "llama-bpe": split(TikTokenConverter(extra_special_tokens=[]).pattern),
+        "qwen2": split(qwen2.PRETOKENIZE_REGEX),
+    }
+    results = []
+    for pre, cut in sources.items():
+        tokenizer = Tokenizer(models.BPE(vocab, [tuple(pair) for pair in merges], ignore_merges=pre == "llama-bpe"))
+        tokenizer.add_special_tokens(specials)
+        tokenizer.normalizer = normalizers.NFC() if pre == "qwen2" else None
+        tokenizer.pre_tokenizer = cut
+        tokenizer.decoder = decoders.ByteLevel()
+        writer = GGUFWriter(directory / f"{pre}.gguf", "llama")
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(pre)
+        writer.add_token_list(sorted(vocab, key=vocab.get))
+        writer.add_token_types([TokenType.CONTROL] * 3 + [TokenType.NORMAL] * (len(vocab) - 3))
+        writer.add_token_merges([" ".join(pair) for pair in merges])
+        writer.add_bos_token_id(0)
+        writer.add_eos_token_id(2)
+        finish(writer)
+        front = [0] if pre == "llama-bpe" else []
+        cases = [
+            {"text": t, "ids": front + tokenizer.encode(t).ids, "decoded": tokenizer.decode(tokenizer.encode(t).ids)}
+            for t in [*TEXTS, *TRAINING]
+        ]
+        results.append({"file": f"{pre}.gguf", "cases": cases})
+    return results
+
+
+def split(pattern: str):
+    cut = pre_tokenizers.Split(Regex(pattern), behavior="isolated", invert=False)
+    return pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def finish(writer: GGUFWriter) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -223,7 +325,9 @@ def main() -> None:
     directory = fresh_directory("gguf")
     blocks(directory)
     every_type(directory)
-    write_json(directory / "expected.json", models(directory))
+    tokenizer_files = [sentencepiece_vocabulary(directory), *byte_level_vocabularies(directory)]
+    write_json(directory / "tokenizers.json", {"tokenizers": tokenizer_files})
+    write_json(directory / "expected.json", converted(directory))
     assert len(GGUFReader(directory / "blocks.gguf").tensors) == len(BLOCKS)
 
 

@@ -1,7 +1,4 @@
-/**
- * @file Weights of GGUF files as float32, block by block, with the arithmetic of ggml's reference (ggml-quants.c): every
- * product and sum is rounded to float32.
- */
+/** @file Weights of GGUF files as float32, block by block, with the arithmetic of ggml's reference (ggml-quants.c). */
 import { bfloat16ToFloat32, float16ToFloat32 } from "../floats.ts";
 
 /** Writes the weights of whole blocks to `target`. `bytes` begins on no particular boundary. */

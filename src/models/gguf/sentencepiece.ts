@@ -1,0 +1,75 @@
+/** @file A SentencePiece vocabulary with scores, as GGUF files hold it, in the form of tokenizer.json. */
+
+/** Kinds of tokens, as in sentencepiece_model.proto. */
+export const TOKEN = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
+
+export interface Vocabulary {
+  readonly pieces: readonly string[];
+  /** The higher, the earlier a piece is put together. */
+  readonly scores: ArrayLike<number>;
+  readonly types: ArrayLike<number>;
+  /** A space is put before a text. */
+  readonly addDummyPrefix: boolean;
+}
+
+const MERGED: readonly number[] = [TOKEN.normal, TOKEN.userDefined, TOKEN.unused];
+/** Longer pieces have no place in a vocabulary; each would have as many ways to be put together. */
+const MAX_PIECE = 512;
+
+/**
+ * Merges for every way to put a piece together of two others. SentencePiece joins whatever neighbours give the piece of
+ * the highest score, which is what BPE does with these, in this order (that of transformers' own conversion).
+ */
+function mergesOf({ pieces, scores, types }: Vocabulary): [string, string][] {
+  const ids = new Map<string, number>();
+  for (let id = 0; id < pieces.length; id++) if (MERGED.includes(types[id]!)) ids.set(pieces[id]!, id);
+  const merges: { left: string; right: string; score: number; lengths: [number, number] }[] = [];
+  for (const [piece, id] of ids) {
+    const characters = [...piece];
+    if (characters.length > MAX_PIECE) continue;
+    const own: typeof merges = [];
+    let at = 0;
+    for (let i = 1; i < characters.length; i++) {
+      at += characters[i - 1]!.length;
+      const [left, right] = [piece.slice(0, at), piece.slice(at)];
+      if (ids.has(left) && ids.has(right)) {
+        own.push({ left, right, score: scores[id]!, lengths: [i, characters.length - i] });
+      }
+    }
+    own.sort((a, b) => ids.get(a.left)! - ids.get(b.left)! || ids.get(a.right)! - ids.get(b.right)!);
+    merges.push(...own);
+  }
+  merges.sort((a, b) => b.score - a.score || b.lengths[0] - a.lengths[0] || b.lengths[1] - a.lengths[1]);
+  return merges.map(({ left, right }) => [left, right]);
+}
+
+/** The parts of tokenizer.json beside the added tokens: a BPE with byte fallback, spaces written as ▁. */
+export function sentencePieceJson(vocabulary: Vocabulary): Record<string, unknown> {
+  const { pieces, types, addDummyPrefix } = vocabulary;
+  const unknown = pieces.findIndex((_, id) => types[id] === TOKEN.unknown);
+  const replace = { type: "Replace", pattern: { String: " " }, content: "▁" };
+  return {
+    model: {
+      type: "BPE",
+      unk_token: unknown < 0 ? null : pieces[unknown],
+      fuse_unk: true,
+      byte_fallback: pieces.some((_, id) => types[id] === TOKEN.byte),
+      ignore_merges: false,
+      vocab: Object.fromEntries(pieces.map((piece, id) => [piece, id])),
+      merges: mergesOf(vocabulary),
+    },
+    normalizer: addDummyPrefix
+      ? { type: "Sequence", normalizers: [{ type: "Prepend", prepend: "▁" }, replace] }
+      : replace,
+    pre_tokenizer: null,
+    decoder: {
+      type: "Sequence",
+      decoders: [
+        { type: "Replace", pattern: { String: "▁" }, content: " " },
+        { type: "ByteFallback" },
+        { type: "Fuse" },
+        ...(addDummyPrefix ? [{ type: "Strip", content: " ", start: 1, stop: 0 }] : []),
+      ],
+    },
+  };
+}
