@@ -1,5 +1,5 @@
 /** @file What a run measures, for TensorBoard: event files in `tensorboard/` below its directory, made from metrics.jsonl. */
-import { appendFileSync, closeSync, mkdirSync, openSync, readdirSync, rmSync, statSync } from "node:fs";
+import { appendFileSync, closeSync, mkdirSync, openSync, readdirSync, rmSync, statSync, truncateSync } from "node:fs";
 import { join } from "node:path";
 import { methodOf } from "../methods/index.ts";
 import type { TrainingConfig } from "./config.ts";
@@ -62,6 +62,16 @@ function expertsOf({ method: name, adapter }: TrainingConfig): readonly string[]
   return (parsed.success && method.routing?.(parsed.data).experts) || [];
 }
 
+/**
+ * Takes all numbers out of an earlier file, and the file away once it has none: a reader that has it open cannot go on to
+ * the next when it is gone.
+ */
+function retire(path: string): void {
+  const bare = frame(versionEvent(0)).length;
+  if (statSync(path).size > bare) truncateSync(path, bare);
+  else rmSync(path);
+}
+
 /** An event file that is being written. */
 export class EventLog implements MetricsMirror {
   readonly path: string;
@@ -97,7 +107,7 @@ export class EventLog implements MetricsMirror {
       wallTime += line.seconds;
       log.append(line, wallTime);
     }
-    for (const name of earlier) rmSync(join(directory, name));
+    for (const name of earlier) retire(join(directory, name));
     return log;
   }
 
