@@ -132,7 +132,7 @@ export class Batch implements Disposable {
       last[row] = this.#lengths[row]!++;
     }
     (this.#totalLength.data as Int32Array)[0] = longest + 1;
-    const { lease, binding } = this.#decodeBinding();
+    const { lease, binding } = await this.#decodeBinding();
     await this.#shared.runner.run(lease.session, binding, rows, signal);
   }
 
@@ -188,7 +188,7 @@ export class Batch implements Disposable {
   async #prepare(): Promise<Prefill> {
     if (this.#prefill) return this.#prefill;
     const { sessions, adapters, context } = this.#shared;
-    const lease = sessions.lease({ kind: "prefill", adapter: this.#adapter });
+    const lease = await sessions.lease({ kind: "prefill", adapter: this.#adapter });
     const { session, prefix } = lease;
     try {
       if (prefix + this.#longest > context) {
@@ -235,7 +235,7 @@ export class Batch implements Disposable {
         },
       });
       keep(hidden);
-      using head = sessions.lease({ kind: "head", adapter: this.#adapter });
+      using head = await sessions.lease({ kind: "head", adapter: this.#adapter });
       using binding = head.session.bind();
       prefill.prepared.bind(head.session, binding);
       binding
@@ -264,7 +264,7 @@ export class Batch implements Disposable {
   }
 
   /** The binding for the present rows; made anew only when their number, the cache or the route has changed. */
-  #decodeBinding(): Bound {
+  async #decodeBinding(): Promise<Bound> {
     const rows = this.rows;
     const { capacity } = this.#cache;
     const common = this.#routes?.common;
@@ -274,7 +274,7 @@ export class Batch implements Disposable {
     if (bound && bound.rows === rows && bound.capacity === capacity && bound.route === key) return bound;
     this.#unbind();
     const { sessions, backbone } = this.#shared;
-    const lease = sessions.lease({ kind: "decode", adapter: this.#adapter, route });
+    const lease = await sessions.lease({ kind: "decode", adapter: this.#adapter, route });
     const views: Tensor[] = [];
     const view = (tensor: Tensor, shape: readonly number[]): Tensor => {
       const made = tensor.view(0, shape);

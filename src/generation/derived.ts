@@ -107,7 +107,7 @@ export class AdapterCache implements Disposable {
   }
 
   async #derive(adapter: Adapter): Promise<Tensors> {
-    using lease = this.#sessions.lease({ kind: "derive", adapter });
+    using lease = await this.#sessions.lease({ kind: "derive", adapter });
     const { session } = lease;
     const tensors = new Map<string, Tensor>();
     try {

@@ -3,6 +3,7 @@ import { argmax, exportOnnx, Graph, gather, gatherElements, logSoftmax, reshape 
 import { type Adapter, buildMethod, type Route } from "../methods/index.ts";
 import type { Backbone, Hooks } from "../models/index.ts";
 import { PrepackedWeights, Session } from "../runtime/index.ts";
+import { GenerationError } from "./errors.ts";
 
 /** Graph inputs and outputs of a method's state and reports begin with these. */
 export const STATE = "state.";
@@ -157,9 +158,15 @@ function keyOf(program: Program): string {
 const HOT_STEPS = 64;
 const REMEMBERED_ROUTES = 1024;
 
-interface Entry {
+interface Made {
   readonly session: Session;
   readonly prefix: number;
+}
+
+interface Entry {
+  readonly making: Promise<Made>;
+  /** Once it is there; before that it is in use. */
+  made: Made | undefined;
   uses: number;
   readonly specialised: boolean;
 }
@@ -190,13 +197,14 @@ export class SessionCache implements Disposable {
   readonly #entries = new Map<string, Entry>();
   /** Decode steps by route that has no session of its own; least recently used first. */
   readonly #steps = new Map<string, number>();
+  #closed = false;
 
   constructor(backbone: Backbone, options: SessionCacheOptions) {
     this.#backbone = backbone;
     this.#options = options;
   }
 
-  /** Number of open sessions. */
+  /** Number of open sessions, and of those in the making. */
   get size(): number {
     return this.#entries.size;
   }
@@ -221,7 +229,9 @@ export class SessionCache implements Disposable {
     return steps > HOT_STEPS;
   }
 
-  lease(program: Program): Lease {
+  /** A program's session, which is made when there is none; others go on meanwhile. */
+  async lease(program: Program): Promise<Lease> {
+    this.#requireOpen();
     const key = keyOf(program);
     let entry = this.#entries.get(key);
     if (entry) {
@@ -229,28 +239,43 @@ export class SessionCache implements Disposable {
     } else {
       const specialised = program.kind === "decode" && program.route !== undefined;
       if (specialised) this.#evict();
-      const { graph, prefix } = buildProgram(this.#backbone, program);
-      const session = Session.create(exportOnnx(graph), {
-        initializers: this.#backbone.initializers(), // asked for after the graph: a graph may add to them
-        prepacked: this.#prepacked,
-        // A plan of the memory is kept for every shape that was ever run, and prompts have ever new ones.
-        memoryPattern: program.kind !== "prefill" && program.kind !== "pick",
-        ...this.#options.session,
-      });
-      entry = { session, prefix, uses: 0, specialised };
+      entry = { making: this.#make(program), made: undefined, uses: 0, specialised };
     }
     this.#entries.set(key, entry);
     entry.uses++;
-    let returned = false;
     const held = entry;
+    try {
+      held.made = await held.making;
+    } catch (error) {
+      if (this.#entries.get(key) === held) this.#entries.delete(key);
+      throw error;
+    }
+    if (this.#closed) held.made.session.dispose();
+    this.#requireOpen();
+    let returned = false;
     return {
-      session: held.session,
-      prefix: held.prefix,
+      ...held.made,
       [Symbol.dispose]() {
         if (!returned) held.uses--;
         returned = true;
       },
     };
+  }
+
+  async #make(program: Program): Promise<Made> {
+    const { graph, prefix } = buildProgram(this.#backbone, program);
+    const session = await Session.createAsync(exportOnnx(graph), {
+      initializers: this.#backbone.initializers(), // asked for after the graph: a graph may add to them
+      prepacked: this.#prepacked,
+      // A plan of the memory is kept for every shape that was ever run, and prompts have ever new ones.
+      memoryPattern: program.kind !== "prefill" && program.kind !== "pick",
+      ...this.#options.session,
+    });
+    return { session, prefix };
+  }
+
+  #requireOpen(): void {
+    if (this.#closed) throw new GenerationError("ENGINE_CLOSED", "the engine was disposed; create a new one");
   }
 
   /** Closes the longest unused specialised session when there are as many as are kept. */
@@ -260,11 +285,13 @@ export class SessionCache implements Disposable {
     const oldest = specialised.find(([, entry]) => entry.uses === 0);
     if (!oldest) return;
     this.#entries.delete(oldest[0]);
-    oldest[1].session.dispose();
+    oldest[1].made?.session.dispose();
   }
 
+  /** Sessions in the making are closed when they are there. */
   [Symbol.dispose](): void {
-    for (const { session } of this.#entries.values()) session.dispose();
+    this.#closed = true;
+    for (const { made } of this.#entries.values()) made?.session.dispose();
     this.#entries.clear();
     this.#prepacked[Symbol.dispose]();
   }

@@ -74,7 +74,7 @@ async function scoreBatch(
   const made: Tensor[] = [];
   const extra = new Map<string, Float32Array>();
   try {
-    using lease = shared.sessions.lease({ kind: "prefill", adapter });
+    using lease = await shared.sessions.lease({ kind: "prefill", adapter });
     using prepared = await shared.adapters.prepare(adapter, lease.session);
     using cache = new KvCache(config, shared.pool, rows, lease.prefix + longest);
     const hidden = await readPrompts(
@@ -134,7 +134,7 @@ async function pick(
   const picked = new Float32Array(targets.length);
   const best = new BigInt64Array(targets.length);
   const chunk = Math.max(1, Math.floor(LOGITS / vocabSize));
-  using lease = shared.sessions.lease({ kind: "pick", adapter });
+  using lease = await shared.sessions.lease({ kind: "pick", adapter });
   const { session } = lease;
   for (let first = 0; first < targets.length; first += chunk) {
     const count = Math.min(chunk, targets.length - first);
@@ -163,7 +163,7 @@ async function headLogits(
   const { hiddenSize, vocabSize } = shared.backbone.config;
   const logits: Float32Array[] = [];
   if (count === 0) return logits;
-  using lease = shared.sessions.lease({ kind: "head", adapter });
+  using lease = await shared.sessions.lease({ kind: "head", adapter });
   using out = Tensor.allocate("float32", [1, vocabSize]);
   for (let row = first; row < first + count; row++) {
     using rows = hidden.view(row * hiddenSize, [1, hiddenSize]);

@@ -13,7 +13,7 @@ interface Native<Result> {
 }
 
 /** Most functions give an OrtStatus: NULL for success, else an object to read and to release. */
-type StatusCall = Native<Pointer | null>;
+export type StatusCall = Native<Pointer | null>;
 
 const P = "void *";
 /** ORTCHAR_T, the character type of paths: wide on Windows. */

@@ -66,6 +66,24 @@ describe("memory stays flat", () => {
     expect(growth).toBeLessThan(2 * MiB);
   });
 
+  it("over models that were loaded on a worker thread, and refused there", async () => {
+    const model = testModel(linear(64, 64));
+    const garbage = new Uint8Array(20_000).fill(7);
+    using w = Tensor.allocate("float32", [64, 64]);
+    const growth = await growthOver(1000, async () => {
+      using prepacked = new PrepackedWeights();
+      const options = { initializers: new Map([["w", w]]), prepacked };
+      const [loaded, refused] = await Promise.allSettled([
+        Session.createAsync(model, options),
+        Session.createAsync(garbage, options),
+      ]);
+      if (loaded.status === "rejected" || refused.status === "fulfilled") throw new Error("loaded the wrong one");
+      loaded.value.dispose();
+    });
+    // 200 leaked sessions or packed weights of 16 KiB would cost over 3 MiB.
+    expect(growth).toBeLessThan(2 * MiB);
+  });
+
   it("over tensors, views, results and asynchronous runs", async () => {
     using session = Session.create(testModel(ADD));
     const growth = await growthOver(5000, async () => {

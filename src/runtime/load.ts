@@ -1,5 +1,6 @@
 /** @file Loads a model into a native session, with its weights shared from outside. */
-import { type Api, check, out, outPointer } from "./api.ts";
+import { reasonOf } from "../base/index.ts";
+import { type Api, check, out, outPointer, type StatusCall } from "./api.ts";
 import { appendDevice, type DeviceName } from "./devices.ts";
 import { DTYPES, dtypeOfOnnx } from "./dtypes.ts";
 import { environment } from "./environment.ts";
@@ -53,8 +54,47 @@ export interface LoadedModel {
   release(): void;
 }
 
-/** @throws RuntimeError see `Session.create` */
+/** The one native call of loading that takes long. */
+interface SlowCall {
+  readonly call: StatusCall;
+  readonly args: Parameters<StatusCall>;
+}
+
+/** Loading, which stops at every slow call for whoever drives it to make the call and to pass on its status. */
+type Loading<T> = Generator<SlowCall, T, Pointer | null>;
+
+/** Blocks until the model is loaded. @throws RuntimeError see `Session.create` */
 export function loadModel(model: Uint8Array, options: SessionOptions): LoadedModel {
+  const loading = load(model, options);
+  for (let status: Pointer | null = null; ; ) {
+    const { done, value } = loading.next(status);
+    if (done) return value;
+    status = value.call(...value.args);
+  }
+}
+
+/** Makes the slow calls on a worker thread. What is borrowed stays as it is until the end, whatever is disposed meanwhile. */
+export async function loadModelAsync(model: Uint8Array, options: SessionOptions): Promise<LoadedModel> {
+  void model.buffer; // see `out`
+  const loading = load(model, options);
+  for (let step = loading.next(null); ; ) {
+    if (step.done) return step.value;
+    const { call, args } = step.value;
+    let status: Pointer | null;
+    try {
+      status = await new Promise<Pointer | null>((resolve, reject) => {
+        call.async(...args, (error, result) => (error ? reject(error) : resolve(result)));
+      });
+    } catch (cause) {
+      const message = `the runtime could not begin to load the model: ${reasonOf(cause)}`;
+      step = loading.throw(new RuntimeError("RUNTIME_FAILED", message, { cause }));
+      continue;
+    }
+    step = loading.next(status);
+  }
+}
+
+function* load(model: Uint8Array, options: SessionOptions): Loading<LoadedModel> {
   const wanted = externalInitializers(model);
   let given = options.initializers ?? new Map<string, Tensor>();
   if (wanted !== undefined) {
@@ -70,7 +110,7 @@ export function loadModel(model: Uint8Array, options: SessionOptions): LoadedMod
   try {
     for (const tensor of given.values()) weights.push(borrow(tensor));
     const names = [...given.keys()];
-    const { session, shared } = createShared(model, options, names, weights, prepacked);
+    const { session, shared } = yield* createShared(model, options, names, weights, prepacked);
     const { api } = environment();
     return {
       session,
@@ -87,19 +127,19 @@ export function loadModel(model: Uint8Array, options: SessionOptions): LoadedMod
 }
 
 /** Shares the weights if the runtime can, else lets it copy them. */
-function createShared(
+function* createShared(
   model: Uint8Array,
   options: SessionOptions,
   names: readonly string[],
   weights: readonly TensorHandle[],
   prepacked: PrepackedHandle | undefined,
-): { session: Pointer; shared: boolean } {
+): Loading<{ session: Pointer; shared: boolean }> {
   const add = (api: Api, native: Pointer): void =>
     names.forEach((name, index) => {
       check(api, api.AddInitializer(native, name, weights[index]!.value), `use the initializer ${name}`);
     });
   try {
-    return { session: create(model, options, prepacked, add), shared: true };
+    return { session: yield* create(model, options, prepacked, add), shared: true };
   } catch (error) {
     if (names.length === 0 || !(error instanceof RuntimeError) || !readsPlaceholder(error.message)) throw error;
   }
@@ -107,7 +147,7 @@ function createShared(
     const values = BigUint64Array.from(weights, (weight) => weight.value);
     check(api, api.AddExternalInitializers(native, names, values, names.length), "copy the initializers");
   };
-  return { session: create(model, options, prepacked, inject), shared: false };
+  return { session: yield* create(model, options, prepacked, inject), shared: false };
 }
 
 /** Whether loading failed because the runtime went to the placeholder for the data of an initializer. */
@@ -115,12 +155,12 @@ function readsPlaceholder(message: string): boolean {
   return /External data path|External initializer|cannot get file size|external data/i.test(message);
 }
 
-function create(
+function* create(
   model: Uint8Array,
   options: SessionOptions,
   prepacked: PrepackedHandle | undefined,
   addWeights: (api: Api, native: Pointer) => void,
-): Pointer {
+): Loading<Pointer> {
   const { api, env } = environment();
   check(api, api.CreateSessionOptions(out), "create session options");
   const native = outPointer();
@@ -137,13 +177,17 @@ function create(
     if (options.profile !== undefined) check(api, api.EnableProfiling(native, options.profile), "set up profiling");
     appendDevice(native, options.device ?? "cpu");
     addWeights(api, native);
+    const given = new BigUint64Array(1); // not `out`: others use that while a worker thread is at it
+    void given.buffer; // see `out`
     const size = model.byteLength;
-    const status =
-      prepacked === undefined
-        ? api.CreateSessionFromArray(env, model, size, native, out)
-        : api.CreateSessionFromArrayWithPrepackedWeightsContainer(env, model, size, native, prepacked.pointer, out);
+    const status = yield prepacked === undefined
+      ? { call: api.CreateSessionFromArray, args: [env, model, size, native, given] }
+      : {
+          call: api.CreateSessionFromArrayWithPrepackedWeightsContainer,
+          args: [env, model, size, native, prepacked.pointer, given],
+        };
     check(api, status, "load the model");
-    return outPointer();
+    return given[0]!;
   } finally {
     api.ReleaseSessionOptions(native);
   }

@@ -7,7 +7,7 @@ import { type Environment, environment } from "./environment.ts";
 import { RuntimeError } from "./errors.ts";
 import { unwatchLeak, watchLeak } from "./leaks.ts";
 import type { Pointer } from "./library.ts";
-import { type LoadedModel, loadModel, type SessionOptions } from "./load.ts";
+import { type LoadedModel, loadModel, loadModelAsync, type SessionOptions } from "./load.ts";
 import { type Port, readPorts } from "./signature.ts";
 import type { Tensor } from "./tensor.ts";
 
@@ -82,6 +82,18 @@ export class Session implements Disposable {
    */
   static create(model: Uint8Array, options: SessionOptions = {}): Session {
     return new Session(new SessionHandle(loadModel(model, options), options.device ?? "cpu"));
+  }
+
+  /**
+   * Loads a model on a worker thread; the event loop stays free. Weights and the container of packed weights may be
+   * disposed meanwhile, and several models may be loaded at a time. The session that it resolves to is the caller's to
+   * dispose, also when it is not wanted any more by then.
+   *
+   * @param model as for {@link create}, but not to be changed until the promise settles
+   * @throws RuntimeError as {@link create}
+   */
+  static async createAsync(model: Uint8Array, options: SessionOptions = {}): Promise<Session> {
+    return new Session(new SessionHandle(await loadModelAsync(model, options), options.device ?? "cpu"));
   }
 
   /** A new, empty binding of tensors to this session's inputs and outputs. @throws RuntimeError SESSION_CLOSED */

@@ -1,0 +1,78 @@
+/** @file Sessions by program: made beside everything else, once for all who ask at a time, and closed with their cache. */
+import { setImmediate } from "node:timers/promises";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { Adapter, methodOf } from "../methods/index.ts";
+import type { Backbone } from "../models/index.ts";
+import { Engine } from "./engine.ts";
+import { type Program, SessionCache, type SharedRoute } from "./graphs.ts";
+import { loadBackbone } from "./testing.ts";
+
+let backbone: Backbone;
+let adapter: Adapter;
+beforeAll(async () => {
+  backbone = await loadBackbone("llama-gqa");
+  adapter = Adapter.create(methodOf("milora"), { r: 4, top_k: 1 }, backbone.config, 1);
+});
+afterAll(() => {
+  adapter.dispose();
+  backbone.dispose();
+});
+
+const route = (expert: number): SharedRoute => {
+  const experts = Array.from({ length: backbone.config.numLayers }, () => [expert]);
+  return { route: experts, key: JSON.stringify(experts) };
+};
+const routed = (expert: number): Program => ({ kind: "decode", adapter, route: route(expert) });
+
+test("others run while a session is made, and whoever asks for it meanwhile gets the same", async () => {
+  using cache = new SessionCache(backbone, { routes: 2 });
+  const order: string[] = [];
+  const first = cache.lease(routed(0)).finally(() => order.push("session"));
+  void setImmediate().then(() => order.push("event loop"));
+  const second = cache.lease(routed(0));
+  using one = await first;
+  using two = await second;
+  expect(two.session).toBe(one.session);
+  expect(order).toEqual(["event loop", "session"]);
+  expect(cache.size).toBe(1);
+});
+
+test("no more specialised ones are kept, also when all are asked for at a time; those in use stay open", async () => {
+  using cache = new SessionCache(backbone, { routes: 1 });
+  const leases = await Promise.all([0, 1, 2].map((expert) => cache.lease(routed(expert))));
+  expect(cache.size).toBe(3);
+  for (const lease of leases) lease.session.bind().dispose(); // throws for one that was closed
+  for (const lease of leases) lease[Symbol.dispose]();
+  for (const expert of [3, 4, 5]) (await cache.lease(routed(expert)))[Symbol.dispose]();
+  expect(cache.size).toBe(3);
+  expect(() => leases[0]!.session.bind()).toThrow(expect.objectContaining({ code: "SESSION_CLOSED" }));
+});
+
+test("a cache that closes while sessions are made closes them, too", async () => {
+  const cache = new SessionCache(backbone, { routes: 2 });
+  using kept = await cache.lease({ kind: "head", adapter: undefined });
+  const making = [cache.lease(routed(0)), cache.lease(routed(0)), cache.lease(routed(1))];
+  cache[Symbol.dispose]();
+  for (const lease of making) await expect(lease).rejects.toMatchObject({ code: "ENGINE_CLOSED" });
+  expect(() => kept.session.bind()).toThrow(expect.objectContaining({ code: "SESSION_CLOSED" }));
+  expect(cache.size).toBe(0);
+  await expect(cache.lease(routed(0))).rejects.toMatchObject({ code: "ENGINE_CLOSED" });
+});
+
+test("a session that cannot be made is not kept, and tried again", async () => {
+  using cache = new SessionCache(backbone, { routes: 2, session: { config: { "": "1" } } });
+  for (let round = 0; round < 2; round++) {
+    const both = await Promise.allSettled([cache.lease(routed(0)), cache.lease(routed(0))]);
+    expect(both).toMatchObject([{ reason: { code: "RUNTIME_FAILED" } }, { reason: { code: "RUNTIME_FAILED" } }]);
+    expect(cache.size).toBe(0);
+  }
+});
+
+test("an engine is busy while a call waits for its session", async () => {
+  const engine = Engine.create(backbone);
+  const call = engine.generate([{ prompt: [1, 5, 9], adapter, options: { maxNewTokens: 2, eosTokenIds: [] } }]);
+  expect(() => engine.dispose()).toThrow(expect.objectContaining({ code: "ENGINE_BUSY" }));
+  expect((await call)[0]!.tokens.length).toBe(2);
+  engine.dispose();
+  expect(engine.sessions).toBe(0);
+});
