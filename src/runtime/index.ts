@@ -5,6 +5,7 @@ export type { DType, TensorData } from "./dtypes.ts";
 export { configureRuntime, type LogLevel, type RuntimeOptions, runtimeVersion } from "./environment.ts";
 export { RuntimeError, type RuntimeErrorCode } from "./errors.ts";
 export { EXTERNAL_LOCATION, type SessionOptions } from "./load.ts";
+export { FileMapping } from "./mapping.ts";
 export { PrepackedWeights } from "./prepacked.ts";
 export { type RunOptions, Session } from "./session.ts";
 export type { Port } from "./signature.ts";

@@ -80,7 +80,7 @@ function enlargeStacks(): void {
  * Every library that was loaded, for the life of the process: koffi unloads one whose object is garbage collected, and
  * the functions taken from it would then lead into unmapped memory.
  */
-const loaded: unknown[] = [];
+export const loaded: unknown[] = [];
 
 /** Loads the library. @throws RuntimeError LIBRARY_MISSING when it is missing, unloadable or too old. */
 export function loadLibrary(): Library {

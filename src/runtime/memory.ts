@@ -13,8 +13,8 @@ const LARGEST_BLOCK = 2 ** 31 - 1;
 const ALIGNMENT = 64;
 
 /**
- * Memory with a count of users. Of three kinds: JavaScript memory (`shared` holds it), a block outside of JavaScript
- * (`block`), and memory of an OrtValue (`value`), which may be on a device and then has no address for the CPU.
+ * Memory with a count of users. Of three kinds: JavaScript memory (`shared` holds it), memory outside of JavaScript
+ * (`free` gives it back), and memory of an OrtValue (`value`), which may be on a device and then has no address for the CPU.
  */
 export class Memory {
   readonly byteLength: number;
@@ -24,7 +24,7 @@ export class Memory {
   /** The OrtValue that owns the memory, if one does. */
   readonly value: Pointer | undefined;
   readonly #shared: ArrayBufferView | undefined;
-  readonly #block: Pointer | undefined;
+  readonly #free: (() => void) | undefined;
   #buffer: ArrayBuffer | undefined;
   #users = 1;
 
@@ -34,14 +34,14 @@ export class Memory {
     address: Pointer;
     value?: Pointer;
     shared?: ArrayBufferView;
-    block?: Pointer;
+    free?: () => void;
   }) {
     this.byteLength = memory.byteLength;
     this.device = memory.device;
     this.address = memory.address;
     this.value = memory.value;
     this.#shared = memory.shared;
-    this.#block = memory.block;
+    this.#free = memory.free;
   }
 
   /**
@@ -59,7 +59,7 @@ export class Memory {
       throw new RuntimeError("RUNTIME_FAILED", `there is no memory for a tensor of ${byteLength} bytes`, { cause });
     }
     const address = (block / BigInt(ALIGNMENT) + 1n) * BigInt(ALIGNMENT);
-    return new Memory({ byteLength, device: "cpu", address, block });
+    return new Memory({ byteLength, device: "cpu", address, free: () => koffi.free(block) });
   }
 
   /** Whether the JavaScript side still has the memory: a transferred ArrayBuffer leaves a dangling address behind. */
@@ -80,10 +80,9 @@ export class Memory {
   release(): void {
     if (--this.#users > 0) return;
     const { value } = this;
-    const block = this.#block;
     const free = (): void => {
       if (value !== undefined) environment().api.ReleaseValue(value);
-      if (block !== undefined) koffi.free(block);
+      this.#free?.();
     };
     const buffer = this.#buffer;
     this.#buffer = undefined;

@@ -7,6 +7,7 @@ import { environment } from "./environment.ts";
 import { RuntimeError } from "./errors.ts";
 import { unwatchLeak, watchLeak } from "./leaks.ts";
 import type { Pointer } from "./library.ts";
+import type { FileMapping } from "./mapping.ts";
 import { Memory } from "./memory.ts";
 
 /** What sessions and bindings need of a tensor; it outlives the Tensor object until it has been released. */
@@ -153,6 +154,17 @@ export class Tensor implements Disposable {
       throw error;
     }
     return tensor;
+  }
+
+  /**
+   * A tensor over a piece of a mapped file, without a copy: its pages are read when they are first touched, and shared
+   * with every process that has mapped the file. It keeps the mapping alive on its own.
+   *
+   * @throws RuntimeError SHAPE_MISMATCH when the piece is not in the file, TENSOR_FREED for a disposed mapping
+   */
+  static mapped(dtype: DType, shape: readonly number[], mapping: FileMapping, byteOffset: number): Tensor {
+    const memory = mapping.piece(byteOffset, bytesOf(dtype, countElements(shape)));
+    return new Tensor(dtype, shape, new TensorHandle(createValue(dtype, shape, memory, 0), memory), 0);
   }
 
   /** A tensor of shape [] holding one number; integers of int64 may be given as number or bigint. */

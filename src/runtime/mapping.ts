@@ -1,0 +1,123 @@
+/** @file Files as memory: mapped where the system can, so that their pages are read when touched and shared by processes. */
+import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import koffi from "koffi";
+import { environment } from "./environment.ts";
+import { RuntimeError } from "./errors.ts";
+import { loaded, type Pointer } from "./library.ts";
+import { Memory } from "./memory.ts";
+
+interface Calls {
+  map(address: null, bytes: number, protection: number, flags: number, file: number, offset: number): number | bigint;
+  unmap(address: Pointer, bytes: number): number;
+}
+
+// Of <sys/mman.h>, the same on Linux and macOS.
+const PROT_READ = 1;
+const PROT_WRITE = 2;
+const MAP_PRIVATE = 2;
+const MAP_FAILED = 2n ** 64n - 1n;
+/** Node refuses reads of 2 GiB and more. */
+const LARGEST_READ = 2 ** 28;
+
+let found: Calls | undefined | null = null;
+/** mmap(2) of the C library that the process runs on; undefined where there is none, as on Windows. */
+function calls(): Calls | undefined {
+  if (found !== null) return found;
+  found = undefined;
+  if (process.platform !== "linux" && process.platform !== "darwin") return found;
+  environment(); // settles what koffi wants to know before it loads anything
+  try {
+    const own = koffi.load(null);
+    loaded.push(own);
+    found = {
+      map: own.func("mmap", "uintptr_t", ["void *", "size_t", "int", "int", "int", "int64_t"]) as Calls["map"],
+      unmap: own.func("munmap", "int", ["uintptr_t", "size_t"]) as Calls["unmap"],
+    };
+  } catch {
+    found = undefined;
+  }
+  return found;
+}
+
+/**
+ * The bytes of a file, read-only in effect: whoever writes to them changes a copy of the page in this process only.
+ * The file must not be cut while it is mapped; one that is replaced by rename stays as it was.
+ *
+ * Where files cannot be mapped each piece is read into memory when it is asked for.
+ */
+export class FileMapping implements Disposable {
+  readonly byteLength: number;
+  readonly #path: string;
+  #file: number | undefined;
+  /** The mapping; undefined where there is none. */
+  readonly #memory: Memory | undefined;
+
+  private constructor(path: string, file: number, byteLength: number, memory: Memory | undefined) {
+    this.#path = path;
+    this.#file = file;
+    this.#memory = memory;
+    this.byteLength = byteLength;
+  }
+
+  /** @throws the system's error */
+  static open(path: string): FileMapping {
+    const file = openSync(path, "r");
+    try {
+      const byteLength = fstatSync(file).size;
+      return new FileMapping(path, file, byteLength, byteLength > 0 ? map(file, byteLength) : undefined);
+    } catch (error) {
+      closeSync(file);
+      throw error;
+    }
+  }
+
+  /** Whether it is a mapping; false where pieces are read. */
+  get mapped(): boolean {
+    return this.#memory !== undefined;
+  }
+
+  /** A piece of it as memory of its own, which keeps the mapping until it is released. */
+  piece(byteOffset: number, byteLength: number): Memory {
+    if (this.#file === undefined) throw new RuntimeError("TENSOR_FREED", `the mapping of ${this.#path} was disposed`);
+    if (byteOffset < 0 || byteLength < 0 || byteOffset + byteLength > this.byteLength) {
+      const range = `bytes ${byteOffset} to ${byteOffset + byteLength} of ${this.byteLength}`;
+      throw new RuntimeError("SHAPE_MISMATCH", `${this.#path}: ${range} are asked for`);
+    }
+    const whole = this.#memory;
+    if (whole === undefined) return read(this.#file, byteOffset, byteLength, this.#path);
+    const address = whole.address + BigInt(byteOffset);
+    whole.retain();
+    return new Memory({ byteLength, device: "cpu", address, free: () => whole.release() });
+  }
+
+  /** The mapping itself goes when the last tensor over it has gone. */
+  dispose(): void {
+    if (this.#file === undefined) return;
+    closeSync(this.#file); // a mapping outlives the descriptor
+    this.#file = undefined;
+    this.#memory?.release();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+function map(file: number, byteLength: number): Memory | undefined {
+  const system = calls();
+  if (system === undefined) return undefined;
+  const address = BigInt(system.map(null, byteLength, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0));
+  if (address === MAP_FAILED) return undefined;
+  return new Memory({ byteLength, device: "cpu", address, free: () => void system.unmap(address, byteLength) });
+}
+
+function read(file: number, byteOffset: number, byteLength: number, path: string): Memory {
+  const bytes = new Uint8Array(new ArrayBuffer(byteLength));
+  for (let done = 0; done < byteLength; ) {
+    const got = readSync(file, bytes, done, Math.min(LARGEST_READ, byteLength - done), byteOffset + done);
+    if (got === 0) throw new RuntimeError("RUNTIME_FAILED", `${path} became shorter while it was read`);
+    done += got;
+  }
+  const address = byteLength === 0 ? 0n : (koffi.address(bytes) as Pointer);
+  return new Memory({ byteLength, device: "cpu", address, shared: bytes });
+}
