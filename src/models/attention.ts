@@ -2,25 +2,37 @@
 import {
   add,
   addDims,
+  and,
   cast,
   concat,
+  cos,
   type Dim,
   dimScalar,
   equal,
+  exp,
   expand,
   fusedMatmul,
   type Graph,
+  gather,
+  greater,
   greaterEqual,
   groupQueryAttention,
+  less,
+  log,
   matmul,
+  max,
+  maximum,
+  mul,
   mulDims,
   range,
   reshape,
   rotary,
+  sin,
   slice,
   softmax,
   split,
   sub,
+  tanh,
   transpose,
   unsqueeze,
   type Value,
@@ -29,32 +41,7 @@ import {
 } from "../graph/index.ts";
 import type { BackboneConfig } from "./config.ts";
 import type { AttentionMode, AttentionPrefix, JoinedBatch, PackedRows } from "./forward.ts";
-
-const COS = "rope.cos";
-const SIN = "rope.sin";
-
-/**
- * Cosines and sines of rotary embeddings, float32 [maxPositions, headDim / 2], rounded where transformers rounds
- * (inverse frequencies and angles are float32), so that logits agree at long positions too.
- */
-export function ropeTables(config: BackboneConfig): Map<string, { shape: readonly number[]; values: Float32Array }> {
-  const half = config.headDim / 2;
-  const shape = [config.maxPositions, half];
-  const cos = new Float32Array(config.maxPositions * half);
-  const sin = new Float32Array(config.maxPositions * half);
-  for (let i = 0; i < half; i++) {
-    const frequency = Math.fround(1 / Math.fround(config.ropeTheta ** ((2 * i) / config.headDim)));
-    for (let position = 0; position < config.maxPositions; position++) {
-      const angle = Math.fround(position * frequency);
-      cos[position * half + i] = Math.cos(angle);
-      sin[position * half + i] = Math.sin(angle);
-    }
-  }
-  return new Map([
-    [COS, { shape, values: cos }],
-    [SIN, { shape, values: sin }],
-  ]);
-}
+import { type LayerRope, ropeOfLayer, rotaryDimOf, type VaryingScaling, varyingScaling } from "./rope.ts";
 
 /** Attention of one layer: q [N, heads · headDim], k and v [N, kvHeads · headDim] → [N, heads · headDim]. */
 type OneAttention = (layer: number, q: Value, k: Value, v: Value, prefix: AttentionPrefix | undefined) => Value;
@@ -88,24 +75,116 @@ function joinedAttention(g: Graph, config: BackboneConfig, batches: readonly Joi
   };
 }
 
-function tables(g: Graph, { maxPositions, headDim }: BackboneConfig): { cos: Value; sin: Value } {
-  const shape = [maxPositions, headDim / 2];
-  return { cos: g.parameter(COS, "float32", shape), sin: g.parameter(SIN, "float32", shape) };
+/** Layers that compute alike: scores, window, rotation. */
+interface LayerAttention {
+  /** Factor on scores, where it is not 1 / √headDim. */
+  readonly scale: number | undefined;
+  readonly softcap: number | undefined;
+  /** Tokens that a token sees, itself included; undefined: all before it. */
+  readonly window: number | undefined;
+  readonly rope: LayerRope;
+}
+
+function layerAttention(config: BackboneConfig, layer: number): LayerAttention {
+  const { attentionScale: scale, attentionSoftcap: softcap, slidingWindow } = config;
+  const window = slidingWindow?.layers.includes(layer) ? slidingWindow.size : undefined;
+  return { scale, softcap, window, rope: ropeOfLayer(config, layer) };
+}
+
+/** Cosines and sines, and the rows of them at which tokens stand. */
+interface Rotation {
+  readonly cos: Value; // [positions, rotaryDim / 2]
+  readonly sin: Value;
+  readonly positions: Value; // int64 [B, T], or [1]: the first
+}
+
+/** x [B, heads, T, headDim], its first `rotaryDim` features rotated. */
+function rotate(config: BackboneConfig, x: Value, { cos, sin, positions }: Rotation): Value {
+  const n = rotaryDimOf(config);
+  if (n === config.headDim) return rotary(x, positions, cos, sin);
+  return concat([rotary(slice(x, 3, 0, n), positions, cos, sin), slice(x, 3, n)], 3);
+}
+
+/** Whole tables; LongRoPE's have the rows for long sequences after those for short ones. */
+function tables(g: Graph, config: BackboneConfig, { rope, cos, sin }: LayerRope): { cos: Value; sin: Value } {
+  const variants = varyingScaling(rope)?.kind === "longrope" ? 2 : 1;
+  const shape = [variants * config.maxPositions, rotaryDimOf(config) / 2];
+  return { cos: g.parameter(cos, "float32", shape), sin: g.parameter(sin, "float32", shape) };
+}
+
+/** How many rows further down the tables begin for sequences of this length: int64 []. */
+function longOffset(g: Graph, config: BackboneConfig, length: Value, original: number): Value {
+  return where(greater(length, original), g.scalar(config.maxPositions, "int64"), g.scalar(0, "int64"));
+}
+
+/**
+ * Dynamic scaling, whose frequencies θ'^(-2i/n) follow from the length of the sequence, int64 [], by
+ * θ' = θ (factor · length / original - (factor - 1))^(n/(n-2)): the tables' rows for `positions` int64 [R].
+ */
+function dynamicTables(
+  config: BackboneConfig,
+  theta: number,
+  { factor, original }: VaryingScaling & { kind: "dynamic" },
+  length: Value,
+  positions: Value,
+): { cos: Value; sin: Value } {
+  const g = length.graph;
+  const n = rotaryDimOf(config);
+  const grown = sub(mul(maximum(cast(length, "float32"), original), factor / original), factor - 1);
+  const logBase = add(mul(log(grown), n / (n - 2)), Math.log(theta)); // []
+  const exponents = Array.from({ length: n / 2 }, (_, i) => (-2 * i) / n);
+  const frequencies = exp(mul(g.constant("float32", [1, n / 2], exponents), logBase)); // [1, n / 2]
+  const angles = mul(unsqueeze(cast(positions, "float32"), [1]), frequencies); // [R, n / 2]
+  return { cos: cos(angles), sin: sin(angles) };
+}
+
+/** Rows 0 … P + T - 1 of the tables of sequences that are computed whole. */
+function fullTables(g: Graph, config: BackboneConfig, layer: LayerRope, total: Dim, packed: PackedRows | undefined) {
+  const scaling = varyingScaling(layer.rope);
+  if (scaling === undefined) {
+    const whole = tables(g, config, layer);
+    // Only the rows in use. The gradient negates them: of a whole table the runtime would do that when it loads the
+    // graph, for which it copies every weight into the session.
+    return { cos: slice(whole.cos, 0, 0, total), sin: slice(whole.sin, 0, 0, total) }; // [P + T, rotaryDim / 2]
+  }
+  const T = packed?.positions.shape[1];
+  const unused = packed && sub(dimScalar(g, T!), add(max(packed.positions, { axes: [0, 1], keepDims: false }), 1));
+  const length = unused ? sub(dimScalar(g, total), unused) : dimScalar(g, total); // of the longest sequence
+  const positions = range(g, 0, total);
+  if (scaling.kind === "dynamic") return dynamicTables(config, layer.rope.theta, scaling, length, positions);
+  const rows = add(positions, longOffset(g, config, length, scaling.original));
+  const whole = tables(g, config, layer);
+  return { cos: gather(whole.cos, rows, 0), sin: gather(whole.sin, rows, 0) };
 }
 
 /** Additive mask [T, P + T]: 0 where row t may look, which is the prefix and columns up to its own; -1e30 elsewhere. */
-function causalMask(g: Graph, T: Dim, prefixLength: number): Value {
-  const columns = sub(range(g, 0, addDims(prefixLength, T)), prefixLength); // int64 [P + T], own tokens from 0 on
-  const visible = greaterEqual(unsqueeze(range(g, 0, T), [1]), unsqueeze(columns, [0]));
+function causalMask(g: Graph, T: Dim, prefixLength: number, window: number | undefined): Value {
+  const columns = unsqueeze(sub(range(g, 0, addDims(prefixLength, T)), prefixLength), [0]); // [1, P + T], own from 0 on
+  const rows = unsqueeze(range(g, 0, T), [1]);
+  const before = greaterEqual(rows, columns);
+  const visible = window === undefined ? before : and(before, less(sub(rows, columns), window));
   return where(visible, g.scalar(0), -1e30);
 }
 
 /** The same for rows of several sequences, each of which sees itself and the prefix: [B, 1, T, P + T]. */
-function packedMask(g: Graph, { segments }: PackedRows, prefixLength: number): Value {
+function packedMask(
+  g: Graph,
+  { segments, positions }: PackedRows,
+  prefixLength: number,
+  window: number | undefined,
+): Value {
   const [B, T] = segments.shape as [Dim, Dim];
   const same = equal(unsqueeze(segments, [1, 3]), unsqueeze(segments, [1, 2])); // [B, 1, T, T]
-  const own = add(where(same, g.scalar(0), -1e30), causalMask(g, T, 0));
-  return prefixLength === 0 ? own : concat([zeros(g, [B, 1, T, prefixLength]), own], 3);
+  const own = add(where(same, g.scalar(0), -1e30), causalMask(g, T, 0, window));
+  if (prefixLength === 0) return own;
+  if (window === undefined) return concat([zeros(g, [B, 1, T, prefixLength]), own], 3);
+  const columns = g.constant(
+    "int64",
+    [1, 1, 1, prefixLength],
+    Array.from({ length: prefixLength }, (_, i) => i - prefixLength),
+  );
+  const near = less(sub(unsqueeze(positions, [1, 3]), columns), window); // [B, 1, T, P]
+  return concat([where(near, g.scalar(0), -1e30), own], 3);
 }
 
 /**
@@ -117,27 +196,26 @@ function fullAttention(g: Graph, config: BackboneConfig, tokens: Value, packed: 
   const [B, T] = tokens.shape as [Dim, Dim];
   const shared = numHeads / numKvHeads;
   const stacked = mulDims(shared, T);
-  const { cos: allCos, sin: allSin } = tables(g, config);
   const heads = (x: Value, count: number, length: Dim = T) =>
     transpose(reshape(x, [B, length, count, headDim]), [0, 2, 1, 3]);
-  return (_, q, k, v, prefix) => {
+  return (layer, q, k, v, prefix) => {
+    const { scale = 1 / Math.sqrt(headDim), softcap, window, rope } = layerAttention(config, layer);
     const P = prefix?.length ?? 0;
     // Row i of a sequence stands at position P + i.
-    const start = packed ? add(packed.positions, P) : g.constant("int64", [1], [P]); // [B, T] or [1]
+    const positions = packed ? add(packed.positions, P) : g.constant("int64", [1], [P]); // [B, T] or [1]
     const total = addDims(P, T);
-    // Only the rows in use. The gradient negates them: of a whole table the runtime would do that when it loads the
-    // graph, for which it copies every weight into the session.
-    const [cos, sin] = [slice(allCos, 0, 0, total), slice(allSin, 0, 0, total)]; // [P + T, dh / 2]
+    const rotation = { ...fullTables(g, config, rope, total, packed), positions };
     const mask = packed
-      ? reshape(expand(packedMask(g, packed, P), [B, shared, T, total]), [B, 1, stacked, total])
-      : reshape(expand(causalMask(g, T, P), [shared, T, total]), [stacked, total]);
+      ? reshape(expand(packedMask(g, packed, P, window), [B, shared, T, total]), [B, 1, stacked, total])
+      : reshape(expand(causalMask(g, T, P, window), [shared, T, total]), [stacked, total]);
     const before = (own: Value, given: Value | undefined) =>
       given === undefined ? own : concat([heads(expand(given, [B, P, given.shape[2]!]), numKvHeads, P), own], 2);
-    const queries = rotary(heads(q, numHeads), start, cos, sin); // [B, H, T, dh]
-    const keys = before(rotary(heads(k, numKvHeads), start, cos, sin), prefix?.key); // [B, Hkv, P + T, dh]
+    const queries = rotate(config, heads(q, numHeads), rotation); // [B, H, T, dh]
+    const keys = before(rotate(config, heads(k, numKvHeads), rotation), prefix?.key); // [B, Hkv, P + T, dh]
     const values = before(heads(v, numKvHeads), prefix?.value);
     const rows = reshape(queries, [B, numKvHeads, stacked, headDim]);
-    const scores = fusedMatmul(rows, keys, { transB: true, alpha: 1 / Math.sqrt(headDim) }); // [B, Hkv, shared·T, P + T]
+    const product = fusedMatmul(rows, keys, { transB: true, alpha: softcap === undefined ? scale : scale / softcap });
+    const scores = softcap === undefined ? product : mul(tanh(product), softcap); // [B, Hkv, shared·T, P + T]
     const mixed = matmul(softmax(add(scores, mask), -1), values); // [B, Hkv, shared·T, dh]
     const perHead = reshape(mixed, [B, numHeads, T, headDim]);
     return reshape(transpose(perHead, [0, 2, 1, 3]), [q.shape[0]!, numHeads * headDim]);
@@ -156,21 +234,34 @@ function cachedAttention(
 ): OneAttention {
   const { numHeads, numKvHeads, headDim } = config;
   const [B, T] = tokens.shape as [Dim, Dim];
-  const { cos, sin } = tables(g, config);
   const rows = (x: Value) => reshape(x, [B, T, x.shape[1]!]);
-  const positions = () => {
+  const rotationOf = (layer: LayerRope): Rotation => {
+    const scaling = varyingScaling(layer.rope);
     const first = sub(cast(mode.lastPositions, "int64"), dimScalar(g, addDims(T, -1)));
-    return add(unsqueeze(first, [1]), unsqueeze(range(g, 0, T), [0])); // int64 [B, T]
+    const positions = add(unsqueeze(first, [1]), unsqueeze(range(g, 0, T), [0])); // int64 [B, T]
+    const length = () => cast(mode.totalLength, "int64");
+    if (scaling?.kind === "dynamic") {
+      const all = mulDims(B, T);
+      const own = dynamicTables(config, layer.rope.theta, scaling, length(), reshape(positions, [all]));
+      return { ...own, positions: reshape(range(g, 0, all), [B, T]) };
+    }
+    const whole = tables(g, config, layer);
+    if (scaling === undefined) return { ...whole, positions };
+    return { ...whole, positions: add(positions, longOffset(g, config, length(), scaling.original)) };
   };
-  const rotated = (x: Value, count: number) => {
+  const rotated = (x: Value, count: number, rotation: Rotation) => {
     const perHead = transpose(reshape(x, [B, T, count, headDim]), [0, 2, 1, 3]); // [B, heads, T, dh]
-    return reshape(transpose(rotary(perHead, positions(), cos, sin), [0, 2, 1, 3]), [B, T, count * headDim]);
+    return reshape(transpose(rotate(config, perHead, rotation), [0, 2, 1, 3]), [B, T, count * headDim]);
   };
   return (layer, q, k, v, prefix) => {
-    // ONNX Runtime's fused rotation wants head sizes in multiples of 16, and would rotate a prefix too.
-    const fused = headDim % 16 === 0 && prefix === undefined;
-    let query = fused ? rows(q) : rotated(q, numHeads);
-    let key = fused ? rows(k) : rotated(k, numKvHeads);
+    const { scale, softcap, window, rope } = layerAttention(config, layer);
+    // ONNX Runtime's fused rotation wants heads and rotated features in multiples of 16, has one table for all lengths,
+    // and would rotate a prefix too.
+    const whole = headDim % 16 === 0 && rotaryDimOf(config) % 16 === 0;
+    const fused = whole && prefix === undefined && varyingScaling(rope.rope) === undefined;
+    const rotation = fused ? undefined : rotationOf(rope);
+    let query = rotation ? rotated(q, numHeads, rotation) : rows(q);
+    let key = rotation ? rotated(k, numKvHeads, rotation) : rows(k);
     let value = rows(v);
     if (prefix) {
       const P = prefix.length;
@@ -188,9 +279,12 @@ function cachedAttention(
       pastValue: g.input(`past.${layer}.value`, "float32", cacheShape),
       seqlensK: mode.lastPositions,
       totalSequenceLength: mode.totalLength,
-      ...(fused ? { cos, sin } : {}),
+      ...(fused ? tables(g, config, rope) : {}),
       numHeads,
       kvNumHeads: numKvHeads,
+      ...(scale !== undefined && { scale }),
+      ...(softcap !== undefined && { softcap }),
+      ...(window !== undefined && { localWindowSize: window }),
     });
     g.output(`present.${layer}.key`, result.presentKey);
     g.output(`present.${layer}.value`, result.presentValue);

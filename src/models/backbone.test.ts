@@ -5,9 +5,9 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { InputError } from "../base/index.ts";
 import type { Tensor } from "../runtime/index.ts";
-import { ropeTables } from "./attention.ts";
 import { Backbone } from "./backbone.ts";
 import { dequantize, quantize } from "./quantize.ts";
+import { ropeTables } from "./rope.ts";
 import { readSafetensors, type StoredTensor, writeSafetensors } from "./safetensors.ts";
 
 const TINY = "assets/tiny-llama";

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { InputError, parseWith, readJson } from "../base/index.ts";
 import { type BackboneConfig, tokenIdSchema, tokenIds, tokenIdsSchema } from "./config.ts";
-import { FAMILIES, type Family } from "./families.ts";
+import { FAMILIES, type Family, REFUSED } from "./families.ts";
 import { GgufModel } from "./gguf/model.ts";
 
 const generationSchema = z.looseObject({
@@ -26,6 +26,14 @@ function familyFor(path: string, head: z.infer<typeof headSchema>): Family {
       ? families.find((candidate) => architectures.includes(candidate.architecture))
       : families.find((candidate) => candidate.modelType === head.model_type);
   if (family) return family;
+  const refused = architectures.find((name) => name in REFUSED);
+  if (refused) {
+    throw new InputError(
+      "CONFIG_UNSUPPORTED",
+      path,
+      `architectures: ${refused} is not supported: it ${REFUSED[refused]}`,
+    );
+  }
   const known = families.map((candidate) => candidate.architecture).join(", ");
   const problem =
     architectures.length > 0

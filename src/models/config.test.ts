@@ -122,11 +122,18 @@ test("eos_token_id may be a list, and generation_config.json wins", () => {
 
 describe("not supported", () => {
   test.each([
-    ["rope_scaling.rope_type", { rope_scaling: { rope_type: "llama3", factor: 8 } }],
-    ["rope_scaling.type", { rope_scaling: { type: "linear", factor: 2 } }],
-    ["rope_parameters.rope_type", { rope_parameters: { rope_type: "yarn", rope_theta: 1e4 } }],
-    ["attention_bias", { attention_bias: true }],
-    ["mlp_bias", { mlp_bias: true }],
+    ["rope_scaling.rope_type", { rope_scaling: { rope_type: "proportional", factor: 8 } }],
+    ["rope_scaling.type", { rope_scaling: { type: "mrope" } }],
+    ["rope_scaling.factor", { rope_scaling: { type: "linear" } }],
+    ["rope_scaling.factor", { rope_scaling: { type: "linear", factor: 0.5 } }],
+    ["rope_scaling.low_freq_factor", { rope_scaling: { rope_type: "llama3", factor: 8, high_freq_factor: 4 } }],
+    [
+      "rope_parameters.short_factor",
+      { rope_parameters: { rope_type: "longrope", short_factor: [1], long_factor: Array(64).fill(2) } },
+    ],
+    ["rope_parameters.partial_rotary_factor", { rope_parameters: { partial_rotary_factor: 0.5 } }],
+    ["attention_bias", { attention_bias: 1 }],
+    ["mlp_bias", { mlp_bias: "yes" }],
     ["hidden_act", { hidden_act: "gelu" }],
     ["pretraining_tp", { pretraining_tp: 2 }],
     ["sliding_window", { sliding_window: 4096 }],
@@ -147,7 +154,7 @@ describe("not supported", () => {
   });
 
   test("all at once", () => {
-    const problems = problemsOf({ ...LLAMA2, hidden_size: undefined, attention_bias: true, hidden_act: "relu" });
+    const problems = problemsOf({ ...LLAMA2, hidden_size: undefined, attention_bias: 1, hidden_act: "relu" });
     expect(problems.map((problem) => problem.split(":")[0]).sort()).toEqual([
       "attention_bias",
       "hidden_act",
@@ -157,7 +164,7 @@ describe("not supported", () => {
 
   test("other architectures, with what is supported", () => {
     expect(problemsOf({ ...LLAMA2, architectures: ["GPT2LMHeadModel"], model_type: "gpt2" })[0]).toMatch(
-      /GPT2LMHeadModel is not supported \(supported: LlamaForCausalLM\)/,
+      /GPT2LMHeadModel is not supported \(supported: LlamaForCausalLM, MistralForCausalLM, /,
     );
     expect(problemsOf({ model_type: "mamba" })[0]).toMatch(/^model_type: mamba is not supported/);
     expect(problemsOf({})[0]).toMatch(/^model_type: missing/);

@@ -4,6 +4,7 @@ import {
   type Dim,
   type Graph,
   gather,
+  geluTanh,
   gemm,
   mul,
   mulDims,
@@ -12,16 +13,28 @@ import {
   silu,
   skipRmsNorm,
   split,
+  tanh,
   type Value,
 } from "../graph/index.ts";
 import { attentionOf } from "./attention.ts";
 import type { BackboneConfig } from "./config.ts";
 import type { ForwardInputs, ForwardOutputs, FrozenWeights, KeyValueOf, SiteWeight } from "./forward.ts";
-import type { FusedWeight } from "./fuse.ts";
-import { EMBEDDING, FINAL_NORM, fusedOfLayer, HEAD, layerPath, sitesOf } from "./layout.ts";
+import {
+  EMBEDDING,
+  FINAL_NORM,
+  HEAD,
+  headNormsOf,
+  type JointModules,
+  jointModulesOf,
+  layerPath,
+  normsOf,
+  sitesOf,
+} from "./layout.ts";
 import { project } from "./linear.ts";
 
-/** The decoder: embeddings, layers of attention and gated feed-forward with pre-norms, final norm, head. */
+const ACTIVATIONS = { silu, gelu_tanh: geluTanh } as const;
+
+/** The decoder: embeddings, layers of attention and gated feed-forward between norms, final norm, head. */
 export function decoderForward(
   g: Graph,
   config: BackboneConfig,
@@ -34,74 +47,94 @@ export function decoderForward(
   const embed = (): Value => {
     const found = gather(g.parameter(EMBEDDING, "float32", [vocabSize, d]), tokens, 0);
     const change = hooks.change?.(EMBEDDING);
-    return reshape(change ? add(found, gather(change, tokens, 0)) : found, [mulDims(B, T), d]);
+    const changed = reshape(change ? add(found, gather(change, tokens, 0)) : found, [mulDims(B, T), d]);
+    return config.embeddingScale === undefined ? changed : mul(changed, config.embeddingScale);
   };
-  const normWeight = (name: string): Value => {
-    const weight = g.parameter(`${name}.weight`, "float32", [d]);
-    const change = hooks.change?.(`${name}.weight`);
-    return change ? add(weight, change) : weight;
+  /** A norm's weight or a linear module's bias. */
+  const vector = (name: string, width: number): Value => {
+    const frozenVector = g.parameter(name, "float32", [width]);
+    const change = hooks.change?.(name);
+    return change ? add(frozenVector, change) : frozenVector;
+  };
+  const norm = (name: string, x: Value): Value => rmsNorm(x, vector(`${name}.weight`, d), rmsNormEps);
+  const normIf = (name: string | undefined, x: Value): Value => (name === undefined ? x : norm(name, x));
+  /** Each head of x [R, heads · headDim] by itself. */
+  const headNorm = (name: string, x: Value): Value => {
+    if (!config.qkNorm) return x;
+    const { headDim } = config;
+    const [R, width] = x.shape as [Dim, number];
+    const heads = reshape(x, [mulDims(R, width / headDim), headDim]);
+    return reshape(rmsNorm(heads, vector(`${name}.weight`, headDim), rmsNormEps), [R, width]);
   };
   /** Adds a block's output to the residual stream and normalises the sum: one node where no gradient is needed. */
   const addNorm = (name: string, residual: Value, delta: Value): { sum: Value; y: Value } => {
-    if (mode.kind === "cached") return skipRmsNorm(delta, residual, normWeight(name), rmsNormEps);
+    if (mode.kind === "cached") return skipRmsNorm(delta, residual, vector(`${name}.weight`, d), rmsNormEps);
     const sum = add(residual, delta);
-    return { sum, y: rmsNorm(sum, normWeight(name), rmsNormEps) };
+    return { sum, y: norm(name, sum) };
   };
   const attend = attentionOf(g, config, tokens, mode);
   const sites = new Map(sitesOf(config).map((site) => [site.path, site]));
+  const biasOf = (path: string): Value | undefined => {
+    const { hasBias, outFeatures } = sites.get(path)!;
+    return hasBias ? vector(`${path}.bias`, outFeatures) : undefined;
+  };
+  /** The frozen module alone. */
+  const frozenLinear = (path: string, x: Value): Value =>
+    project(g, stored, `${path}.weight`, x, sites.get(path)!.outFeatures, biasOf(path));
+  /** The module with what the method makes of it; `product` is x Wᵀ where that is known. */
   const linear = (path: string, x: Value, product?: Value): Value =>
     g.scope(path, () => {
       const site = sites.get(path)!;
+      const bias = biasOf(path);
       const weight: SiteWeight = {
         project: (rows) => project(g, stored, `${path}.weight`, rows, site.outFeatures),
         squaredNorms() {
           frozen.provideNorms(site);
           return g.parameter(`${path}.weight.norms`, "float32", [site.outFeatures]);
         },
+        ...(bias && { bias }),
       };
-      const y = product ?? weight.project(x);
+      const y = product === undefined ? frozenLinear(path, x) : bias ? add(product, bias) : product;
       return hooks.linear?.(site, x, y, weight) ?? y;
     });
   // One token a row is bound by the number of products; many tokens by arithmetic, and there splitting costs more.
   const fuses = frozen.form.kind !== "float32" && mode.kind === "cached" && T === 1;
-  /** Modules that read the same rows x. */
-  const linears = (fused: FusedWeight, x: Value): Value[] => {
-    const paths = fused.parts.map((part) => part.replace(/\.weight$/, ""));
-    if (!fuses) return paths.map((path) => linear(path, x));
-    const sizes = paths.map((path) => sites.get(path)!.outFeatures);
+  const linears = ({ path, parts, sizes }: JointModules, x: Value): Value[] => {
+    if (config.fusedModules) return split(linear(path, x), 1, sizes);
+    if (!fuses) return parts.map((part) => linear(part, x));
     const width = sizes.reduce((a, b) => a + b);
-    const all = project(g, stored, fused.name, x, width); // [N, Σ out]
-    return split(all, 1, sizes).map((y, i) => linear(paths[i]!, x, y));
+    const all = project(g, stored, `${path}.weight`, x, width); // [N, Σ out]
+    return split(all, 1, sizes).map((y, i) => linear(parts[i]!, x, y));
   };
+  const frozenLinears = ({ path, parts, sizes }: JointModules, x: Value): Value[] =>
+    config.fusedModules ? split(frozenLinear(path, x), 1, sizes) : parts.map((part) => frozenLinear(part, x));
   const block = (layer: number, name: "self_attn" | "mlp", x: Value, y: Value): Value =>
     g.scope(`${layerPath(layer)}.${name}`, () => hooks.block?.(layer, name, x, y) ?? y);
 
   let hidden = embed(); // [N, d], the residual stream
-  let x = rmsNorm(hidden, normWeight(`${layerPath(0)}.input_layernorm`), rmsNormEps);
+  let x = norm(normsOf(config, 0).beforeAttention, hidden);
   for (let layer = 0; layer < config.numLayers; layer++) {
     const at = layerPath(layer);
-    const next = layer + 1 < config.numLayers ? `${layerPath(layer + 1)}.input_layernorm` : FINAL_NORM;
+    const norms = normsOf(config, layer);
+    const next = layer + 1 < config.numLayers ? normsOf(config, layer + 1).beforeAttention : FINAL_NORM;
     g.scope(at, () => hooks.beforeLayer?.(layer, hidden));
-    const { qkv, gateUp } = fusedOfLayer(layer);
+    const { qkv, gateUp } = jointModulesOf(config, layer);
+    const headNorms = headNormsOf(layer);
     const [q, k, v] = linears(qkv, x) as [Value, Value, Value];
     const keyValueOf: KeyValueOf = (rows) => {
-      const normalized = rmsNorm(rows, normWeight(`${at}.input_layernorm`), rmsNormEps);
-      const own = (module: string): Value => {
-        const path = `${at}.self_attn.${module}`;
-        return project(g, stored, `${path}.weight`, normalized, sites.get(path)!.outFeatures);
-      };
-      return { key: own("k_proj"), value: own("v_proj") };
+      const [, key, value] = frozenLinears(qkv, norm(norms.beforeAttention, rows)) as [Value, Value, Value];
+      return { key: headNorm(headNorms.key, key), value };
     };
     const mixed = g.scope(`${at}.self_attn`, () => {
       const prefixes = hooks.prefixes?.(layer, keyValueOf) ?? [hooks.prefix?.(layer, keyValueOf)];
-      return attend(layer, q, k, v, prefixes);
+      return attend(layer, headNorm(headNorms.query, q), headNorm(headNorms.key, k), v, prefixes);
     });
     const attention = block(layer, "self_attn", x, linear(`${at}.self_attn.o_proj`, mixed));
-    const { sum: attended, y: z } = addNorm(`${at}.post_attention_layernorm`, hidden, attention);
+    const { sum: attended, y: z } = addNorm(norms.beforeMlp, hidden, normIf(norms.afterAttention, attention));
     const [gate, up] = linears(gateUp, z) as [Value, Value];
-    const gated = mul(silu(gate), up); // [N, ffn]
+    const gated = mul(ACTIVATIONS[config.hiddenAct](gate), up); // [N, ffn]
     const mlp = block(layer, "mlp", z, linear(`${at}.mlp.down_proj`, gated));
-    ({ sum: hidden, y: x } = addNorm(next, attended, mlp));
+    ({ sum: hidden, y: x } = addNorm(next, attended, normIf(norms.afterMlp, mlp)));
   }
 
   return {
@@ -110,7 +143,9 @@ export function decoderForward(
       const tied = config.tieWordEmbeddings ? EMBEDDING : HEAD;
       const y = project(g, stored, frozen.form.kind === "float32" ? tied : HEAD, rows, vocabSize); // [R, V]
       const change = hooks.change?.(tied);
-      return change ? gemm(rows, change, { c: y, transB: true }) : y;
+      const scores = change ? gemm(rows, change, { c: y, transB: true }) : y;
+      const { logitSoftcap: cap } = config;
+      return cap === undefined ? scores : mul(tanh(mul(scores, 1 / cap)), cap);
     },
   };
 }

@@ -22,6 +22,8 @@ export interface Site {
   readonly outFeatures: number;
   /** Its x is the input of its sub-layer, after the norm (q, k, v, gate, up), and not made inside of it (o, down). */
   readonly readsBlockInput: boolean;
+  /** It is x Wᵀ + b, not x Wᵀ alone. */
+  readonly hasBias?: true;
 }
 
 /** What a family's graph builder is told of the backbone's weights. */
@@ -37,6 +39,8 @@ export interface SiteWeight {
   project(rows: Value): Value;
   /** Squared L2 norm of each row of W, float32 [out]. */
   squaredNorms(): Value;
+  /** What is added to x Wᵀ, float32 [out], where the site has a bias. */
+  readonly bias?: Value;
 }
 
 /** Keys and values that every token of a layer sees before the sequence's own. Keys are not rotated. */
@@ -47,7 +51,7 @@ export interface AttentionPrefix {
   readonly value: Value; // as key
 }
 
-/** What a layer's own attention, frozen, makes of rows of the residual stream [R, d]: norm, then projection. */
+/** What a layer's own attention, frozen, makes of rows of the residual stream [R, d]: norm, projection, head norm. */
 export type KeyValueOf = (rows: Value) => { readonly key: Value; readonly value: Value }; // [R, kvHeads · headDim] each
 
 /** Where a method changes the forward pass. All activations are `[N, …]` with N = B·T, rows in batch-major order. */
@@ -56,13 +60,16 @@ export interface Hooks {
   beforeLayer?(layer: number, hidden: Value): void; // hidden [N, d]
   /** Returns what module `site` gives instead of `y`, the frozen backbone's own output. */
   linear?(site: Site, x: Value, y: Value, weight: SiteWeight): Value; // x [N, in], y [N, out] → [N, out]
-  /** Returns what a sub-layer adds to the residual stream; `x` is its input after the norm, `y` its output. */
+  /**
+   * Returns what a sub-layer gives; `x` is its input after the norm, `y` its own output. It is added to the residual
+   * stream, in families with norms there after those.
+   */
   block?(layer: number, block: "self_attn" | "mlp", x: Value, y: Value): Value; // [N, d] each
   /** The layer's attention prefix; asked for after `beforeLayer`, not when decoding (the KV cache holds it then). */
   prefix?(layer: number, own: KeyValueOf): AttentionPrefix | undefined;
   /** Instead of `prefix` where batches are `joined`: that of each. */
   prefixes?(layer: number, own: KeyValueOf): readonly (AttentionPrefix | undefined)[];
-  /** Returns what is added to a frozen weight outside of the linear modules: embeddings, norms, head; in its shape. */
+  /** Returns what is added to a frozen weight that is not a linear module's: embeddings, norms, biases, head; in its shape. */
   change?(name: string): Value | undefined;
 }
 

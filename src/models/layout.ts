@@ -4,13 +4,15 @@ import type { Site } from "./forward.ts";
 import type { FusedWeight } from "./fuse.ts";
 
 /** What a weight is for, which decides how it may be stored at run time. */
-export type ParameterKind = "embedding" | "linear" | "head" | "norm";
+export type ParameterKind = "embedding" | "linear" | "bias" | "head" | "norm";
 
 /** A weight of a backbone, named as in the checkpoint. Linear weights are [out, in]. */
 export interface ParameterInfo {
   readonly name: string;
   readonly shape: readonly number[];
   readonly kind: ParameterKind;
+  /** What is added to it when it is loaded: some families store norms as their distance from 1. */
+  readonly offset?: number;
 }
 
 export const EMBEDDING = "model.embed_tokens.weight";
@@ -36,6 +38,14 @@ export function headWidths({ numHeads, numKvHeads, headDim }: BackboneConfig): {
 function modulesOf(config: BackboneConfig): Module[] {
   const { hiddenSize: d, intermediateSize: ffn } = config;
   const { queries, keys } = headWidths(config);
+  if (config.fusedModules) {
+    return [
+      { block: "self_attn", module: "qkv_proj", inFeatures: d, outFeatures: queries + 2 * keys },
+      { block: "self_attn", module: "o_proj", inFeatures: queries, outFeatures: d },
+      { block: "mlp", module: "gate_up_proj", inFeatures: d, outFeatures: 2 * ffn },
+      { block: "mlp", module: "down_proj", inFeatures: ffn, outFeatures: d },
+    ];
+  }
   return [
     { block: "self_attn", module: "q_proj", inFeatures: d, outFeatures: queries },
     { block: "self_attn", module: "k_proj", inFeatures: d, outFeatures: keys },
@@ -58,6 +68,7 @@ function sitesOfLayer(config: BackboneConfig, layer: number): Site[] {
     inFeatures,
     outFeatures,
     readsBlockInput: !LAST_MODULES.includes(module),
+    ...(config.biases?.includes(module) && { hasBias: true }),
   }));
 }
 
@@ -71,44 +82,94 @@ export function moduleNames(config: BackboneConfig): string[] {
   return modulesOf(config).map(({ module }) => module);
 }
 
+/** Names of the norms of a layer, in the order in which they are applied. */
+export interface LayerNorms {
+  readonly beforeAttention: string;
+  /** On attention's output, where the family has it. */
+  readonly afterAttention?: string;
+  readonly beforeMlp: string;
+  readonly afterMlp?: string;
+}
+
+export function normsOf({ postNorms }: BackboneConfig, layer: number): LayerNorms {
+  const name = (norm: string): string => `${layerPath(layer)}.${norm}_layernorm`;
+  if (!postNorms) return { beforeAttention: name("input"), beforeMlp: name("post_attention") };
+  return {
+    beforeAttention: name("input"),
+    afterAttention: name("post_attention"),
+    beforeMlp: name("pre_feedforward"),
+    afterMlp: name("post_feedforward"),
+  };
+}
+
+/** Norms of the heads of a layer, where the config has them. */
+export function headNormsOf(layer: number): { query: string; key: string } {
+  return { query: `${layerPath(layer)}.self_attn.q_norm`, key: `${layerPath(layer)}.self_attn.k_norm` };
+}
+
 /** Every weight of a checkpoint. With tied embeddings there is no `lm_head.weight`. */
 export function parametersOf(config: BackboneConfig): ParameterInfo[] {
-  const { hiddenSize: d, vocabSize } = config;
-  const norm = (name: string): ParameterInfo => ({ name: `${name}.weight`, shape: [d], kind: "norm" });
+  const { hiddenSize: d, vocabSize, normOffset: offset } = config;
+  const norm = (name: string, width = d): ParameterInfo => ({
+    name: `${name}.weight`,
+    shape: [width],
+    kind: "norm",
+    ...(offset && { offset }),
+  });
   const linears = (layer: number, block: Module["block"]): ParameterInfo[] =>
     sitesOfLayer(config, layer)
       .filter(({ path }) => path.includes(`.${block}.`))
-      .map(({ path, outFeatures, inFeatures }) => ({
-        name: `${path}.weight`,
-        shape: [outFeatures, inFeatures],
-        kind: "linear",
-      }));
+      .flatMap(({ path, outFeatures, inFeatures, hasBias }): ParameterInfo[] => [
+        { name: `${path}.weight`, shape: [outFeatures, inFeatures], kind: "linear" },
+        ...(hasBias ? [{ name: `${path}.bias`, shape: [outFeatures], kind: "bias" } as const] : []),
+      ]);
+  const layerParameters = (layer: number): ParameterInfo[] => {
+    const { beforeAttention, ...others } = normsOf(config, layer);
+    const heads = config.qkNorm ? Object.values(headNormsOf(layer)) : [];
+    return [
+      norm(beforeAttention),
+      ...linears(layer, "self_attn"),
+      ...heads.map((name) => norm(name, config.headDim)),
+      ...Object.values(others).map((name: string) => norm(name)),
+      ...linears(layer, "mlp"),
+    ];
+  };
   return [
     { name: EMBEDDING, shape: [vocabSize, d], kind: "embedding" },
-    ...Array.from({ length: config.numLayers }, (_, layer) => [
-      norm(`${layerPath(layer)}.input_layernorm`),
-      ...linears(layer, "self_attn"),
-      norm(`${layerPath(layer)}.post_attention_layernorm`),
-      ...linears(layer, "mlp"),
-    ]).flat(),
+    ...Array.from({ length: config.numLayers }, (_, layer) => layerParameters(layer)).flat(),
     norm(FINAL_NORM),
     ...(config.tieWordEmbeddings ? [] : [{ name: HEAD, shape: [vocabSize, d], kind: "head" } as const]),
   ];
 }
 
-/** Modules of a layer that read the same rows; quantised, decoding multiplies once for all of them. */
-export function fusedOfLayer(layer: number): { qkv: FusedWeight; gateUp: FusedWeight } {
-  const of = (block: Module["block"], name: string, modules: readonly string[]): FusedWeight => {
-    const weight = (module: string) => `${layerPath(layer)}.${block}.${module}.weight`;
-    return { name: weight(name), parts: modules.map(weight) };
+/** Modules that read the same rows: one in the checkpoint, or to be multiplied with at once. */
+export interface JointModules {
+  /** Path of the whole, e.g. `model.layers.3.self_attn.qkv_proj`. */
+  readonly path: string;
+  /** Paths of the parts where the checkpoint has them one by one. */
+  readonly parts: readonly string[];
+  /** Widths of their outputs. */
+  readonly sizes: readonly number[];
+}
+
+export function jointModulesOf(config: BackboneConfig, layer: number): { qkv: JointModules; gateUp: JointModules } {
+  const { queries, keys } = headWidths(config);
+  const { intermediateSize: ffn } = config;
+  const of = (block: Module["block"], module: string, parts: readonly string[], sizes: readonly number[]) => {
+    const path = (name: string) => `${layerPath(layer)}.${block}.${name}`;
+    return { path: path(module), parts: parts.map(path), sizes };
   };
   return {
-    qkv: of("self_attn", "qkv_proj", ["q_proj", "k_proj", "v_proj"]),
-    gateUp: of("mlp", "gate_up_proj", ["gate_proj", "up_proj"]),
+    qkv: of("self_attn", "qkv_proj", ["q_proj", "k_proj", "v_proj"], [queries, keys, keys]),
+    gateUp: of("mlp", "gate_up_proj", ["gate_proj", "up_proj"], [ffn, ffn]),
   };
 }
 
-/** Quantised weights to hold put together, see `fuseWeights`. */
-export function fusedWeightsOf({ numLayers }: BackboneConfig): FusedWeight[] {
-  return Array.from({ length: numLayers }, (_, layer) => Object.values(fusedOfLayer(layer))).flat();
+/** Quantised weights to hold put together, see `fuseWeights`: decoding multiplies once for all parts. */
+export function fusedWeightsOf(config: BackboneConfig): FusedWeight[] {
+  if (config.fusedModules) return []; // the checkpoint has them so
+  const weight = (path: string) => `${path}.weight`;
+  return Array.from({ length: config.numLayers }, (_, layer) => Object.values(jointModulesOf(config, layer)))
+    .flat()
+    .map(({ path, parts }) => ({ name: weight(path), parts: parts.map(weight) }));
 }

@@ -1,5 +1,5 @@
 /** @file A frozen linear weight in the graph, in whatever form it is stored. */
-import { type Graph, gemm, matmulNBits, type Value } from "../graph/index.ts";
+import { add, type Graph, gemm, matmulNBits, type Value } from "../graph/index.ts";
 import { quantizedNames, type WeightForm } from "./forward.ts";
 
 export interface StoredWeights {
@@ -8,17 +8,19 @@ export interface StoredWeights {
   readonly differentiable: boolean;
 }
 
-/** rows [R, in] times the frozen weight `name` [out, in], transposed: [R, out]. */
+/** rows [R, in] times the frozen weight `name` [out, in], transposed, and `bias` [out]: [R, out]. */
 export function project(
   g: Graph,
   { form, differentiable }: StoredWeights,
   name: string,
   rows: Value,
   outFeatures: number,
+  bias?: Value,
 ): Value {
   const inFeatures = rows.shape[1] as number;
   if (form.kind === "float32") {
-    return gemm(rows, g.parameter(name, "float32", [outFeatures, inFeatures]), { transB: true });
+    const weight = g.parameter(name, "float32", [outFeatures, inFeatures]);
+    return gemm(rows, weight, { transB: true, ...(bias && { c: bias }) });
   }
   const blocks = Math.ceil(inFeatures / form.blockSize);
   const { kind, blockSize } = form;
@@ -32,8 +34,9 @@ export function project(
     bits,
     blockSize,
   } as const;
-  if (!differentiable) return matmulNBits(rows, { ...weight, accuracyLevel: 4 });
+  const plus = (y: Value): Value => (bias ? add(y, bias) : y);
+  if (!differentiable) return plus(matmulNBits(rows, { ...weight, accuracyLevel: 4 }));
   const levels = () =>
     g.parameter(names.levels, kind === "int4" ? "uint4" : "uint8", [outFeatures, blocks * blockSize]);
-  return matmulNBits(rows, { ...weight, levels, accuracyLevel: 1 });
+  return plus(matmulNBits(rows, { ...weight, levels, accuracyLevel: 1 }));
 }

@@ -132,7 +132,10 @@ export async function loadWeights(
           checkpoint.readFloat32(source, rows, row * inFeatures, observe);
           quantizeRows(rows, target, row, source);
         }
-      } else checkpoint.readFloat32(source, holder.float32(info.name, info.shape), 0, observe);
+      } else {
+        const values = checkpoint.readFloat32(source, holder.float32(info.name, info.shape), 0, observe);
+        if (info.offset) for (let i = 0; i < values.length; i++) values[i]! += info.offset;
+      }
       await setImmediate();
     }
   } catch (error) {

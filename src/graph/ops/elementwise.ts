@@ -64,6 +64,8 @@ export const elementwiseOps = {
   }),
   sign: op<None>("sign", { infer: inferSame, lower: onnx("Sign"), zeroGradient: true }),
   exp: unaryOp("exp", "Exp", (_x, y, g) => mul(g, y)),
+  cos: unaryOp("cos", "Cos", (x, _y, g) => neg(mul(g, sin(x)))),
+  sin: unaryOp("sin", "Sin", (x, _y, g) => mul(g, cos(x))),
   log: unaryOp("log", "Log", (x, _y, g) => div(g, x)),
   sqrt: unaryOp("sqrt", "Sqrt", (_x, y, g) => div(mul(g, 0.5), y)),
   reciprocal: unaryOp("reciprocal", "Reciprocal", (_x, y, g) => neg(mul(g, square(y)))),
@@ -77,6 +79,19 @@ export const elementwiseOps = {
     const cdf = mul(add(erf(mul(x, Math.SQRT1_2)), 1), 0.5);
     const pdf = mul(exp(mul(square(x), -0.5)), 1 / Math.sqrt(2 * Math.PI));
     return mul(g, add(cdf, mul(x, pdf)));
+  }),
+  /** x / 2 · (1 + tanh u), u = √(2/π) (x + 0.044715 x³): GELU by its tanh formula (Hendrycks & Gimpel 2016). */
+  geluTanh: op<None>("geluTanh", {
+    infer: inferUnary,
+    lower: onnx("Gelu", () => ({ approximate: { string: "tanh" } })),
+    gradient: ({ inputs: [x], g }) => [
+      () => {
+        const squared = square(x!);
+        const t = tanh(mul(mul(x!, add(mul(squared, 0.044715), 1)), Math.sqrt(2 / Math.PI)));
+        const inner = mul(add(mul(squared, 3 * 0.044715), 1), Math.sqrt(2 / Math.PI)); // du/dx
+        return mul(g, mul(add(add(t, 1), mul(mul(x!, sub(1, square(t))), inner)), 0.5));
+      },
+    ],
   }),
   /** x σ(x), one node on float32 (QuickGelu with alpha 1); derivative σ + y (1 - σ). */
   silu: op<None>("silu", {
@@ -220,6 +235,8 @@ export function neg(x: Value): Value {
 export const abs = unary(elementwiseOps.abs);
 export const sign = unary(elementwiseOps.sign);
 export const exp = unary(elementwiseOps.exp);
+export const cos = unary(elementwiseOps.cos);
+export const sin = unary(elementwiseOps.sin);
 export const log = unary(elementwiseOps.log);
 export const sqrt = unary(elementwiseOps.sqrt);
 export const reciprocal = unary(elementwiseOps.reciprocal);
@@ -228,5 +245,6 @@ export const tanh = unary(elementwiseOps.tanh);
 export const erf = unary(elementwiseOps.erf);
 export const relu = unary(elementwiseOps.relu);
 export const gelu = unary(elementwiseOps.gelu);
+export const geluTanh = unary(elementwiseOps.geluTanh);
 export const silu = unary(elementwiseOps.silu);
 export const square = unary(elementwiseOps.square);

@@ -77,6 +77,8 @@ export const plainCases: Record<string, Case> = {
   abs: unary(g.abs, Math.abs),
   sign: unary(g.sign, Math.sign),
   exp: unary(g.exp, Math.exp),
+  cos: unary(g.cos, Math.cos),
+  sin: unary(g.sin, Math.sin),
   log: unary(g.log, Math.log, positive),
   sqrt: unary(g.sqrt, Math.sqrt, positive),
   reciprocal: unary(g.reciprocal, (x) => 1 / x, positive),
@@ -85,6 +87,7 @@ export const plainCases: Record<string, Case> = {
   erf: unary(g.erf, erf),
   relu: unary(g.relu, (x) => Math.max(x, 0)),
   gelu: unary(g.gelu, (x) => 0.5 * x * (1 + erf(x / Math.SQRT2))),
+  geluTanh: unary(g.geluTanh, (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)))),
   silu: unary(g.silu, (x) => x * sigmoid(x)),
   square: unary(g.square, (x) => x * x),
   clip: unary(

@@ -1,24 +1,44 @@
 /** @file LLaMA 2 and 3 and what is built alike (SmolLM2, TinyLlama): its config.json, field by field. */
 import { z } from "zod";
 import type { Family } from "../families.ts";
-import { absent, commonConfig, commonFields, only, readFields } from "./fields.ts";
+import {
+  ATTENTION_MODULES,
+  absent,
+  commonFields,
+  MLP_MODULES,
+  only,
+  readFields,
+  readRotary,
+  readSizes,
+  throwProblems,
+} from "./fields.ts";
 
-/** Defaults are those of transformers' `LlamaConfig`. */
 const schema = z.looseObject({
   ...commonFields,
   hidden_act: only("silu"),
-  attention_bias: only(false),
-  mlp_bias: only(false),
+  attention_bias: z.boolean().nullish(),
+  mlp_bias: z.boolean().nullish(),
   pretraining_tp: only(1),
   sliding_window: absent,
 });
 
+/** Defaults are those of transformers' `LlamaConfig`. */
 export const llama: Family = {
   modelType: "llama",
   architecture: "LlamaForCausalLM",
-  config: (raw, where) => ({
-    modelType: "llama",
-    ...commonConfig(readFields(schema, raw, where), where),
-    hiddenAct: "silu",
-  }),
+  config(raw, where) {
+    const data = readFields(schema, raw, where);
+    const problems: string[] = [];
+    const sizes = readSizes(data, { positions: 2048 }, problems);
+    const biases = [...(data.attention_bias ? ATTENTION_MODULES : []), ...(data.mlp_bias ? MLP_MODULES : [])];
+    const rotary = readRotary(data, sizes, problems);
+    throwProblems(problems, where);
+    return {
+      modelType: "llama",
+      ...sizes,
+      ...rotary,
+      hiddenAct: "silu",
+      ...(biases.length > 0 && { biases }),
+    };
+  },
 };
