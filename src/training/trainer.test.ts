@@ -63,7 +63,7 @@ const bounds = (name: string) =>
 const near = (actual: number, wanted: number): number => Math.abs(actual - wanted) / Math.abs(wanted);
 
 describe("Trainer", () => {
-  for (const name of ["lora", "lora-accumulated", "milora", "milora-bilevel"]) {
+  for (const name of ["lora", "lora-accumulated", "milora", "milora-bilevel", "milora-annealed"]) {
     it(`follows PyTorch for 20 steps (${name})`, async () => {
       const bound = bounds(name);
       const directory = join(fixtures, "curve", name);
@@ -82,7 +82,7 @@ describe("Trainer", () => {
           batch: examplesOf(wanted.devBatch),
           lr: curve.activationLearningRate! * factor,
         };
-        const outcome = await trainer.step(batch, { lr, ...(activation && { activation }) });
+        const outcome = await trainer.step(batch, { lr, progress: i / curve.steps.length, ...(activation && { activation }) });
         expect(near(outcome!.losses.loss, wanted.loss), `loss of step ${i}`).toBeLessThan(bound.loss);
         expect(near(outcome!.losses.grad_norm, wanted.gradNorm), `norm of step ${i}`).toBeLessThan(bound.norm);
         if (wanted.loadBalanceLoss !== undefined) {

@@ -32,6 +32,9 @@ CASES = {  # microBatches: samples in each micro-batch of a step
     "lora-accumulated": {"method": "lora", "microBatches": [3, 1], "learningRate": 1e-3},
     "milora": {"method": "milora", "microBatches": [4], "learningRate": 1e-3},
     "milora-bilevel": {"method": "milora", "microBatches": [4], "learningRate": 1e-3, "activationLearningRate": 1e-2},
+    "milora-annealed": {
+        "method": "milora", "config": {"anneal": 0.5, "router_input": "rms"}, "microBatches": [4], "learningRate": 1e-3,
+    },
 }
 
 
@@ -118,7 +121,8 @@ def run(model, case: dict, batches: list, dev: list, reverse: bool = False):
     if bilevel:
         theta = Group([p for k, p in model.tensors.items() if is_theta(k)], case["activationLearningRate"])
     steps = []
-    for batch, dev_batch in zip(batches, dev):
+    for i, (batch, dev_batch) in enumerate(zip(batches, dev)):
+        model.progress = i / STEPS
         count = lambda b: sum(n - p for m in b for n, p in zip(m["lengths"], m["promptLengths"]))  # noqa: E731
         entry = {"loss": 0.0}
         for micro in batch:
@@ -138,7 +142,7 @@ def run(model, case: dict, batches: list, dev: list, reverse: bool = False):
 
 def initial_adapter(case: dict, path, seed: int) -> None:
     if case["method"] == "milora":
-        make({}, seed).save(path, BACKBONE)
+        make(case.get("config", {}), seed).save(path, BACKBONE)
         return
     model = PeftModel.from_pretrained(load_backbone(BACKBONE), FIXTURES / "lora" / "all-modules", is_trainable=True)
     generator = torch.Generator().manual_seed(seed)

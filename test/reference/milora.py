@@ -33,6 +33,7 @@ class MiLoRA:
         assert {k: tuple(v.shape) for k, v in self.tensors.items()} == self.shapes()
         for tensor in self.tensors.values():
             tensor.requires_grad_(True)
+        self.progress = 1.0  # share of the training that is done
         self.hooks = []
         for l, layer in enumerate(self.layers):
             self.hooks.append(layer.register_forward_pre_hook(lambda _, args, l=l: self.choose(l, args[0])))
@@ -112,6 +113,8 @@ class MiLoRA:
         p = scores.softmax(-1)
         top = scores.topk(self.config["top_k"], dim=-1).indices  # the order of p, without its underflows to equal zeros
         mask = torch.zeros_like(p).scatter(-1, top, 1.0)
+        if self.config.get("anneal"):  # experts that were not chosen fade out while training
+            mask = mask + (1 - mask) * max(0.0, 1 - self.progress / self.config["anneal"])
         match self.config["gate"]:
             case "straight_through":
                 gates = mask * (1 + (p - p.detach()))
