@@ -1,7 +1,7 @@
 /** @file `milora train`: a training run from flags, a config file, or both. */
 import { existsSync } from "node:fs";
-import { join, resolve } from "node:path";
-import { type Command, Option } from "commander";
+import { basename, extname, join } from "node:path";
+import { type Command, InvalidArgumentError, Option } from "commander";
 import { z } from "zod";
 import { InputError, MiloraError } from "../../base/index.ts";
 import { methodOf, methods } from "../../methods/index.ts";
@@ -14,19 +14,19 @@ import {
   readConfigFile,
   readRunConfig,
   resolveTrainingConfig,
+  type TrainingConfig,
   type TrainingConfigInput,
-  type TrainingEvent,
   type TrainingResult,
-  train,
   trainingConfigSchema,
+  trainTogether,
   unknownSettings,
 } from "../../training/index.ts";
 import { collect, examples, jsonFlag, threadsFlag } from "../flags.ts";
 import { InterruptError, onInterrupt } from "../interrupt.ts";
-import { type Progress, startProgress } from "../progress.ts";
 import { writeReport } from "../report/index.ts";
 import { merge, parseSettings, type Settings, withoutNulls } from "../settings.ts";
-import { duration, grouped, note, oneLine, paint, print, printJson } from "../terminal.ts";
+import { note, oneLine, paint, printJson } from "../terminal.ts";
+import { namesOf, RunView, summarise } from "../train-view.ts";
 
 interface Flags {
   readonly model?: string;
@@ -35,7 +35,8 @@ interface Flags {
   readonly method?: string;
   readonly weights?: string;
   readonly template?: string;
-  readonly config?: string;
+  readonly config?: string[];
+  readonly seeds?: number[];
   readonly preset?: PresetName;
   readonly set?: string[];
   readonly output?: string;
@@ -58,7 +59,12 @@ export function configure(command: Command): void {
       .option("--method <name>", `one of ${[...methods.keys()].join(", ")}`)
       .addOption(new Option("--weights <form>", "how the frozen backbone is held").choices(["float32", "int8", "int4"]))
       .option("--template <name|file>", "how a row becomes a prompt: alpaca, chat, none, or a Jinja file")
-      .option("--config <file>", "a YAML or JSON file with any of the settings below; flags win over it")
+      .option(
+        "--config <file>",
+        "a YAML or JSON file with any of the settings below; flags win over it; several are trained together",
+        collect,
+      )
+      .option("--seeds <list>", "train once for each of these seeds, together, in seed-N below --output", seedList)
       .addOption(
         new Option("--preset <name>", "begin with the paper's recipe, or with one for small models and data")
           .choices(PRESETS)
@@ -79,6 +85,8 @@ export function configure(command: Command): void {
       "milora train --model assets/tiny-llama --train assets/data/subjects/train.jsonl --method milora --set lr=3e-3 --set adapter.r=16 --output runs/subjects",
       "milora train --config configs/demo-subjects-milora.yaml --set seed=1 --output runs/subjects-1",
       "milora train --resume --output runs/subjects",
+      "milora train --config configs/demo-subjects-milora.yaml --seeds 0,1,2 --output runs/seeds",
+      "milora train --config configs/demo-subjects-lora.yaml --config configs/demo-subjects-milora.yaml --output runs/both",
     ],
   ).addHelpText("after", settingsHelp());
 }
@@ -113,31 +121,97 @@ function wrap(text: string, indent: number): string {
 
 async function run(flags: Flags): Promise<void> {
   if (flags.threads !== undefined) configureRuntime({ threads: flags.threads });
-  const config = resolveTrainingConfig(await settingsOf(flags), flags.config ?? "training config");
+  const configs = await configsOf(flags);
+  const names = namesOf(configs.map(({ output_dir }) => output_dir));
   using interrupt = onInterrupt("saving a checkpoint …");
-  const view = new RunView();
-  let result: TrainingResult;
+  const view = new RunView(names);
+  let results: PromiseSettledResult<TrainingResult>[];
   try {
-    result = await train(config, {
+    results = await trainTogether(configs, {
       signal: interrupt.signal,
       resume: flags.resume ?? false,
-      onProgress: (event) => view.show(event),
+      onProgress: (event, run) => view.show(event, run),
     });
-  } catch (error) {
-    if (error instanceof MiloraError && error.code === "TRAINING_NOT_FINITE") report(config.output_dir);
-    throw error;
   } finally {
     view.close();
   }
-  report(config.output_dir);
-  if (flags.json) printJson(result);
-  else summarise(result);
-  if (result.stoppedBecause === "interrupted") {
-    throw new InterruptError(
-      `interrupted after step ${result.steps} of ${result.totalSteps}; --resume goes on from there`,
-    );
+  for (const [i, result] of results.entries()) {
+    const diverged = result.status === "rejected" && (result.reason as MiloraError).code === "TRAINING_NOT_FINITE";
+    if (result.status === "fulfilled" || diverged) report(configs[i]!.output_dir);
   }
+  if (flags.json) printResults(configs, results);
+  else
+    for (const [i, result] of results.entries()) if (result.status === "fulfilled") summarise(result.value, names[i]);
+  throwFailures(results, names);
 }
+
+/** One run: its result, and nothing where it failed. Several: a list, with the errors of those that failed. */
+function printResults(configs: readonly TrainingConfig[], results: readonly PromiseSettledResult<TrainingResult>[]) {
+  const several = results.length > 1;
+  const list = results.flatMap((result, i): unknown[] => {
+    if (result.status === "fulfilled") return [result.value];
+    const { code = "FAILED", message } = result.reason as Partial<MiloraError>;
+    return several ? [{ directory: configs[i]!.output_dir, error: { code, message } }] : [];
+  });
+  if (several) printJson(list);
+  else for (const result of list) printJson(result);
+}
+
+/** What went wrong in runs whose others are done, and what was interrupted. */
+function throwFailures(results: readonly PromiseSettledResult<TrainingResult>[], names: readonly string[]): void {
+  const several = results.length > 1;
+  const reasons = results.flatMap((result) => (result.status === "rejected" ? [result.reason as unknown] : []));
+  const foreign = reasons.find((reason) => !(reason instanceof MiloraError));
+  if (foreign !== undefined || (!several && reasons.length)) throw foreign ?? reasons[0];
+  if (reasons.length) {
+    const [{ code, exitCode }] = reasons as [MiloraError];
+    const each = results.flatMap((result, i) =>
+      result.status === "rejected" ? [`${names[i]}: ${(result.reason as MiloraError).message}`] : [],
+    );
+    throw new MiloraError(code, `${reasons.length} of ${results.length} runs failed: ${each.join("; ")}`, { exitCode });
+  }
+  const interrupted = results.flatMap((result, i) => {
+    if (result.status === "rejected" || result.value.stoppedBecause !== "interrupted") return [];
+    const { steps, totalSteps } = result.value;
+    return [`${several ? `${names[i]} ` : ""}after step ${steps} of ${totalSteps}`];
+  });
+  if (interrupted.length === 0) return;
+  throw new InterruptError(`interrupted ${interrupted.join(", ")}; --resume goes on from there`);
+}
+
+/** `0,1,2` */
+function seedList(text: string): number[] {
+  const seeds = text.split(",").map((part) => part.trim());
+  if (!seeds.every((seed) => /^\d+$/.test(seed) && Number.isSafeInteger(Number(seed)))) {
+    throw new InvalidArgumentError("It must be whole numbers separated by commas, e.g. 0,1,2.");
+  }
+  return seeds.map(Number);
+}
+
+/** One config for each file and seed. What several of them have in common comes from the flags. */
+async function configsOf(flags: Flags): Promise<TrainingConfig[]> {
+  const { config: files = [], seeds, output, ...rest } = flags;
+  const configs: TrainingConfig[] = [];
+  for (const file of files.length ? files : [undefined]) {
+    // Several configs share --output: each has a directory of its own there.
+    const shared = files.length > 1 && output !== undefined && file !== undefined;
+    const directory = shared ? join(output, basename(file, extname(file))) : output;
+    for (const seed of seeds ?? [undefined]) {
+      const settings = await settingsOf({ ...rest, file, seed, output: directory });
+      configs.push(resolveTrainingConfig(settings, file ?? "training config"));
+    }
+  }
+  return configs;
+}
+
+/** The flags that make one config. */
+interface OneRun extends Omit<Flags, "config" | "seeds" | "output"> {
+  readonly file: string | undefined;
+  readonly seed: number | undefined;
+  readonly output: string | undefined;
+}
+
+const seedDirectory = (output: string, seed: number): string => join(output, `seed-${seed}`);
 
 /** A run is not worth less because its pictures could not be drawn. */
 function report(run: string): void {
@@ -151,19 +225,20 @@ function report(run: string): void {
 }
 
 /** Lowest first: --preset or the run to be resumed, --config, --quick, the named flags, --set. */
-async function settingsOf(flags: Flags): Promise<TrainingConfigInput> {
+async function settingsOf(flags: OneRun): Promise<TrainingConfigInput> {
+  const { file, seed, output } = flags;
   let settings: Settings = {};
-  if (flags.resume && flags.output !== undefined && flags.config === undefined) {
-    settings = readRunConfig(flags.output);
+  if (flags.resume && output !== undefined && file === undefined) {
+    settings = readRunConfig(seed === undefined ? output : seedDirectory(output, seed));
   }
-  if (flags.config !== undefined) settings = merge(settings, readConfigFile(flags.config));
+  if (file !== undefined) settings = merge(settings, readConfigFile(file));
   if (flags.quick) settings = merge(settings, QUICK);
   const data = { train: flags.train, dev: shareOrFile(flags.dev), template: flags.template };
   const named = {
     model: flags.model,
     method: flags.method,
     weights: flags.weights,
-    output_dir: flags.output,
+    output_dir: output,
     tensorboard: flags.tensorboard,
     data: defined(data),
   };
@@ -171,10 +246,13 @@ async function settingsOf(flags: Flags): Promise<TrainingConfigInput> {
   if (flags.preset) settings = merge(await preset(flags.preset, settings), settings);
   settings = withoutNulls(settings);
   requireNamed(settings);
+  if (seed !== undefined) {
+    settings = { ...settings, seed, output_dir: seedDirectory(String(settings.output_dir), seed) };
+  }
   const { method, adapter } = settings;
   if (typeof method === "string") {
     const unknown = unknownSettings(methodOf(method), (adapter ?? {}) as Settings);
-    if (unknown.length) throw new InputError("CONFIG_INVALID", flags.config ?? "training config", unknown);
+    if (unknown.length) throw new InputError("CONFIG_INVALID", file ?? "training config", unknown);
   }
   return settings as unknown as TrainingConfigInput; // checked by the schema next
 }
@@ -206,68 +284,4 @@ function requireNamed(settings: Settings): void {
   const missing = Object.entries(needed).filter(([, value]) => value === undefined);
   if (missing.length)
     throw new InputError("FLAG_INVALID", "train", `needs ${missing.map(([flag]) => flag).join(", ")}`);
-}
-
-/** What a person sees of a run: notes above, one bar below. */
-class RunView {
-  #progress: Progress | undefined;
-
-  show(event: TrainingEvent): void {
-    switch (event.type) {
-      case "warning":
-        this.#note(`${paint("yellow", "note:", process.stderr)} ${event.message}`);
-        break;
-      case "start":
-        note(
-          `${grouped(event.trainExamples)} training and ${grouped(event.devExamples)} dev rows, ` +
-            `${grouped(event.trainableParameters)} parameters, ${event.totalSteps - event.firstStep} steps` +
-            (event.firstStep > 0 ? ` (from step ${event.firstStep})` : ""),
-        );
-        this.#progress = startProgress("training", event.totalSteps);
-        break;
-      case "step": {
-        const { step, lm_loss, tokens_per_second } = event.metrics;
-        this.#progress?.update(step, [
-          `loss ${lm_loss.toFixed(3)}`,
-          `${grouped(Math.round(tokens_per_second))} tokens/s`,
-        ]);
-        break;
-      }
-      case "evaluation":
-        this.#note(
-          `step ${event.metrics.step}: dev perplexity ${event.metrics.dev_perplexity.toFixed(4)}${event.metrics.best ? ", the best" : ""}`,
-        );
-        break;
-      case "structure":
-        this.#note(
-          `step ${event.step}: structure found, ${grouped(event.trainableParameters)} parameters from here on`,
-        );
-        break;
-      case "checkpoint":
-        break;
-    }
-  }
-
-  #note(text: string): void {
-    if (this.#progress) this.#progress.note(text);
-    else note(text);
-  }
-
-  close(): void {
-    this.#progress?.stop();
-  }
-}
-
-function summarise(result: TrainingResult): void {
-  const { best, bestDirectory, steps, totalSteps, stoppedBecause, seconds } = result;
-  const why = { finished: "finished", early_stopping: "stopped early", interrupted: "interrupted" }[stoppedBecause];
-  print(`${why} after ${steps} of ${totalSteps} steps, ${duration(seconds)}`);
-  if (best) print(`best dev perplexity ${best.devPerplexity.toFixed(4)} at step ${best.step}`);
-  if (bestDirectory) print(`adapter: ${paint("bold", relative(bestDirectory))}`);
-  print(`report: ${relative(join(result.directory, "report.html"))}`);
-}
-
-function relative(path: string): string {
-  const base = `${resolve(".")}/`;
-  return resolve(path).startsWith(base) ? resolve(path).slice(base.length) : path;
 }
