@@ -5,6 +5,7 @@ import type { Node, Value } from "./graph.ts";
 import { add } from "./ops/elementwise.ts";
 import { zeros } from "./ops/indexing.ts";
 import { sumTo } from "./ops/reduce.ts";
+import { type Recomputation, Recomputer } from "./recompute.ts";
 import { formatShape, shapesEqual } from "./shape.ts";
 
 /** Where an error of the backward pass happened, in the words of the forward pass. */
@@ -25,16 +26,23 @@ function dependents(nodes: readonly Node[], wrt: readonly Value[]): Set<Value> {
  *
  * @param loss floating point of shape []
  * @param wrt inputs, parameters or intermediate values
+ * @param recompute what the backward pass computes again in segments (`Graph.segment`), to keep less; default nothing.
+ *   Outputs that need a segment's values should be declared before.
  * @returns one value per entry of `wrt`, of its shape; zeros where the loss does not depend on it
  * @throws GraphError NO_GRADIENT if the way from the loss to `wrt` leads through an op without a rule
  */
-export function grad(loss: Value, wrt: readonly Value[]): Value[] {
+export function grad(loss: Value, wrt: readonly Value[], recompute: Recomputation = "nothing"): Value[] {
   const { graph } = loss;
   if (loss.shape.length !== 0 || !isFloat(loss.dtype)) {
     throw new GraphError("SHAPE_MISMATCH", `grad: the loss must be one floating-point number, not ${loss}`);
   }
   const nodes = loss.origin.kind === "node" ? graph.nodes.slice(0, loss.origin.node.id + 1) : [];
   const needed = dependents(nodes, wrt);
+  const recomputer = new Recomputer(
+    recompute,
+    nodes,
+    graph.outputs.map(({ value }) => value),
+  );
   const contributions = new Map<Value, Value[]>([[loss, [graph.scalar(1, loss.dtype)]]]);
 
   const adjoint = (value: Value): Value | undefined => {
@@ -49,7 +57,8 @@ export function grad(loss: Value, wrt: readonly Value[]): Value[] {
     if (!node.outputs.some((output) => contributions.has(output) && needed.has(output))) continue;
     graph.withSite(node.site === "" ? "grad" : `grad.${node.site}`, () => {
       const adjoints = node.outputs.map(adjoint);
-      const rule = backward(node, adjoints);
+      const first = adjoints.find((part) => part !== undefined)!;
+      const rule = backward(node, recomputer.copiesOf(node, first), adjoints);
       node.inputs.forEach((input, i) => {
         if (!needed.has(input)) return;
         const contribution = rule[i];
@@ -73,17 +82,18 @@ export function grad(loss: Value, wrt: readonly Value[]): Value[] {
 
 function backward(
   node: Node,
+  { inputs, outputs }: Pick<Node, "inputs" | "outputs">,
   adjoints: readonly (Value | undefined)[],
 ): ReturnType<NonNullable<Node["op"]["gradient"]>> {
   if (node.op.gradient === undefined)
     throw noGradient(node, `(${node.inputs.map((v) => formatShape(v.shape)).join(", ")})`);
   return node.op.gradient({
-    inputs: node.inputs,
-    outputs: node.outputs,
+    inputs,
+    outputs,
     adjoints,
     attributes: node.attributes,
     get g() {
-      const [output] = node.outputs;
+      const [output] = outputs;
       return adjoints[0] ?? zeros(output!.graph, output!.shape, output!.dtype, output);
     },
   });

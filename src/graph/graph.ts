@@ -90,6 +90,8 @@ export interface Node {
   readonly outputs: readonly Value[];
   readonly attributes: unknown;
   readonly site: string;
+  /** The segment that it was built in, if any. */
+  readonly segment: number | undefined;
 }
 
 export interface GraphOutput {
@@ -112,6 +114,8 @@ export class Graph {
   readonly #constants = new Map<string, Value>();
   #values = 0;
   #site = "";
+  #segments = 0;
+  #segment: number | undefined;
 
   constructor(name = "graph") {
     this.name = name;
@@ -214,6 +218,20 @@ export class Graph {
     }
   }
 
+  /**
+   * Builds a part whose values `grad` may compute a second time in the backward pass instead of keeping them: all but
+   * those that are read outside of the part. A layer, say.
+   */
+  segment<T>(build: () => T): T {
+    const outer = this.#segment;
+    this.#segment = this.#segments++;
+    try {
+      return build();
+    } finally {
+      this.#segment = outer;
+    }
+  }
+
   /** @internal The node of an op on these inputs: an earlier equal one, or a new one. Its outputs. */
   apply<A>(op: Op<A>, inputs: readonly Value[], attributes: A): readonly Value[] {
     let key = op.name;
@@ -230,7 +248,8 @@ export class Graph {
     const inferred = op.infer({ inputs, attributes, fail });
     const types: readonly Typed[] = Array.isArray(inferred) ? inferred : [inferred];
     const outputs: Value[] = [];
-    const node: Node = { id: this.nodes.length, op: op as Op, inputs, outputs, attributes, site: this.#site };
+    const [site, segment] = [this.#site, this.#segment];
+    const node: Node = { id: this.nodes.length, op: op as Op, inputs, outputs, attributes, site, segment };
     types.forEach(({ dtype, shape }, index) => {
       outputs.push(this.#value(dtype, shape, { kind: "node", node, index }));
     });

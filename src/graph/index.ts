@@ -70,6 +70,7 @@ export {
   rotary,
   skipRmsNorm,
 } from "./ops/transformer.ts";
+export type { Recomputation } from "./recompute.ts";
 export {
   addDims,
   broadcastShapes,

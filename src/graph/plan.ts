@@ -55,12 +55,40 @@ export function analyse(graph: Graph): Plan {
   }
   for (const output of graph.outputs) if (output.replaces) checkInPlace(output, output.replaces, ordered);
   return {
-    nodes: ordered.filter((node) => !absorbed.has(node)),
+    nodes: lastFirst(
+      ordered.filter((node) => !absorbed.has(node)),
+      (node) => fused.get(node)?.gemm.inputs.concat(fused.get(node)!.c) ?? node.inputs,
+    ),
     leaves: [...leaves].sort((a, b) => a.id - b.id),
     uses,
     fused,
     resolve,
   };
+}
+
+/**
+ * Nodes in the order to write them. The runtime takes the nodes that no other node reads from the last to the first, each
+ * with all that it needs and that is not there yet. So those stand at the end, the ones that need least last: what they
+ * read (a layer's activations, for the gradients of its parameters) is then free before the next of them begins.
+ */
+function lastFirst(nodes: readonly Node[], inputsOf: (node: Node) => readonly Value[]): Node[] {
+  const read = new Set<Node>();
+  const eachInput = (node: Node, visit: (from: Node) => void): void => {
+    for (const input of inputsOf(node)) {
+      const { origin } = resolve(input);
+      if (origin.kind === "node") visit(origin.node);
+    }
+  };
+  for (const node of nodes) eachInput(node, (from) => read.add(from));
+  const needs = (node: Node): number => {
+    let last = -1;
+    eachInput(node, ({ id }) => {
+      last = Math.max(last, id);
+    });
+    return last;
+  };
+  const final = nodes.filter((node) => !read.has(node)).map((node) => ({ node, last: needs(node) }));
+  return [...nodes.filter((node) => read.has(node)), ...final.sort((a, b) => b.last - a.last).map(({ node }) => node)];
 }
 
 /** A product without C that only this sum reads: its C can be the other operand, which saves a pass over the result. */

@@ -66,11 +66,17 @@ export function decoderForward(
     const heads = reshape(x, [mulDims(R, width / headDim), headDim]);
     return reshape(rmsNorm(heads, vector(`${name}.weight`, headDim), rmsNormEps), [R, width]);
   };
-  /** Adds a block's output to the residual stream and normalises the sum: one node where no gradient is needed. */
-  const addNorm = (name: string, residual: Value, delta: Value): { sum: Value; y: Value } => {
-    if (mode.kind === "cached") return skipRmsNorm(delta, residual, vector(`${name}.weight`, d), rmsNormEps);
+  /**
+   * Adds a block's output to the residual stream and normalises the sum: one node where no gradient is needed, else the
+   * norm is built where it is asked for, so that only the sum leaves its layer.
+   */
+  const addNorm = (name: string, residual: Value, delta: Value): { sum: Value; normed: () => Value } => {
+    if (mode.kind === "cached") {
+      const { sum, y } = skipRmsNorm(delta, residual, vector(`${name}.weight`, d), rmsNormEps);
+      return { sum, normed: () => y };
+    }
     const sum = add(residual, delta);
-    return { sum, y: norm(name, sum) };
+    return { sum, normed: () => norm(name, sum) };
   };
   const attend = attentionOf(g, config, tokens, mode);
   const sites = new Map(sitesOf(config).map((site) => [site.path, site]));
@@ -112,8 +118,9 @@ export function decoderForward(
     g.scope(`${layerPath(layer)}.${name}`, () => hooks.block?.(layer, name, x, y) ?? y);
 
   let hidden = embed(); // [N, d], the residual stream
-  let x = norm(normsOf(config, 0).beforeAttention, hidden);
-  for (let layer = 0; layer < config.numLayers; layer++) {
+  let normed = () => norm(normsOf(config, 0).beforeAttention, hidden);
+  const decoderLayer = (layer: number): void => {
+    const x = normed();
     const at = layerPath(layer);
     const norms = normsOf(config, layer);
     const next = layer + 1 < config.numLayers ? normsOf(config, layer + 1).beforeAttention : FINAL_NORM;
@@ -130,15 +137,17 @@ export function decoderForward(
       return attend(layer, headNorm(headNorms.query, q), headNorm(headNorms.key, k), v, prefixes);
     });
     const attention = block(layer, "self_attn", x, linear(`${at}.self_attn.o_proj`, mixed));
-    const { sum: attended, y: z } = addNorm(norms.beforeMlp, hidden, normIf(norms.afterAttention, attention));
+    const middle = addNorm(norms.beforeMlp, hidden, normIf(norms.afterAttention, attention));
+    const z = middle.normed();
     const [gate, up] = linears(gateUp, z) as [Value, Value];
     const gated = mul(ACTIVATIONS[config.hiddenAct](gate), up); // [N, ffn]
     const mlp = block(layer, "mlp", z, linear(`${at}.mlp.down_proj`, gated));
-    ({ sum: hidden, y: x } = addNorm(next, attended, normIf(norms.afterMlp, mlp)));
-  }
+    ({ sum: hidden, normed } = addNorm(next, middle.sum, normIf(norms.afterMlp, mlp)));
+  };
+  for (let layer = 0; layer < config.numLayers; layer++) g.segment(() => decoderLayer(layer));
 
   return {
-    hidden: x,
+    hidden: normed(),
     logits: (rows) => {
       const tied = config.tieWordEmbeddings ? EMBEDDING : HEAD;
       const y = project(g, stored, frozen.form.kind === "float32" ? tied : HEAD, rows, vocabSize); // [R, V]

@@ -1,6 +1,6 @@
 /** @file The session that runs forward and backward over a micro-batch and adds its gradients to flat buffers. */
 import { Random } from "../base/index.ts";
-import { add, exportOnnx, Graph, grad, mul } from "../graph/index.ts";
+import { add, exportOnnx, Graph, grad, mul, type Recomputation } from "../graph/index.ts";
 import { ADAPTER_INPUT, type Adapter } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
 import { type Binding, Session, type SessionOptions, Tensor } from "../runtime/index.ts";
@@ -240,7 +240,13 @@ export class GradientSession implements Disposable {
   readonly #members: readonly MemberInputs[];
   readonly #pass: PassSession;
 
-  constructor(backbone: Backbone, members: readonly GradientMember[], tuning: SessionTuning = {}) {
+  /** @param recompute of each layer, in the backward pass; what comes out is the same */
+  constructor(
+    backbone: Backbone,
+    members: readonly GradientMember[],
+    tuning: SessionTuning = {},
+    recompute: Recomputation = "nothing",
+  ) {
     for (const { accumulated, packed } of members) if (packed) requirePackable(accumulated.adapter.method);
     const graph = new Graph("gradients");
     const objectives = buildObjectives(
@@ -263,6 +269,7 @@ export class GradientSession implements Disposable {
     const gradients = grad(
       losses.reduce((a, b) => add(a, b)), // each parameter is in one of them only
       objectives.flatMap(({ parameters }) => [...parameters.values()]),
+      recompute,
     );
     let at = 0;
     for (const [i, { accumulated }] of members.entries()) {

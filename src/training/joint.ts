@@ -47,6 +47,7 @@ export class JointTrainer implements Disposable {
       backbone,
       trainers.map(({ accumulated, options: { packing } }) => ({ accumulated, packed: packing })),
       options.tuning,
+      options.recompute,
     );
   }
 

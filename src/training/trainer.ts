@@ -1,4 +1,5 @@
 /** @file What training an adapter takes beside the passes through the backbone: its gradients, moments, counts and updates. */
+import type { Recomputation } from "../graph/index.ts";
 import type { Adapter, TrainingState } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
 import { Tensor } from "../runtime/index.ts";
@@ -22,6 +23,8 @@ export interface TrainerOptions extends AdamWOptions {
   readonly seed?: number;
   /** Several sequences share a row; `microBatchSize` counts rows. Default: false. */
   readonly packing?: boolean;
+  /** What the backward pass computes again instead of keeping it. Default: nothing. */
+  readonly recompute?: Recomputation;
   readonly tuning?: SessionTuning;
   /** One made with the same options, to be shared with other trainers; it stays the caller's. Default: one of its own. */
   readonly optimizer?: AdamW;

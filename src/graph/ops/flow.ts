@@ -1,5 +1,6 @@
-/** @file Ops that change only where gradients flow. They emit no ONNX node. */
+/** @file Ops that change only where gradients flow, which emit no ONNX node, and when something is computed. */
 import { type None, none, type Value } from "../graph.ts";
+import type { OnnxAttributes } from "../lowering.ts";
 import { formatShape, shapesEqual } from "../shape.ts";
 import { apply1, op, sameDtype } from "./common.ts";
 
@@ -24,7 +25,38 @@ export const flowOps = {
     gradient: ({ g }) => [null, () => g],
     alias: 0,
   }),
+  /** The number 0, once x is there. */
+  zeroAfter: op<None>("zeroAfter", {
+    infer: () => ({ dtype: "int64", shape: [] }),
+    lower(to) {
+      const size = to.emit("Size", to.ins, {}, [to.temporary()]);
+      to.emit("Mul", [size, to.constant("int64", [], [0])]);
+    },
+    zeroGradient: true,
+  }),
+  /**
+   * x itself, but not before the zero is there: a reshape to its own shape plus zero, which the runtime does without a
+   * copy, and which it can neither fold nor do early.
+   */
+  waitFor: op<None>("waitFor", {
+    infer: ({ inputs: [x] }) => x!,
+    lower(to) {
+      const step = (type: string, inputs: string[], attributes: OnnxAttributes = {}): string =>
+        to.emit(type, inputs, attributes, [to.temporary()]);
+      to.emit("Reshape", [to.in(0), step("Add", [step("Shape", [to.in(0)]), to.in(1)])]);
+    },
+  }),
 };
+
+/** @internal A scalar zero that is there only after x; for `waitFor`. */
+export function zeroAfter(x: Value): Value {
+  return apply1(flowOps.zeroAfter, [x], none);
+}
+
+/** @internal x, not available before `zero` is. It differs from x, also for whatever looks for equal expressions. */
+export function waitFor(x: Value, zero: Value): Value {
+  return apply1(flowOps.waitFor, [x, zero], none);
+}
 
 /** The same value; no gradient flows through it. */
 export function stopGradient(x: Value): Value {

@@ -4,6 +4,7 @@ import * as g from "../index.ts";
 import { ops } from "../index.ts";
 import { lossOps } from "../losses.ts";
 import { apply1 } from "../ops/common.ts";
+import { waitFor, zeroAfter } from "../ops/flow.ts";
 import { at, type Case, erf, feed, ints, make, positive, range, rowsOf, sigmoid, softmax, total } from "./numbers.ts";
 
 const unary = (build: (x: Value) => Value, f: (x: number) => number, domain = (x: number) => x): Case => {
@@ -95,6 +96,17 @@ export const plainCases: Record<string, Case> = {
     (x) => Math.min(Math.max(x, -0.5), 0.7),
   ),
   cast: unary((x) => g.cast(x, "int32"), Math.trunc),
+
+  zeroAfter: {
+    inputs: [feed([2, 3])],
+    build: ([x]) => zeroAfter(x!),
+    expected: () => ({ shape: [], data: [0] }),
+  },
+  waitFor: {
+    inputs: [feed([2, 3]), feed([4], 2)],
+    build: ([x, signal]) => waitFor(x!, zeroAfter(signal!)),
+    expected: ([x]) => x!,
+  },
 
   equal: binary(g.equal, (a, b) => Number(a === b), Math.round),
   less: binary(g.less, (a, b) => Number(a < b), Math.round),
