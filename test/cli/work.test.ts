@@ -17,7 +17,7 @@ test(
   SLOW,
   async () => {
     const output = join(temporary(), "run");
-    const { code, stdout, stderr } = await milora(train(output, "--json"));
+    const { code, stdout, stderr } = await milora(train(output, "--json", "--tensorboard"));
     expect({ code, stderr: stderr.includes("error") }).toEqual({ code: 0, stderr: false });
     expect(JSON.parse(stdout)).toMatchObject({ steps: 4, totalSteps: 4, stoppedBecause: "finished" });
     expect(readdirSync(output).sort()).toEqual([
@@ -27,6 +27,7 @@ test(
       "environment.json",
       "metrics.jsonl",
       "report.html",
+      "tensorboard",
     ]);
     expect(readdirSync(join(output, "checkpoints")).sort()).toEqual(["step-2", "step-4"]);
     const weights = () => readFileSync(join(output, "checkpoints/step-4/adapter_model.safetensors"));
@@ -41,6 +42,14 @@ test(
     const resumed = await milora(["train", "--resume", "--output", output, "--json"]);
     expect(resumed.code).toBe(0);
     expect(weights().equals(first)).toBe(true);
+    const events = () => readdirSync(join(output, "tensorboard")).map((name) => Number(name.split(".").at(-1)));
+    expect(events().sort()).toEqual([1, 2]); // the first is empty now
+    const report = await milora(["report", output, "--tensorboard", "--json"]);
+    expect(JSON.parse(report.stdout)).toEqual({
+      report: join(output, "report.html"),
+      events: expect.stringMatching(/events\.out\.tfevents\.\d+\.milora\.3$/),
+    });
+    expect(events().sort()).toEqual([2, 3]);
 
     const inspected = await milora(["inspect", "--adapter", join(output, "best"), "--json"]);
     const facts = JSON.parse(inspected.stdout) as { method: string; digest: string; activations: unknown[] };
@@ -219,4 +228,27 @@ test("config check reads a committed config; flags, --set and null win over it a
     ...{ epochs: 2, batch_size: 4, lr: 0.003, warmup_ratio: 0.06, patience: 10, betas: [0.8, 0.9], max_steps: 1 },
     adapter: { r: 16, top_k: 1, target_modules: ["q_proj", "v_proj"], router_input: "rms" },
   });
+});
+
+test("the paper's batches follow the rows of all sources together", SLOW, async () => {
+  const directory = temporary();
+  const paths = [6000, 4000].map((count, part) => {
+    const path = join(directory, `part-${part}.jsonl`);
+    const rows = Array.from({ length: count }, (_, i) => JSON.stringify({ prompt: `${part} ${i}:`, completion: "a" }));
+    writeFileSync(path, rows.join("\n"));
+    return path;
+  });
+  const batches = async (name: string, train: unknown) => {
+    const config = join(directory, `${name}.json`);
+    const data = { train, dev: 0, template: "none" };
+    const adapter = { r: 2, target_modules: ["q_proj"] };
+    writeFileSync(config, JSON.stringify({ model: tiny, method: "lora", adapter, data, max_steps: 1 }));
+    const output = join(directory, name);
+    const { code, stderr } = await milora(["train", "--preset", "paper", "--config", config, "--output", output]);
+    expect([code, stderr]).toEqual([0, expect.anything()]);
+    return JSON.parse(readFileSync(join(output, "config.json"), "utf8")).batch_size;
+  };
+  expect(await batches("list", [paths[0], { path: paths[1], name: "more" }])).toBe(128);
+  expect(await batches("pattern", join(directory, "part-*.jsonl"))).toBe(128);
+  expect(await batches("one", [paths[0]])).toBe(16);
 });
