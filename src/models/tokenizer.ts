@@ -1,32 +1,24 @@
 /** @file The tokenizer and chat template of a model directory. */
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { Template } from "@huggingface/jinja";
-import { z } from "zod";
-import { InputError, parseWith, readJson, readText, reasonOf } from "../base/index.ts";
+import { InputError, parseWith, reasonOf } from "../base/index.ts";
 import type { BackboneConfig } from "./config.ts";
 import { type DecodeStreamOptions, Detokenizer, type TokenStream } from "./detokenizer.ts";
+import {
+  configSchema,
+  frameOfConfig,
+  specialTokens,
+  type TokenizerConfig,
+  withConfigTokens,
+} from "./tokenizer/config.ts";
 import { type Encoder, encoderOf } from "./tokenizer/encoder.ts";
+import { readTokenizerFiles } from "./tokenizer/files.ts";
+import type { Frame } from "./tokenizer/post-processor.ts";
 import { tokenizerSchema } from "./tokenizer/schema.ts";
 
 export interface ChatMessage {
   readonly role: string;
   readonly content: string;
 }
-
-/** Special tokens are strings, or objects as older versions of transformers wrote them. */
-const specialToken = z.union([z.string(), z.looseObject({ content: z.string() })]).nullish();
-
-const configSchema = z.looseObject({
-  bos_token: specialToken,
-  eos_token: specialToken,
-  pad_token: specialToken,
-  unk_token: specialToken,
-  chat_template: z.union([z.string(), z.array(z.looseObject({ name: z.string(), template: z.string() }))]).nullish(),
-});
-
-const contentOf = (token: z.infer<typeof specialToken>): string | undefined =>
-  token === null || token === undefined ? undefined : typeof token === "string" ? token : token.content;
 
 /** Text to token ids and back, and chat messages to text. */
 export class Tokenizer {
@@ -38,6 +30,7 @@ export class Tokenizer {
   /** Ids of all special tokens. */
   readonly specialTokenIds: ReadonlySet<number>;
   readonly #encoder: Encoder;
+  readonly #frame: Frame;
   readonly #detokenizer: Detokenizer;
   readonly #template: string | undefined;
   readonly #templateVariables: Readonly<Record<string, string>>;
@@ -46,22 +39,19 @@ export class Tokenizer {
 
   private constructor(parts: TokenizerParts) {
     const { ids = {}, where = "tokenizer" } = parts;
-    const json = parseWith(tokenizerSchema, parts.tokenizerJson, where);
     const config = parseWith(configSchema, parts.config ?? {}, where);
+    const json = withConfigTokens(parseWith(tokenizerSchema, parts.tokenizerJson, where), config);
+    const special = specialTokens(config);
+    const idOf = (name: string): number | undefined => {
+      const content = special[name];
+      return content === undefined ? undefined : this.#encoder.tokenToId(content);
+    };
     this.#encoder = encoderOf(json, where);
+    this.#frame = frameOfConfig(config, idOf) ?? this.#encoder.frame;
     this.#where = where;
     this.specialTokenIds = new Set(json.added_tokens.filter((token) => token.special).map((token) => token.id));
     this.#detokenizer = new Detokenizer(json.decoder, (id) => this.#encoder.idToToken(id), this.specialTokenIds, where);
-    const variables: Record<string, string> = {};
-    for (const name of ["bos_token", "eos_token", "pad_token", "unk_token"] as const) {
-      const content = contentOf(config[name]);
-      if (content !== undefined) variables[name] = content;
-    }
-    this.#templateVariables = variables;
-    const idOf = (name: string): number | undefined => {
-      const content = variables[name];
-      return content === undefined ? undefined : this.#encoder.tokenToId(content);
-    };
+    this.#templateVariables = special;
     const eos = idOf("eos_token");
     this.bosTokenId = ids.bosTokenId ?? idOf("bos_token");
     this.eosTokenIds = ids.eosTokenIds?.length ? ids.eosTokenIds : eos === undefined ? [] : [eos];
@@ -70,21 +60,13 @@ export class Tokenizer {
   }
 
   /**
-   * Reads `tokenizer.json`, and where they exist `tokenizer_config.json` and `chat_template.jinja`, which wins.
+   * Reads `tokenizer.json`, or without one `tokenizer.model` or `vocab.json` and `merges.txt`; and where they exist
+   * `tokenizer_config.json` and `chat_template.jinja`, which wins.
    * @param ids special tokens of the model's own config, which win over the tokenizer's
    * @throws InputError when a file is missing or asks for something not supported
    */
   static load(directory: string, ids: TokenIds = {}): Tokenizer {
-    const where = join(directory, "tokenizer.json");
-    const configPath = join(directory, "tokenizer_config.json");
-    const templatePath = join(directory, "chat_template.jinja");
-    return new Tokenizer({
-      tokenizerJson: readJson(where, z.unknown()),
-      config: existsSync(configPath) ? readJson(configPath, configSchema) : {},
-      ...(existsSync(templatePath) ? { template: readText(templatePath) } : {}),
-      ids,
-      where,
-    });
+    return new Tokenizer({ ...readTokenizerFiles(directory), ids });
   }
 
   /**
@@ -111,7 +93,9 @@ export class Tokenizer {
    *   text that a chat template has made
    */
   encode(text: string, options: { readonly addSpecialTokens?: boolean } = {}): number[] {
-    return this.#encoder.encode(text, options.addSpecialTokens ?? true);
+    const { front, back } = this.#frame;
+    const ids = this.#encoder.encode(text);
+    return (options.addSpecialTokens ?? true) ? [...front, ...ids, ...back] : ids;
   }
 
   /** Text of token ids, without special tokens unless `skipSpecialTokens` is false. Spaces are left as they are. */
@@ -182,7 +166,7 @@ export interface TokenizerParts {
   readonly where?: string;
 }
 
-function templateOf(config: z.infer<typeof configSchema>): string | undefined {
+function templateOf(config: TokenizerConfig): string | undefined {
   const template = config.chat_template ?? undefined;
   if (template === undefined || typeof template === "string") return template;
   return (template.find((entry) => entry.name === "default") ?? template[0])?.template;

@@ -340,4 +340,5 @@ def main() -> None:
     (FIXTURES / "families.json").write_text(lines + "\n")
 
 
-main()
+if __name__ == "__main__":
+    main()

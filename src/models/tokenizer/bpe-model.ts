@@ -3,6 +3,7 @@ import { z } from "zod";
 import { type Merge, Merger } from "./bpe.ts";
 import { byteCharacters } from "./bytes.ts";
 import type { Part } from "./schema.ts";
+import { Words } from "./words.ts";
 
 const flag = z.boolean().nullish();
 const schema = z.looseObject({
@@ -28,8 +29,6 @@ export interface Model {
 /** Longer pieces are seldom met again. */
 const CACHED_LENGTH = 64;
 const CACHE_SIZE = 30_000;
-/** Where a piece longer than this may be cut, it is: its parts are short, and in the cache. */
-const LONG = 32;
 
 const encoder = new TextEncoder();
 
@@ -42,8 +41,7 @@ export class BpeModel implements Model {
   readonly #bytes: readonly number[] | undefined;
   readonly #whole: boolean;
   readonly #spell: boolean;
-  /** Characters after which a merge may cross to a ▁; undefined where pieces must not be cut. */
-  readonly #crossing: ReadonlySet<string> | undefined;
+  readonly #words: Words | undefined;
 
   /** @param spell pieces come as text; their bytes are spelled here, in GPT-2's characters */
   constructor(json: unknown, spell: boolean, part: Part) {
@@ -62,28 +60,11 @@ export class BpeModel implements Model {
       ? (this.vocab.get(unknown) ?? part.invalid(`vocab lacks unk_token "${unknown}"`))
       : undefined;
     if (parsed.byte_fallback) this.#bytes = byteTokens(this.vocab);
-    if (!this.#whole && !spell) this.#crossing = crossing(merges, this.vocab);
+    if (!this.#whole && !spell) this.#words = new Words(this.vocab, merges);
   }
 
   encode(piece: string): readonly number[] {
-    if (this.#crossing && piece.length > LONG) return this.#encodeParts(piece, this.#crossing);
-    return this.#encodeCached(piece);
-  }
-
-  /**
-   * Texts of SentencePiece-like tokenizers are one piece. Where no merge goes from the character before a ▁ to it,
-   * the text falls into parts that do not touch each other.
-   */
-  #encodeParts(text: string, crossing: ReadonlySet<string>): readonly number[] {
-    const ids: number[] = [];
-    let done = 0;
-    for (let at = text.indexOf("▁", 1); at >= 0; at = text.indexOf("▁", at + 1)) {
-      if (crossing.has(text[at - 1]!) || !this.vocab.has(text[at - 1]!)) continue;
-      for (const id of this.#encodeCached(text.slice(done, at))) ids.push(id);
-      done = at;
-    }
-    for (const id of this.#encodeCached(text.slice(done))) ids.push(id);
-    return ids;
+    return this.#words ? this.#words.cut(piece).flatMap((word) => this.#encodeCached(word)) : this.#encodeCached(piece);
   }
 
   #encodeCached(piece: string): readonly number[] {
@@ -166,16 +147,4 @@ function mergesOf(merges: readonly unknown[], vocab: ReadonlyMap<string, number>
       vocab.get(token) ?? part.invalid(`vocab lacks ${JSON.stringify(token)} of merge ${rank}`);
     return { left: lookUp(first), right: lookUp(second), result: lookUp(first + second), rank };
   });
-}
-
-/** The last characters (UTF-16 units) of what merges join with a token that begins with ▁. */
-function crossing(merges: readonly Merge[], vocab: ReadonlyMap<string, number>): ReadonlySet<string> | undefined {
-  if (!vocab.has("▁")) return undefined;
-  const last = new Map<number, string>();
-  const marked = new Set<number>();
-  for (const [token, id] of vocab) {
-    last.set(id, token.at(-1)!);
-    if (token.startsWith("▁")) marked.add(id);
-  }
-  return new Set(merges.flatMap(({ left, right }) => (marked.has(right) ? [last.get(left)!] : [])));
 }

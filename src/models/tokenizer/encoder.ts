@@ -5,13 +5,15 @@ import { normalizerOf } from "./normalizer.ts";
 import { type Frame, frameOf } from "./post-processor.ts";
 import { preTokenizerOf } from "./pre-tokenizer.ts";
 import { type AddedToken, Part, type TokenizerJson } from "./schema.ts";
+import type { SentencePieceVocabulary } from "./sentencepiece.ts";
+import { SentencePieceModel } from "./sentencepiece-model.ts";
 
 /** Text without added tokens to ids. */
 export interface TextEncoding {
   /** @param first whether the text begins the whole input */
-  readonly encode: (text: string, first: boolean, ids: number[]) => void;
+  encode(text: string, first: boolean, ids: number[]): void;
   readonly vocab: ReadonlyMap<string, number>;
-  readonly normalize: (text: string) => string;
+  normalize(text: string): string;
 }
 
 export class Encoder {
@@ -19,11 +21,12 @@ export class Encoder {
   readonly #added: AddedTokens;
   readonly #tokens: (string | undefined)[] = [];
   readonly #addedIds: ReadonlyMap<string, number>;
-  readonly #frame: Frame;
+  /** Special tokens around a text. */
+  readonly frame: Frame;
 
   constructor(text: TextEncoding, added: readonly AddedToken[], frame: Frame) {
     this.#text = text;
-    this.#frame = frame;
+    this.frame = frame;
     this.#added = new AddedTokens(added, text.normalize);
     for (const [token, id] of text.vocab) this.#tokens[id] = token;
     // As the reference: those that are looked for in normalised text are spelled that way.
@@ -46,15 +49,15 @@ export class Encoder {
     return this.#tokens[id];
   }
 
-  encode(given: string, addSpecialTokens: boolean): number[] {
+  /** Ids of a text, without those around it. */
+  encode(given: string): number[] {
     // A surrogate without its other half is no character; UTF-8, and so the reference, has none.
     const text = given.replace(/\p{Surrogate}/gu, "\ufffd");
-    const ids: number[] = addSpecialTokens ? [...this.#frame.front] : [];
+    const ids: number[] = [];
     for (const section of this.#added.split(text)) {
       if (section.id !== undefined) ids.push(section.id);
       else this.#text.encode(section.text, section.first, ids);
     }
-    if (addSpecialTokens) ids.push(...this.#frame.back);
     return ids;
   }
 }
@@ -67,8 +70,13 @@ function modelOf(json: TokenizerJson, bytes: boolean, where: string): Model {
 }
 
 /** The encoder that a tokenizer.json describes. Throws `InputError` naming the part that is not supported or damaged. */
-export function encoderOf(json: TokenizerJson, where: string, frame?: Frame): Encoder {
+export function encoderOf(json: TokenizerJson, where: string): Encoder {
   const part = (name: string) => new Part(where, name);
+  const frame = frameOf(json.post_processor, part("post_processor"));
+  if (json.model.type === "SentencePiece") {
+    const { vocabulary } = json.model as unknown as { vocabulary: SentencePieceVocabulary };
+    return new Encoder(new SentencePieceModel(vocabulary, where), json.added_tokens, frame);
+  }
   const normalize = normalizerOf(json.normalizer, part("normalizer"));
   const { cut, bytes } = preTokenizerOf(json.pre_tokenizer, part("pre_tokenizer"));
   const model = modelOf(json, bytes, where);
@@ -79,5 +87,5 @@ export function encoderOf(json: TokenizerJson, where: string, frame?: Frame): En
     vocab: model.vocab,
     normalize,
   };
-  return new Encoder(text, json.added_tokens, frame ?? frameOf(json.post_processor, part("post_processor")));
+  return new Encoder(text, json.added_tokens, frame);
 }

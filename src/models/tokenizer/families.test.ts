@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { Tokenizer } from "../tokenizer.ts";
+import { differences, digest, draw, drawStrings } from "./testing.ts";
 
 interface Family {
   base: string;
@@ -28,41 +29,9 @@ function load(name: string): Tokenizer {
   return Tokenizer.from({ tokenizerJson: { ...parts, model: { ...model, vocab, merges } } });
 }
 
-/** Xorshift of 32 bits, as in the script. */
-function draw(seed: number): (limit: number) => number {
-  let state = seed;
-  return (limit) => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return (state >>> 0) % limit;
-  };
-}
-
-/** FNV-1a, folded to 16 bits. */
-function digest(numbers: Iterable<number>): string {
-  let hash = 0x811c9dc5;
-  for (const number of numbers) hash = Math.imul(hash ^ number, 0x01000193);
-  return ((hash ^ (hash >>> 16)) & 0xffff).toString(16).padStart(4, "0");
-}
-
 const digestText = (text: string): string => digest(new TextEncoder().encode(text));
 
-/** The digests of `items` beside those expected; only what differs is left, with what it came from. */
-function differences<T>(items: readonly T[], expected: string, digestOf: (item: T) => string): string[] {
-  return items.flatMap((item, at) =>
-    digestOf(item) === expected.slice(4 * at, 4 * at + 4) ? [] : [`${at}: ${JSON.stringify(item)}`],
-  );
-}
-
-const below = draw(20240607);
-const strings = Array.from({ length: fixture.strings }, () => {
-  const [low, high] = fixture.runs[below(fixture.runs.length)]!;
-  const length = 1 + below(12);
-  return Array.from({ length }, () =>
-    below(3) === 0 ? fixture.parts[below(fixture.parts.length)]! : String.fromCodePoint(low + below(high - low + 1)),
-  ).join("");
-});
+const strings = drawStrings(fixture.strings, fixture.runs, fixture.parts);
 
 function sequences(size: number): number[][] {
   const next = draw(77);
