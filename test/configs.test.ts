@@ -52,7 +52,15 @@ test("there is one config a method of the paper, and one a tenant and method of 
   }
 });
 
-test.each([...methods.keys()])("the paper's settings of %s are its defaults on LLaMA-2 7B", (name) => {
+test.each(["milora", "midora"])("the paper's settings of %s are what a file means that says nothing else", (name) => {
+  const { configSchema, newConfig } = methodOf(name);
+  const paper = newConfig(presetSettings("paper", name).adapter, SHAPES["llama-2-7b"]) as Record<string, unknown>;
+  const file = { peft_type: "MILORA", task_type: "CAUSAL_LM", use_dora: name === "midora" };
+  expect({ ...(configSchema.parse(file) as object), lora_alpha: paper.r }).toEqual(paper);
+});
+
+const others = [...methods.keys()].filter((name) => name !== "milora" && name !== "midora");
+test.each(others)("the paper's settings of %s are its defaults on LLaMA-2 7B", (name) => {
   const method = methodOf(name);
   const made = (options: Record<string, unknown>) => method.newConfig(options, SHAPES["llama-2-7b"]);
   expect(made(presetSettings("paper", name).adapter)).toEqual(made({}));

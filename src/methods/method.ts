@@ -154,6 +154,16 @@ export interface ExportedAdapter<C> {
   readonly tensors: ReadonlyMap<string, Tensor>;
 }
 
+/** A module's change as a product of two small matrices: y' = y + scaling · (x Aᵀ) Bᵀ. */
+export interface LowRankChange {
+  readonly site: Site;
+  /** Key of A, [r, in]. */
+  readonly a: string;
+  /** Key of B, [out, r]. */
+  readonly b: string;
+  readonly scaling: number;
+}
+
 export interface Method<C = unknown> {
   /** As on the command line, e.g. `milora`. */
   readonly name: string;
@@ -199,8 +209,11 @@ export interface Method<C = unknown> {
   export?(config: C, backbone: BackboneConfig, tensors: ReadonlyMap<string, Tensor>): ExportedAdapter<C> | undefined;
   /** Default peak learning rate of the group `activation`, where it holds something else than activation functions. */
   readonly activationLr?: number;
-  /** True while an adapter is searching for its structure: it is neither the best of a run nor a reason to end it. */
-  interim?(config: C): boolean;
+  /**
+   * True while an adapter is searching for its structure, or trained otherwise than it is used: it is neither the best
+   * of a run nor a reason to end it. `progress` is the share of the updates that are done.
+   */
+  interim?(config: C, progress: number): boolean;
   /**
    * After each update: what the adapter becomes if its structure changes now. Training goes on with that, its schedule,
    * the optimizer's moments and the search for the best adapter beginning anew.
@@ -208,6 +221,10 @@ export interface Method<C = unknown> {
   successor?(config: C, backbone: BackboneConfig, progress: RunProgress): Successor<C> | undefined;
   /** For methods that do more in training than minimise their losses. */
   trainingState?(context: TrainingContext<C>): TrainingState;
+  /**
+   * Where it is LoRA and nothing else: its change of each module, for formats that know LoRA only.
+   */
+  lowRank?(config: C, backbone: BackboneConfig): readonly LowRankChange[];
   /**
    * Where `properties.mergeable`: what to add to a weight of the checkpoint, in its shape; undefined where the adapter
    * leaves it alone. `weight` is the frozen one, `site` its module where it belongs to a linear one.

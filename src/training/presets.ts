@@ -22,6 +22,7 @@ const PAPER_MILORA = {
   activation: "rational",
   load_balance_coefficient: 0.01,
   router_input: "raw",
+  anneal: 0,
 };
 
 /** Section 4 and appendices of Zhang et al. 2024 (arXiv 2410.18035): the settings for LLaMA-2 7B. */
@@ -48,9 +49,6 @@ const PAPER_ADAPTERS: Adapters = {
   ssp: {}, // the paper gives its budget of parameters only, which its own defaults meet
 };
 
-/** On the raw residual stream the routers of a small model end up with one route for every prompt. */
-const SMALL_MILORA = { r: 16, router_input: "rms" };
-
 const SMALL_ADAPTERS: Adapters = {
   adalora: { init_r: 32 },
   bitfit: { projection_dim: 16 },
@@ -59,8 +57,8 @@ const SMALL_ADAPTERS: Adapters = {
   iapt: { num_virtual_tokens: 4, bottleneck: 64 },
   "learned-adapter": { bottleneck: 32 },
   lora: { r: 16 },
-  midora: SMALL_MILORA,
-  milora: SMALL_MILORA,
+  midora: { r: 16 },
+  milora: { r: 16 },
   moelora: { r: 16 },
   "p-tuning-v2": { num_virtual_tokens: 16, encoder_hidden_size: 64 },
   "parallel-adapter": { bottleneck: 32 },

@@ -175,9 +175,10 @@ export class Run implements Disposable {
     return this.#current;
   }
 
-  /** Whether the adapter is still searching for its structure. */
+  /** Whether the adapter is not yet what the run is for. */
   get #interim(): boolean {
-    return this.#adapter.method.interim?.(this.#adapter.config) ?? false;
+    const { method, config } = this.#adapter;
+    return method.interim?.(config, this.#state.step / this.#totalSteps) ?? false;
   }
 
   /** Goes on with what the adapter becomes, if its structure changes now. */

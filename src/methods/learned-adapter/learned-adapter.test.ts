@@ -27,11 +27,11 @@ test("62 adapters are left on LLaMA-2 7B: within 1 % of the paper's 81.8 M", () 
   expect(sizes(config)).toBe(64 * (2 * 160 * 4096 + 12 + 2));
   const values = () => new Float32Array(2);
   const at = (step: number) => learnedAdapter.successor!(config, llama7b, { step, totalSteps: 10, values });
-  expect(learnedAdapter.interim!(config)).toBe(true);
+  expect(learnedAdapter.interim!(config, 0)).toBe(true);
   expect(at(2)).toBeUndefined(); // the first 30 % of the steps are the search
   const after = at(3)!;
   expect(sizes(after.config)).toBe(81_265_384);
-  expect(learnedAdapter.interim!(after.config)).toBe(false);
+  expect(learnedAdapter.interim!(after.config, 0.5)).toBe(false);
   expect(learnedAdapter.successor!(after.config, llama7b, { step: 4, totalSteps: 10, values })).toBeUndefined();
 });
 

@@ -1,6 +1,6 @@
-/** @file adapter_config.json of MiLoRA: fields, defaults (the paper's), and what does not fit a backbone. */
+/** @file adapter_config.json of MiLoRA: fields, what their absence means (the paper), new adapters, misfits. */
 import { z } from "zod";
-import { InputError } from "../../base/index.ts";
+import { InputError, parseWith } from "../../base/index.ts";
 import { type BackboneConfig, type Site, sitesOf } from "../../models/index.ts";
 import { commonFields, rank } from "../peft.ts";
 
@@ -50,6 +50,21 @@ export const configSchema = z
   });
 
 export type MiloraConfig = z.infer<typeof configSchema>;
+
+/**
+ * The config of a new adapter: the recipe that measured best (docs/method.md, "The router, measured"), all of it written
+ * out. The scale makes up for the modules that are missing, so that k = 7 has LoRA's. Options that are a whole
+ * adapter_config.json mean what the file means.
+ */
+export function newConfigOf(options: Readonly<Record<string, unknown>>): MiloraConfig {
+  const whole = options.peft_type !== undefined;
+  const recipe = whole ? {} : { router_input: "rms", anneal: 0.5 };
+  const given = { peft_type: "MILORA", task_type: "CAUSAL_LM", ...recipe, ...options };
+  const config = parseWith(configSchema, given, "milora");
+  const { r, top_k, target_modules } = config;
+  const alpha = whole ? r : Number(((r * target_modules.length) / top_k).toPrecision(4));
+  return { ...config, lora_alpha: config.lora_alpha ?? alpha };
+}
 
 export function scalingOf(config: MiloraConfig): number {
   return (config.lora_alpha ?? config.r) / config.r;

@@ -1,12 +1,11 @@
 /** @file MiLoRA (Zhang et al. 2024, arXiv 2410.18035): a layer's LoRA modules are experts, routed once per prompt. */
-import { parseWith } from "../../base/index.ts";
 import { add, concat, gemm, mul, reshape, split, sub, type Value } from "../../graph/index.ts";
 import type { BackboneConfig, Site, SiteWeight } from "../../models/index.ts";
 import { doraOutput, doraSpecs } from "../dora/index.ts";
 import { loraKeys, loraSpecs } from "../lora/index.ts";
 import type { BuildContext, Method, MethodGraph, Packing, ParameterSpec } from "../method.ts";
 import { geluDenominator, geluNumerator } from "../rational.ts";
-import { activationOf, configSchema, expertsOf, type MiloraConfig, scalingOf } from "./config.ts";
+import { activationOf, configSchema, expertsOf, type MiloraConfig, newConfigOf, scalingOf } from "./config.ts";
 import { loadBalance, PromptMask, type Routes, route, routerSpecs } from "./router.ts";
 
 export type { MiloraConfig } from "./config.ts";
@@ -118,10 +117,12 @@ export const milora: Method<MiloraConfig> = {
   properties: { routed: true, mergeable: false, startsAsIdentity: true, packable: true },
 
   newConfig(options, backbone) {
-    const config = parseWith(configSchema, { peft_type: "MILORA", task_type: "CAUSAL_LM", ...options }, "milora");
+    const config = newConfigOf(options);
     expertsOf(config, backbone);
-    return { ...config, lora_alpha: config.lora_alpha ?? config.r };
+    return config;
   },
+
+  interim: (config, progress) => progress < config.anneal,
 
   routing: (config) => ({ experts: config.target_modules, active: config.top_k }),
 

@@ -29,17 +29,40 @@ describe("parameter counts of LLaMA-2 7B", () => {
 });
 
 describe("config", () => {
-  test("fills the paper's defaults", () => {
-    expect(milora.newConfig({}, llama7b)).toMatchObject({
-      r: 32,
-      lora_alpha: 32,
-      top_k: 3,
-      gate: "straight_through",
-      pooler: "self_attention",
-      activation: "rational",
-      load_balance_coefficient: 0.01,
-      router_input: "raw",
-    });
+  const paper = {
+    r: 32,
+    top_k: 3,
+    gate: "straight_through",
+    pooler: "self_attention",
+    activation: "rational",
+    load_balance_coefficient: 0.01,
+  };
+
+  test("a file that says nothing else means the paper, also as options", () => {
+    const file = { peft_type: "MILORA" };
+    expect(milora.configSchema.parse(file)).toMatchObject({ ...paper, router_input: "raw", anneal: 0 });
+    expect(milora.newConfig(file, llama7b)).toMatchObject({ ...paper, lora_alpha: 32, router_input: "raw", anneal: 0 });
+  });
+
+  test("a new adapter has the recipe that measured best, written out", () => {
+    const config = milora.newConfig({}, llama7b);
+    expect(config).toMatchObject({ ...paper, lora_alpha: 74.67, router_input: "rms", anneal: 0.5 });
+    expect(milora.configSchema.parse(JSON.parse(JSON.stringify(config)))).toEqual(config);
+  });
+
+  test("the scale makes up for the modules that are missing", () => {
+    const alpha = (options: Record<string, unknown>) => milora.newConfig({ r: 12, ...options }, llama7b).lora_alpha;
+    expect([alpha({ top_k: 7 }), alpha({ top_k: 3 }), alpha({ top_k: 1 })]).toEqual([12, 28, 84]);
+    expect(alpha({ top_k: 1, target_modules: ["q_proj", "v_proj"] })).toBe(24);
+    expect(alpha({ lora_alpha: 12 })).toBe(12);
+  });
+
+  test("while experts fade, an adapter is not yet what it is trained for", () => {
+    const interim = (anneal: number) =>
+      [0, 0.5, 1].map((at) => milora.interim!(milora.newConfig({ anneal }, llama7b), at));
+    expect(interim(0)).toEqual([false, false, false]);
+    expect(interim(0.5)).toEqual([true, false, false]);
+    expect(interim(1)).toEqual([true, true, false]);
   });
 
   test.each([
@@ -49,6 +72,7 @@ describe("config", () => {
     [{ target_modules: ["q_proj", "c_attn", "k_proj"] }, /the backbone's layers have no "c_attn"/],
     [{ activation: ["gelu", "relu"] }, /has 2 entries, the backbone has 32 layers/],
     [{ gate: "sigmoid" }, /gate/],
+    [{ anneal: 1.5 }, /anneal/],
     [{ rational_orders: [3, 2] }, /only \[6, 5\] is supported/],
   ])("refuses %j", (options, message) => {
     expect(() => milora.newConfig(options, llama7b)).toThrow(message);

@@ -87,8 +87,8 @@ test.each(["search", "search-budget"])("%s: the structure found is the reference
   using succeeding = adapter.succeededBy(next, 3);
   expect(succeeding.specs.some(({ key }) => key.endsWith("ssp_gates"))).toBe(false);
   expect(ssp.isIdentity(next.config, gqa, (key) => succeeding.values(key))).toBe(true); // drawn anew
-  expect(ssp.interim!(config as SspConfig)).toBe(true);
-  expect(ssp.interim!(next.config)).toBe(false);
+  expect(ssp.interim!(config as SspConfig, 0)).toBe(true);
+  expect(ssp.interim!(next.config, 0.5)).toBe(false);
 });
 
 test("the search lasts for its share of the steps, and ends once", () => {
