@@ -4,15 +4,17 @@ import { join } from "node:path";
 import { InputError } from "../base/index.ts";
 import type { Graph } from "../graph/index.ts";
 import { Tensor } from "../runtime/index.ts";
+import { formName, knownDigest, preparedPath } from "./cache.ts";
 import { Checkpoint } from "./checkpoint.ts";
 import type { BackboneConfig } from "./config.ts";
 import { readBackboneConfig } from "./config-file.ts";
 import { decoderForward } from "./decoder.ts";
 import { type ForwardInputs, type ForwardOutputs, quantizedNames, type Site, type WeightForm } from "./forward.ts";
-import { fuseWeights } from "./fuse.ts";
+import { fuseWeights, splitWeights } from "./fuse.ts";
 import { GgufModel } from "./gguf/model.ts";
 import { hasTokenizer, tokenizerFiles } from "./gguf/tokenizer.ts";
 import { fusedWeightsOf, sitesOf } from "./layout.ts";
+import { openPrepared, PREPARED, writePrepared } from "./prepared.ts";
 import { dequantize } from "./quantize.ts";
 import { ropeTables } from "./rope.ts";
 import { SHAPES } from "./shapes.ts";
@@ -24,6 +26,8 @@ export interface BackboneOptions {
   readonly weights?: WeightForm["kind"];
   /** Quantised weights that share one scale; 32 (default), 64 or 128. */
   readonly blockSize?: number;
+  /** Whether prepared weights are taken from the cache where they are there. Default: true. */
+  readonly cached?: boolean;
 }
 
 function formOf({ weights: kind = "float32", blockSize = 32 }: BackboneOptions): WeightForm {
@@ -68,7 +72,7 @@ export class Backbone implements Disposable {
   #tokenizer: Tokenizer | undefined;
   #hasTokenizer: boolean | undefined;
 
-  private constructor(config: BackboneConfig, form: WeightForm, weights: Weights, directory?: string) {
+  private constructor(config: BackboneConfig, form: WeightForm, weights: Weights, directory?: string, fused = false) {
     this.config = config;
     this.weights = form;
     this.digest = weights.digest;
@@ -76,7 +80,10 @@ export class Backbone implements Disposable {
     this.directory = directory;
     this.#tensors = weights.tensors;
     if (form.kind !== "float32") {
-      fuseWeights(this.#tensors, fusedWeightsOf(config), form.kind);
+      const rows = new Map(this.sites.map(({ path, outFeatures }) => [`${path}.weight`, outFeatures]));
+      const fusion = fusedWeightsOf(config);
+      if (fused) splitWeights(this.#tensors, fusion, form.kind, (weight) => rows.get(weight)!);
+      else fuseWeights(this.#tensors, fusion, form.kind);
       addLevels(this.#tensors, form.kind);
     }
     for (const [name, { shape, values }] of ropeTables(config)) {
@@ -86,14 +93,40 @@ export class Backbone implements Disposable {
 
   /**
    * Loads a Hugging Face model directory or a GGUF file. Weights stored in another form become float32 while they are
-   * read; when quantised only a few megabytes of linear weights are ever held as floats.
+   * read; when quantised only a few megabytes of linear weights are ever held as floats. Of a model that has been
+   * prepared in this form the prepared weights are mapped instead: that reads nothing and has the same numbers.
    * @throws InputError when a file is missing, damaged, or does not hold what config.json asks for
    */
   static async load(directory: string, options: BackboneOptions = {}): Promise<Backbone> {
     const config = readBackboneConfig(directory);
+    const own = join(directory, PREPARED);
+    if (existsSync(own)) {
+      const backbone = Backbone.#map(own, config, directory);
+      if (options.weights === undefined || formName(formOf(options)) === formName(backbone.weights)) return backbone;
+      backbone.dispose();
+      const problem = `its weights are prepared as ${formName(backbone.weights)}; ask for that form, or for none`;
+      throw new InputError("WEIGHTS_PREPARED", directory, problem);
+    }
     const form = formOf(options);
+    const digest = options.cached === false ? undefined : knownDigest(directory);
+    const prepared = digest === undefined ? undefined : preparedPath(digest, form);
+    const damaged = prepared !== undefined && existsSync(prepared);
+    if (damaged) {
+      try {
+        return Backbone.#map(prepared, config, directory);
+      } catch (error) {
+        if (!(error instanceof InputError)) throw error; // else it is made anew
+      }
+    }
     using checkpoint = GgufModel.is(directory) ? GgufModel.open(directory) : Checkpoint.open(directory);
-    return new Backbone(config, form, await loadWeights(checkpoint, config, form), directory);
+    const backbone = new Backbone(config, form, await loadWeights(checkpoint, config, form), directory);
+    if (damaged) await writePrepared(prepared, backbone);
+    return backbone;
+  }
+
+  static #map(path: string, config: BackboneConfig, directory: string): Backbone {
+    const { info, weights } = openPrepared(path, config);
+    return new Backbone(config, info.form, weights, directory, true);
   }
 
   /** A model with random weights; has no tokenizer. Equal seeds give equal weights. */

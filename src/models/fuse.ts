@@ -29,3 +29,25 @@ export function fuseWeights(tensors: Map<string, Tensor>, fused: readonly FusedW
     }
   }
 }
+
+/** Shows the parts of weights that were put together before, where they are not there on their own. */
+export function splitWeights(
+  tensors: Map<string, Tensor>,
+  fused: readonly FusedWeight[],
+  kind: "int4" | "int8",
+  rowsOf: (weight: string) => number,
+): void {
+  for (const { name, parts } of fused) {
+    for (const which of ["quantized", "scales"] as const) {
+      const whole = tensors.get(quantizedNames(name, kind)[which])!;
+      const total = parts.reduce((rows, part) => rows + rowsOf(part), 0);
+      let row = 0;
+      for (const part of parts) {
+        // Scales are one dimension, so many to a row.
+        const shape = [(whole.shape[0]! / total) * rowsOf(part), ...whole.shape.slice(1)];
+        tensors.set(quantizedNames(part, kind)[which], whole.view((whole.size / total) * row, shape));
+        row += rowsOf(part);
+      }
+    }
+  }
+}

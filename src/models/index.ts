@@ -1,12 +1,17 @@
 /** @file Door of the room `models`: backbones, their files, tokenizers and quantisation. */
 export * from "./backbone.ts";
+export { cacheDirectory } from "./cache.ts";
 export type { BackboneConfig } from "./config.ts";
 export { readBackboneConfig } from "./config-file.ts";
 export type { DecodeStreamOptions, TokenStream } from "./detokenizer.ts";
 export { FAMILIES, type Family } from "./families.ts";
 export { float32ToBfloat16, float32ToFloat16 } from "./floats.ts";
 export type * from "./forward.ts";
+export { ggufArchitecture, ggufModule } from "./gguf/names.ts";
+export { type GgufTensorToWrite, type GgufValue, writeGguf } from "./gguf/write.ts";
 export { moduleNames, type ParameterInfo, type ParameterKind, parametersOf, sitesOf } from "./layout.ts";
+export { type Prepared, type PrepareOptions, prepareModel } from "./prepare.ts";
+export { PREPARED, type PreparedInfo, readPreparedInfo, verifyPrepared } from "./prepared.ts";
 export { dequantize, type QuantizedLinear, type QuantizeOptions, quantize } from "./quantize.ts";
 export { type Change, type RewriteOptions, rewriteCheckpoint } from "./rewrite.ts";
 export { readSafetensors, SafetensorsFile, type StoredTensor, writeSafetensors } from "./safetensors.ts";

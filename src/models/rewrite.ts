@@ -26,7 +26,7 @@ export interface RewriteOptions {
 export type Change = (name: string, shape: readonly number[], values: () => Float32Array) => Float32Array | undefined;
 
 /** Weights in any format, which are written anew or left behind, and the model's own description. */
-const LEFT = /\.(safetensors|bin|pt|pth|gguf|onnx|h5|msgpack)$|\.index\.json$|^README|^\./;
+export const LEFT = /\.(safetensors|bin|pt|pth|gguf|onnx|h5|msgpack)$|\.index\.json$|^README|^\./;
 
 function convert(values: Float32Array, dtype: DType): TensorData {
   if (dtype === "bfloat16") return float32ToBfloat16(values);

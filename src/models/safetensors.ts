@@ -108,6 +108,11 @@ export class SafetensorsFile implements Disposable {
     }
   }
 
+  /** Where in the file the first tensor's data begin. */
+  get dataStart(): number {
+    return this.#dataStart;
+  }
+
   /** Reads one tensor in its stored dtype. */
   read(name: string): StoredTensor {
     const entry = this.#entry(name);
@@ -214,11 +219,12 @@ type Described = Pick<StoredTensor, "dtype" | "shape">;
 
 /**
  * The bytes before the data, and the order of the data: wider dtypes first, so that every tensor lies on a multiple of
- * its element size, then by name, as the reference writer does; the data begin on a multiple of 8.
+ * its element size, then by name, as the reference writer does; the data begin on a multiple of `alignment`.
  */
 export function safetensorsHeader<T extends Described>(
   tensors: ReadonlyMap<string, T>,
   metadata: Readonly<Record<string, string>> = {},
+  alignment = 8,
 ): { header: Uint8Array; order: (readonly [string, T])[] } {
   const width = ({ dtype }: Described): number => storedDType(dtype).bytes;
   const order = [...tensors].sort(([a, x], [b, y]) => width(y) - width(x) || byName(a, b));
@@ -239,7 +245,7 @@ export function safetensorsHeader<T extends Described>(
     position = end;
   }
   const json = Buffer.from(`{${fields.join(",")}}`);
-  const header = Buffer.alloc(8 + Math.ceil(json.length / 8) * 8, " ");
+  const header = Buffer.alloc(Math.ceil((8 + json.length) / alignment) * alignment, " ");
   header.writeBigUInt64LE(BigInt(header.length - 8), 0);
   json.copy(header, 8);
   return { header, order };

@@ -10,9 +10,9 @@ import { EMBEDDING, HEAD, type ParameterInfo, parametersOf } from "./layout.ts";
 import { type QuantizedLinear, quantizedLayout, quantizeRows } from "./quantize.ts";
 import type { TensorSource } from "./tensor-source.ts";
 
-type QuantizedForm = Exclude<WeightForm, { kind: "float32" }>;
+export type QuantizedForm = Exclude<WeightForm, { kind: "float32" }>;
 
-interface Held {
+export interface Held {
   readonly info: ParameterInfo;
   /** The checkpoint's tensor that it is made of. */
   readonly source: string;
@@ -29,7 +29,7 @@ const RANDOM_STD = 0.02;
  * The weights to hold for a config. Besides the checkpoint's own, a quantised model with tied embeddings has a
  * quantised copy of the table as its head, since a lookup wants floats and the head is the largest matrix of all.
  */
-function held(config: BackboneConfig, form: WeightForm): Held[] {
+export function held(config: BackboneConfig, form: WeightForm): Held[] {
   const quantized = form.kind === "float32" ? undefined : form;
   const list: Held[] = parametersOf(config).map((info) => {
     const multiplies = info.kind === "linear" || info.kind === "head";
@@ -99,7 +99,7 @@ class Holder {
 }
 
 /** What of a config decides the numbers a model computes; its special tokens do not. */
-function numericConfig(config: BackboneConfig): string {
+export function numericConfig(config: BackboneConfig): string {
   const { bosTokenId: _bos, eosTokenIds: _eos, padTokenId: _pad, ...rest } = config;
   return JSON.stringify(Object.entries(rest).sort(([a], [b]) => (a < b ? -1 : 1)));
 }

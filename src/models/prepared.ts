@@ -1,0 +1,177 @@
+/** @file Prepared weights: exactly the initializers of a backbone in one file, which is mapped and not read. */
+import { createHash } from "node:crypto";
+import { setImmediate } from "node:timers/promises";
+import { z } from "zod";
+import { InputError, parseWith, writeStreamAtomic } from "../base/index.ts";
+import { type DType, FileMapping, Tensor } from "../runtime/index.ts";
+import type { BackboneConfig } from "./config.ts";
+import { quantizedNames, type WeightForm } from "./forward.ts";
+import { fusedWeightsOf } from "./layout.ts";
+import { quantizedLayout } from "./quantize.ts";
+import { bytesOf, SafetensorsFile, type StoredTensor, safetensorsHeader } from "./safetensors.ts";
+import { storedDType } from "./safetensors-header.ts";
+import { held, numericConfig, type Weights } from "./weights.ts";
+
+/** Name of the file in a directory that `milora model prepare --output` has written. */
+export const PREPARED = "prepared.safetensors";
+const FORMAT = "milora-prepared";
+const VERSION = "1";
+/** The data begin on a multiple of this, and every tensor whose size allows it. */
+const ALIGNMENT = 64;
+
+const metadataSchema = z.object({
+  format: z.literal(FORMAT, { error: "is no file of prepared weights" }),
+  version: z.literal(VERSION, { error: `is of another version than ${VERSION}; prepare the model anew` }),
+  digest: z.string().regex(/^[0-9a-f]{64}$/),
+  weights: z.enum(["float32", "int8", "int4"]),
+  block_size: z.coerce.number().optional(),
+  quantizer: z.string().optional(),
+  config: z.string(),
+  data_sha256: z.string().regex(/^[0-9a-f]{64}$/),
+});
+
+export interface PreparedInfo {
+  readonly form: WeightForm;
+  /** Of the model that was prepared, see `Backbone.digest`. */
+  readonly digest: string;
+  /** How it was quantised, in words; undefined where as in loading. */
+  readonly quantizer: string | undefined;
+  readonly dataSha256: string;
+  /** Bytes of all tensors. */
+  readonly bytes: number;
+}
+
+interface Described {
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+}
+
+/** The tensors that a prepared file holds: weights put together once, and none of the views over them. */
+function layoutOf(config: BackboneConfig, form: WeightForm): Map<string, Described> {
+  const wholes = new Map(fusedWeightsOf(config).flatMap(({ name, parts }) => parts.map((part) => [part, name])));
+  const described = new Map<string, Described>();
+  const rows = new Map<string, number>();
+  for (const { info, quantized } of held(config, form)) {
+    if (!quantized) {
+      described.set(info.name, { dtype: "float32", shape: info.shape });
+      continue;
+    }
+    const name = wholes.get(info.name) ?? info.name;
+    const [outFeatures, inFeatures] = info.shape as [number, number];
+    rows.set(name, (rows.get(name) ?? 0) + outFeatures);
+    const { kind, blockSize } = quantized;
+    const layout = quantizedLayout(rows.get(name)!, inFeatures, { bits: kind === "int4" ? 4 : 8, blockSize });
+    const names = quantizedNames(name, kind);
+    described.set(names.quantized, { dtype: "uint8", shape: layout.shape });
+    described.set(names.scales, { dtype: "float32", shape: [layout.blocks] });
+  }
+  return described;
+}
+
+/** What of a config decides which numbers the weights are. */
+function configDigest(config: BackboneConfig): string {
+  return createHash("sha256").update(numericConfig(config)).digest("hex");
+}
+
+export interface PreparedSource {
+  readonly config: BackboneConfig;
+  readonly weights: WeightForm;
+  readonly digest: string;
+  initializers(): ReadonlyMap<string, Tensor>;
+}
+
+/** Writes a backbone's weights to `path`, atomically. @param quantizer how, where not as in loading */
+export async function writePrepared(path: string, backbone: PreparedSource, quantizer?: string): Promise<void> {
+  const { config, weights: form, digest } = backbone;
+  const tensors = backbone.initializers();
+  const layout = layoutOf(config, form);
+  const stored = new Map([...layout].map(([name]) => [name, tensors.get(name)! as StoredTensor]));
+  const hash = createHash("sha256");
+  for (const [, { data }] of safetensorsHeader(stored).order) {
+    for (const bytes of bytesOf(data)) {
+      hash.update(bytes);
+      await setImmediate();
+    }
+  }
+  const metadata = {
+    format: FORMAT,
+    version: VERSION,
+    digest,
+    weights: form.kind,
+    ...(form.kind !== "float32" && { block_size: String(form.blockSize) }),
+    ...(quantizer !== undefined && { quantizer }),
+    config: configDigest(config),
+    data_sha256: hash.digest("hex"),
+  };
+  const { header, order } = safetensorsHeader(stored, metadata, ALIGNMENT);
+  await writeStreamAtomic(
+    path,
+    (async function* () {
+      yield header;
+      for (const [, { data }] of order) yield* bytesOf(data);
+    })(),
+  );
+}
+
+function infoOf(file: SafetensorsFile): PreparedInfo & { config: string } {
+  const given = parseWith(metadataSchema, file.metadata, file.path);
+  const { weights: kind, block_size: blockSize = 32 } = given;
+  return {
+    form: kind === "float32" ? { kind } : { kind, blockSize },
+    digest: given.digest,
+    quantizer: given.quantizer,
+    dataSha256: given.data_sha256,
+    bytes: [...file.entries.values()].reduce((total, { begin, end }) => total + end - begin, 0),
+    config: given.config,
+  };
+}
+
+/** What a prepared file says of itself. @throws InputError */
+export function readPreparedInfo(path: string): PreparedInfo {
+  using file = SafetensorsFile.open(path);
+  return infoOf(file);
+}
+
+/**
+ * Maps prepared weights. Their header is checked, and that they are what `config` asks for, to the byte; the numbers
+ * themselves are not looked at (`verifyPrepared` does that).
+ * @throws InputError SAFETENSORS_INVALID, CONFIG_INVALID, CHECKPOINT_INVALID
+ */
+export function openPrepared(path: string, config: BackboneConfig): { info: PreparedInfo; weights: Weights } {
+  using file = SafetensorsFile.open(path);
+  const info = infoOf(file);
+  const layout = layoutOf(config, info.form);
+  const problems: string[] = [];
+  if (info.config !== configDigest(config)) problems.push("was prepared with another config.json; prepare it anew");
+  for (const [name, { dtype, shape }] of layout) {
+    const entry = file.entries.get(name);
+    const stored = storedDType(dtype).name;
+    if (!entry) problems.push(`${name} is missing`);
+    else if (entry.storedDType !== stored || String(entry.shape) !== String(shape)) {
+      const [is, should] = [`${entry.storedDType} [${entry.shape}]`, `${stored} [${shape}]`];
+      problems.push(`${name} is ${is}, not ${should}`);
+    }
+  }
+  for (const name of file.entries.keys()) if (!layout.has(name)) problems.push(`${name} is not a weight of this model`);
+  if (problems.length > 0) throw new InputError("CHECKPOINT_INVALID", path, problems);
+  using mapping = FileMapping.open(path);
+  const tensors = new Map<string, Tensor>();
+  for (const [name, { dtype, shape }] of layout) {
+    const { begin } = file.entries.get(name)!;
+    tensors.set(name, Tensor.mapped(dtype, shape, mapping, file.dataStart + begin));
+  }
+  return { info, weights: { tensors, digest: info.digest } };
+}
+
+/** Reads all of a prepared file and compares it with its checksum. @throws InputError CHECKPOINT_INVALID */
+export async function verifyPrepared(path: string): Promise<PreparedInfo> {
+  using file = SafetensorsFile.open(path);
+  const info = infoOf(file);
+  const hash = createHash("sha256");
+  for (const name of file.entries.keys()) {
+    for (const bytes of bytesOf(file.read(name).data)) hash.update(bytes);
+    await setImmediate();
+  }
+  if (hash.digest("hex") === info.dataSha256) return info;
+  throw new InputError("CHECKPOINT_INVALID", path, "its numbers are not those that were written; prepare it anew");
+}
