@@ -19,13 +19,13 @@ import {
 } from "../src/index.ts";
 import { benchmarksDirectory } from "./lib/cache.ts";
 import { versionOf } from "./lib/machine.ts";
-import { integer, main, parseOptions, selected } from "./lib/options.ts";
+import { integer, main, parseOptions } from "./lib/options.ts";
 import { table } from "./lib/report.ts";
 
 const USAGE = `npm run router -- [options]     trains on assets/tiny-llama; a run takes one to four minutes
   --seeds A,B     seeds (0,1,2)
   --tasks A,B     tasks (authors,subjects)
-  --others        also the settings that the default was chosen from
+  --others        also the settings that the default was chosen from; or name them, or any, with --only
   --steps N       stop every run after N steps, to try the script out; nothing is written`;
 
 interface Variant {
@@ -42,7 +42,7 @@ const VARIANTS: readonly Variant[] = [
   { name: "DoRA", method: "dora" },
   { name: "MOELoRA", method: "moelora" },
   { name: "MiLoRA paper", method: "milora", adapter: PAPER },
-  { name: "MiLoRA", method: "milora" },
+  { name: "MiLoRA default", method: "milora" },
 ];
 
 /** One thing changed at a time. */
@@ -222,7 +222,10 @@ await main(async () => {
         .split("\n")
         .map((line) => JSON.parse(line) as Run)
     : [];
-  const variants = [...VARIANTS, ...(options.others ? OTHERS : [])].filter(({ name }) => selected(options.only, name));
+  const asked = options.only?.split(","); // whole names: one is often part of another
+  const variants = [...VARIANTS, ...OTHERS].filter(
+    (variant) => asked?.includes(variant.name) ?? (options.others || VARIANTS.includes(variant)),
+  );
   using backbone = await Backbone.load(join(ASSETS, "tiny-llama"));
   const known = new Set(done.map(({ name, task, seed }) => `${name} ${task} ${seed}`));
   for (const seed of String(options.seeds).split(",").map(Number)) {
