@@ -55,6 +55,7 @@ export function grad(loss: Value, wrt: readonly Value[], recompute: Recomputatio
 
   for (const node of nodes.reverse()) {
     if (!node.outputs.some((output) => contributions.has(output) && needed.has(output))) continue;
+    if (!node.inputs.some((input) => needed.has(input))) continue; // made one of `wrt`
     graph.withSite(node.site === "" ? "grad" : `grad.${node.site}`, () => {
       const adjoints = node.outputs.map(adjoint);
       const first = adjoints.find((part) => part !== undefined)!;

@@ -3,7 +3,7 @@ export { grad } from "./autodiff.ts";
 export * from "./errors.ts";
 export { exportOnnx } from "./export.ts";
 export { Graph, type GraphOutput, Value } from "./graph.ts";
-export { crossEntropy } from "./losses.ts";
+export { crossEntropy, headCrossEntropy } from "./losses.ts";
 export type { Operand } from "./ops/common.ts";
 export {
   abs,

@@ -1,12 +1,19 @@
 /** @file Losses of training. */
+import { grad } from "./autodiff.ts";
 import { type None, none, type Value } from "./graph.ts";
 import { int, type OnnxAttributes } from "./lowering.ts";
 import { apply1, needDtype, needFloat, op } from "./ops/common.ts";
 import { div, maximum, mul } from "./ops/elementwise.ts";
+import { waitFor, zeroAfter } from "./ops/flow.ts";
 import { full, scatterElements } from "./ops/indexing.ts";
-import { unsqueeze } from "./ops/layout.ts";
+import { concat, partSizes, rowParts, unsqueeze } from "./ops/layout.ts";
 import { sum } from "./ops/reduce.ts";
 import { formatShape, shapesEqual } from "./shape.ts";
+
+/** Parts of the logits; enough that they are small beside a layer's activations. */
+const PARTS = 16;
+/** Rows of logits that are worth a pass over the head's weights. */
+const LEAST_ROWS = 256;
 
 export const lossOps = {
   /**
@@ -45,7 +52,51 @@ export const lossOps = {
       null,
     ],
   }),
+  /** y [S] itself; y[i] depends on row i of x only, and slopes [S, d] are the derivatives. */
+  withSlopes: op<None>("withSlopes", {
+    infer: ({ inputs: [y] }) => y!,
+    lower: () => {},
+    gradient: ({ inputs: [, slopes], g }) => [null, null, () => mul(slopes!, unsqueeze(g, [1]))],
+    alias: 0,
+  }),
 };
+
+/**
+ * Negative log-likelihood of each row, [S], where the head does not learn: in parts, so that no more than a part's logits
+ * are ever there. The gradient with respect to the rows is that of each row times what arrives for it; it is made right
+ * with the loss, since the logits would have to be computed once more otherwise (Hsu et al. 2024).
+ *
+ * @param hidden [S, d]
+ * @param logits the head: [R, d] to [R, V], each row by itself; gradients reach `hidden` only
+ * @param labels int64 [S], each in 0 … V - 1
+ * @param options.differentiable whether a gradient will be taken
+ * @param options.parts how many, at most; `options.least` rows in each of them but the last
+ */
+export function headCrossEntropy(
+  hidden: Value,
+  logits: (rows: Value) => Value,
+  labels: Value,
+  { differentiable, parts = PARTS, least = LEAST_ROWS }: { differentiable: boolean; parts?: number; least?: number },
+): Value {
+  const sizes = partSizes(hidden, parts, least);
+  const ownLabels = rowParts(labels, sizes);
+  const done = rowParts(hidden, sizes).map((rows, i) => {
+    const nll = apply1(lossOps.rowCrossEntropy, [logits(rows), ownLabels[i]!], none);
+    if (!differentiable) return { nll, slope: [] };
+    const slope = grad(sum(nll), [rows]); // [R, d]
+    return { nll: waitFor(nll, zeroAfter(slope[0]!)), slope }; // so that the part is done before the next begins
+  });
+  const nll = concat(
+    done.map((part) => part.nll),
+    0,
+  );
+  if (!differentiable) return nll;
+  const slopes = concat(
+    done.flatMap(({ slope }) => slope),
+    0,
+  );
+  return apply1(lossOps.withSlopes, [nll, slopes, hidden], none);
+}
 
 /**
  * Weighted cross entropy of a batch of tokens: Σ w · nll / Σ w.

@@ -169,6 +169,66 @@ test("rows of weight 0 do not count, and a batch of only such rows costs nothing
   expect(empty!.flatMap(({ data }) => data.map(Math.abs))).toEqual(new Array(15).fill(0));
 });
 
+describe("the cross entropy of a head, in parts", () => {
+  const [S, d, V] = [23, 8, 50];
+  const inputs = (rows: number): Feed[] => [
+    { ...feed([rows, d], 1, 2, "float32"), dims: ["S", d] },
+    feed([V, d], 2, 2, "float32"),
+    { dtype: "int64", shape: [rows], dims: ["S"], data: Array.from({ length: rows }, (_, i) => (7 * i) % V) },
+    { dtype: "float32", shape: [rows], dims: ["S"], data: Array.from({ length: rows }, (_, i) => (i % 3) / 2) },
+  ];
+  type Loss = (hidden: Value, logits: (rows: Value) => Value, labels: Value, weights: Value) => Value;
+  const whole: Loss = (hidden, logits, labels, weights) => g.crossEntropy(logits(hidden), labels, weights).rows;
+  const inParts =
+    (parts: number, least: number): Loss =>
+    (hidden, logits, labels, weights) =>
+      g.mul(g.headCrossEntropy(hidden, logits, labels, { differentiable: true, parts, least }), weights);
+  const results = (rows: number, loss: Loss) =>
+    evaluate(inputs(rows), ([hidden, head, labels, weights]) => {
+      const logits = (x: Value) => g.gemm(x, head!, { transB: true });
+      const each = loss(hidden!, logits, labels!, weights!);
+      return [each, ...grad(g.sum(g.mul(each, 3)), [hidden!])];
+    });
+
+  test.each([
+    [1, 1],
+    [4, 1],
+    [5, 7],
+    [16, 2],
+    [3, 100],
+  ])("%i parts of at least %i rows are the same as the whole", (parts, least) => {
+    for (const rows of [0, 1, S]) {
+      const [loss, gradient] = results(rows, inParts(parts, least));
+      const [wanted, wantedGradient] = results(rows, whole);
+      expect(loss!.shape).toEqual([rows]);
+      expect(gradient!.shape).toEqual([rows, d]);
+      const far = (a: readonly number[], b: readonly number[]) => Math.max(0, ...a.map((x, i) => Math.abs(x - b[i]!)));
+      expect(far(loss!.data, wanted!.data)).toBeLessThan(1e-5); // of up to 60
+      expect(far(gradient!.data, wantedGradient!.data)).toBeLessThan(1e-6 * 12); // of up to 12
+      if (rows === S) {
+        expect(Math.max(...wanted!.data)).toBeGreaterThan(10);
+        expect(Math.max(...wantedGradient!.data)).toBeGreaterThan(5);
+        expect(gradient!.data.slice(0, d).map(Math.abs)).toEqual(new Array(d).fill(0)); // weight 0
+      }
+    }
+  });
+
+  test("takes two products a part where a gradient is wanted, else one", () => {
+    const products = (differentiable: boolean): number => {
+      const graph = new Graph();
+      const hidden = graph.input("x", "float32", ["S", d]);
+      const head = graph.parameter("head", "float32", [V, d]);
+      const logits = (x: Value) => g.gemm(x, head, { transB: true });
+      const labels = graph.input("labels", "int64", ["S"]);
+      const loss = g.sum(g.headCrossEntropy(hidden, logits, labels, { differentiable, parts: 4 }));
+      graph.output("loss", loss);
+      if (differentiable) graph.output("dx", grad(loss, [hidden])[0]!);
+      return onnxOps(graph).filter((type) => type === "Gemm").length;
+    };
+    expect([products(false), products(true)]).toEqual([4, 8]);
+  });
+});
+
 test("logits of any size do not overflow", () => {
   const inputs: Feed[] = [
     { dtype: "float32", shape: [2, 2], data: [1e4, -1e4, -1e4, 1e4] },

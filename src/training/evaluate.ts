@@ -63,7 +63,7 @@ export class EvaluationSession implements Disposable {
   constructor(backbone: Backbone, adapters: readonly Adapter[], tuning: SessionTuning = {}) {
     const graph = new Graph("evaluation");
     const members = adapters.map((adapter) => ({ adapter }));
-    const objectives = buildObjectives(graph, backbone, members);
+    const objectives = buildObjectives(graph, backbone, members, { differentiable: false });
     const perSequence = objectives.map(({ crossEntropy, gates, probabilities }, i) => {
       const prefix = memberPrefix(i, adapters.length);
       graph.output(`${prefix}crossEntropy`, crossEntropy);

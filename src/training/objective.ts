@@ -8,6 +8,8 @@ import {
   dimScalar,
   type Graph,
   gather,
+  headCrossEntropy,
+  mul,
   mulDims,
   reshape,
   split,
@@ -43,6 +45,8 @@ export interface ObjectiveMember {
 export interface ObjectiveOptions {
   /** Whether methods get noise and progress (training) or do what they do in use (evaluation). Default: false. */
   readonly noise?: boolean;
+  /** Whether a gradient will be taken. Default: true. */
+  readonly differentiable?: boolean;
 }
 
 /** Before the names of all that belongs to member `index` of `count`; an adapter alone needs no names of its own. */
@@ -87,7 +91,7 @@ export function buildObjectives(
   graph: Graph,
   backbone: Backbone,
   members: readonly ObjectiveMember[],
-  { noise: withNoise = false }: ObjectiveOptions = {},
+  { noise: withNoise = false, differentiable = true }: ObjectiveOptions = {},
 ): Objective[] {
   const built = members.map(({ adapter, packed = false }, i) => {
     const prefix = memberPrefix(i, members.length);
@@ -116,7 +120,7 @@ export function buildObjectives(
       ? { tokens: batches[0]!.tokens, attention: { kind: "full", ...batches[0]! } }
       : { tokens: unsqueeze(flat(batches.map(({ tokens }) => tokens)), [1]), attention: { kind: "joined", batches } }),
     hooks: joinHooks(built.map(({ method: { hooks }, batch: { rows } }) => ({ hooks, rows }))),
-    differentiable: true,
+    differentiable: true, // an evaluation computes as training does
   });
   let start: Dim = 0;
   const positions = built.map(({ batch }) => {
@@ -130,7 +134,11 @@ export function buildObjectives(
       0,
     );
   const supervised = gather(hidden, concat(positions, 0), 0); // [S, d]
-  const { rows } = crossEntropy(logits(supervised), all("labels"), all("weights"));
+  const learnsHead = differentiable && members.some(({ adapter }) => adapter.method.changesHead);
+  const [labels, weights] = [all("labels"), all("weights")];
+  const rows = learnsHead
+    ? crossEntropy(logits(supervised), labels, weights).rows
+    : mul(headCrossEntropy(supervised, logits, labels, { differentiable }), weights);
   const ofMember = split(
     rows,
     0,

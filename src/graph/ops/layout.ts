@@ -1,6 +1,6 @@
 /** @file Ops that move elements without computing: reshape, transpose, broadcast, join and cut. */
 import { producedBy, type Value } from "../graph.ts";
-import { int, ints, onnx } from "../lowering.ts";
+import { int, ints, type OnnxAttributes, onnx } from "../lowering.ts";
 import {
   addDims,
   broadcastShapes,
@@ -102,6 +102,32 @@ export const layoutOps = {
           axis,
         ),
     ],
+  }),
+  /** Rows in each of `count` parts of x, as equal as can be, of `least` rows at least as long as there are any. */
+  partSizes: op<{ count: number; least: number }>("partSizes", {
+    infer: ({ attributes: { count } }) => ({ dtype: "int64", shape: [count] }),
+    lower(to) {
+      const { count, least } = to.attributes;
+      const step = (type: string, inputs: string[], attributes: OnnxAttributes = {}): string =>
+        to.emit(type, inputs, attributes, [to.temporary()]);
+      const rows = step("Shape", [to.in(0)], { start: int(0), end: int(1) });
+      const share = step("Div", [step("Add", [rows, to.int64s([count - 1])]), to.int64s([count])]);
+      const each = step("Max", [share, to.int64s([least])]);
+      const before = step("Mul", [each, to.int64s(Array.from({ length: count }, (_, i) => i))]);
+      to.emit("Max", [step("Min", [step("Sub", [rows, before]), each]), to.int64s([0])]);
+    },
+    zeroGradient: true,
+  }),
+  /** Parts of x along axis 0, whose sizes are input 1: known at run time only. The last is what is left. */
+  rowParts: op<{ count: number }>("rowParts", {
+    infer({ inputs: [x], attributes: { count } }) {
+      const [rows, ...rest] = x!.shape;
+      const name = `${rows}`.replace(/\W/g, "_");
+      const sizes: Dim[] = Array.from({ length: count - 1 }, (_, i) => `parts_${name}.${i}`);
+      sizes.push(subDims(rows!, addDims(...sizes)));
+      return sizes.map((size) => ({ dtype: x!.dtype, shape: [size, ...rest] }));
+    },
+    lower: (to) => void to.emit("Split", to.ins, { axis: int(0) }),
   }),
   /** Start and end (exclusive) along one axis; as inputs 1 and 2 when they are known only at run time. */
   slice: op<{ axis: number; start: Dim; end: Dim; spec?: readonly [number, number] }>("slice", {
@@ -319,4 +345,14 @@ export function pad(x: Value, axis: number, before: Dim, after: Dim): Value {
 /** Lower (default) or upper triangle of the last two axes, the rest 0; the diagonal is shifted by k. */
 export function trilu(x: Value, { upper = false, k = 0 } = {}): Value {
   return apply1(layoutOps.trilu, [x], { upper, k });
+}
+
+/** @internal Sizes int64 [count] of the parts for `rowParts`. Without rows the parts are empty, as the last ones may be. */
+export function partSizes(x: Value, count: number, least: number): Value {
+  return apply1(layoutOps.partSizes, [x], { count, least });
+}
+
+/** @internal Parts of x along axis 0. */
+export function rowParts(x: Value, sizes: Value): readonly Value[] {
+  return x.graph.apply(layoutOps.rowParts, [x, sizes], { count: sizes.shape[0] as number });
 }

@@ -5,6 +5,7 @@ import { ops } from "../index.ts";
 import { lossOps } from "../losses.ts";
 import { apply1 } from "../ops/common.ts";
 import { waitFor, zeroAfter } from "../ops/flow.ts";
+import { partSizes, rowParts } from "../ops/layout.ts";
 import { at, type Case, erf, feed, ints, make, positive, range, rowsOf, sigmoid, softmax, total } from "./numbers.ts";
 
 const unary = (build: (x: Value) => Value, f: (x: number) => number, domain = (x: number) => x): Case => {
@@ -214,6 +215,23 @@ export const plainCases: Record<string, Case> = {
     build: ([x]) => g.split(x!, 1, [2, 3]),
     expected: ([x]) => [make([2, 2], (i) => at(x!, i)), make([2, 3], ([i, j]) => at(x!, [i!, j! + 2]))],
   },
+  partSizes: {
+    inputs: [feed([0, 2]), feed([1, 2]), feed([5, 2]), feed([9, 2]), feed([10, 2])],
+    build: (values) => values.map((x) => partSizes(x, 4, 2)),
+    expected: () =>
+      [
+        [0, 0, 0, 0],
+        [1, 0, 0, 0],
+        [2, 2, 1, 0],
+        [3, 3, 3, 0],
+        [3, 3, 3, 1],
+      ].map((data) => ({ shape: [4], data })),
+  },
+  rowParts: {
+    inputs: [feed([5, 3])],
+    build: ([x]) => [...rowParts(x!, partSizes(x!, 3, 2))],
+    expected: ([x]) => [0, 2, 4].map((from, k) => make([k < 2 ? 2 : 1, 3], ([i, j]) => at(x!, [from + i!, j!]))),
+  },
   pad: {
     inputs: [feed([2, 3])],
     build: ([x]) => g.pad(x!, 1, 1, 2),
@@ -286,5 +304,10 @@ export const plainCases: Record<string, Case> = {
       shape: [3],
       data: rowsOf(x!).map((row, i) => -Math.log(softmax(row)[labels!.data[i]!]!)),
     }),
+  },
+  withSlopes: {
+    inputs: [feed([3]), feed([3, 2]), feed([3, 2])],
+    build: (values) => apply1(lossOps.withSlopes, values, {}),
+    expected: ([y]) => y!,
   },
 };

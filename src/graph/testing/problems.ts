@@ -352,6 +352,16 @@ export const problems: Record<string, Problem> = {
       build: ([x, labels]) => apply1(lossOps.rowCrossEntropy, [x!, labels!], {}),
     };
   },
+  withSlopes: (draw) => {
+    const [s, d, v] = [draw.int(1, 7), draw.int(1, 3), draw.int(1, 5)];
+    const options = { differentiable: true, parts: draw.int(1, 4), least: draw.int(1, 3) };
+    const head = { ...draw.feed([v, d]), fixed: true };
+    return {
+      inputs: [draw.feed([s, d]), draw.ints([s], v), head],
+      build: ([x, labels, w]) =>
+        g.headCrossEntropy(x!, (rows) => g.tanh(g.gemm(rows, w!, { transB: true })), labels!, options),
+    };
+  },
 };
 
 /** Two levels of 4 bits in a byte, the earlier one low. */
