@@ -55,3 +55,22 @@ test("a checkpoint from before a setting existed goes on with its default, and w
   writeFileSync(path, JSON.stringify(state));
   expect(await resumed({})).toMatchObject({ steps: 2, stoppedBecause: "finished" });
 });
+
+test("of an adapter's settings the default is what their absence means in its file, not that of a new adapter", async () => {
+  const output_dir = join(directory, "milora");
+  const fresh = { r: 2, target_modules: ["q_proj", "v_proj"], top_k: 1 };
+  await train({ ...config, method: "milora", adapter: { ...fresh, anneal: 0 }, output_dir }, { backbone });
+  const { adapter } = JSON.parse(readFileSync(join(output_dir, "config.json"), "utf8"));
+  delete adapter.anneal;
+  for (const name of ["state.json", "adapter_config.json"]) {
+    const path = join(output_dir, "checkpoints/step-2", name);
+    const content = JSON.parse(readFileSync(path, "utf8"));
+    delete content.anneal;
+    if (content.identity) delete content.identity["adapter.anneal"];
+    writeFileSync(path, JSON.stringify(content));
+  }
+  const resumed = (settings: Record<string, unknown>) =>
+    train({ ...config, method: "milora", adapter: settings, output_dir }, { backbone, resume: true });
+  await expect(resumed(fresh)).rejects.toThrow(/: adapter\.anneal was 0, is 0\.5\. /);
+  expect(await resumed(adapter)).toMatchObject({ steps: 2, stoppedBecause: "finished" });
+});

@@ -3,7 +3,7 @@ import { readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { readJson, writeDirectoryAtomic, writeFileAtomic } from "../base/index.ts";
-import type { Adapter } from "../methods/index.ts";
+import type { Adapter, Method } from "../methods/index.ts";
 import { SafetensorsFile, writeSafetensors } from "../models/index.ts";
 import type { Tensor } from "../runtime/index.ts";
 import { configDifferences } from "./config.ts";
@@ -105,6 +105,15 @@ export function requireSameRun(
     "CHECKPOINT_MISMATCH",
     `${path} belongs to another run: ${differences.join("; ")}. Resume with the settings it was made with, or choose another output_dir`,
   );
+}
+
+/**
+ * The config of a checkpoint's adapter in all fields of today: one that its file does not have is what its absence means
+ * there, which a new adapter's default need not be. Empty for the file of another method.
+ */
+export function adapterFieldsOf(path: string, method: Method): Readonly<Record<string, unknown>> {
+  const parsed = method.configSchema.safeParse(readJson(join(path, "adapter_config.json"), z.unknown()));
+  return parsed.success ? (parsed.data as Record<string, unknown>) : {};
 }
 
 /** Fills tensors from a checkpoint. Throws CHECKPOINT_INVALID when they do not fit. */

@@ -210,7 +210,10 @@ export function configDigest(fields: ReadonlyMap<string, string>): string {
   return hash.digest("hex");
 }
 
-/** What every decisive field of a config is where nothing is said of it: what a run computed before the field existed. */
+/**
+ * What every decisive field of a config is where nothing is said of it: what a run computed before the field existed.
+ * @param adapter the same for the adapter's own fields
+ */
 export function defaultFields(config: TrainingConfig, adapter: unknown): Map<string, string> {
   const { model, method, output_dir, data } = config;
   const bare = resolveTrainingConfig({ model, method, output_dir, data: { train: data.train }, adapter });

@@ -4,6 +4,7 @@ import { Adapter, type Method } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
 import { batchOfStep, type ExampleOrder, Order, stepsPerEpoch } from "./batches.ts";
 import {
+  adapterFieldsOf,
   type CheckpointState,
   checkpointPath,
   loadTensors,
@@ -124,8 +125,8 @@ export class Run implements Disposable {
     if (checkpoint === undefined) return;
     const from = checkpointPath(path, checkpoint);
     const state = readCheckpointState(from);
-    const unset = this.#adapter.method.newConfig({}, this.#backbone.config);
-    requireSameRun(from, state, this.#identity, defaultFields(this.#config, unset));
+    const then = adapterFieldsOf(from, this.#adapter.method);
+    requireSameRun(from, state, this.#identity, defaultFields(this.#config, then));
     this.#state = state;
     this.#secondsBefore = state.seconds;
     this.#changed = false;
