@@ -32,6 +32,10 @@ export const configSchema = z
       .default([6, 5])
       .describe("orders of numerator and denominator (eq. 6)"),
     load_balance_coefficient: z.number().min(0).default(0.01).describe("λ_lb of eq. 4"),
+    balance: z
+      .enum(["load", "information"])
+      .default("load")
+      .describe("what λ_lb weighs: the load-balance loss of eq. 5, or minus what the routers tell of the prompt"),
     router_input: z.enum(["raw", "rms"]).default("raw").describe("rms: RMS-normalise the pooled vector"),
     anneal: z
       .number()

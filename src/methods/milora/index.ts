@@ -6,7 +6,7 @@ import { loraKeys, loraSpecs } from "../lora/index.ts";
 import type { BuildContext, Method, MethodGraph, Packing, ParameterSpec } from "../method.ts";
 import { geluDenominator, geluNumerator } from "../rational.ts";
 import { activationOf, configSchema, expertsOf, type MiloraConfig, newConfigOf, scalingOf } from "./config.ts";
-import { loadBalance, PromptMask, type Routes, route, routerSpecs } from "./router.ts";
+import { information, loadBalance, PromptMask, type Routes, route, routerSpecs } from "./router.ts";
 
 export type { MiloraConfig } from "./config.ts";
 
@@ -64,8 +64,10 @@ function buildRouted(
     },
     losses() {
       if (config.load_balance_coefficient === 0) return new Map();
-      const total = routes.map(loadBalance).reduce((a, b) => add(a, b));
-      return new Map([["load_balance", mul(total, config.load_balance_coefficient / backbone.numLayers)]]);
+      const [name, loss] =
+        config.balance === "load" ? (["load_balance", loadBalance] as const) : (["information", information] as const);
+      const total = routes.map(loss).reduce((a, b) => add(a, b));
+      return new Map([[name, mul(total, config.load_balance_coefficient / backbone.numLayers)]]);
     },
     state: () => new Map([["gates", perLayer(routes.map((r) => r.gates))]]),
     reports: () => new Map([["probabilities", perLayer(routes.map((r) => r.probabilities))]]),

@@ -6,6 +6,8 @@ import {
   gather,
   gelu,
   gemm,
+  log,
+  logSoftmax,
   matmul,
   max,
   maximum,
@@ -185,6 +187,17 @@ export function route(
   if (progress === undefined || config.anneal === 0) return { scores, probabilities, gates, trained: gates };
   const strengths = add(mask, mul(sub(1, mask), faded(progress, config.anneal)));
   return { scores, probabilities, gates, trained: gatesOf(strengths) };
+}
+
+/**
+ * Minus the mutual information between prompt and expert over a batch, in nats: H(p given the prompt) − H(mean p). Its
+ * least value is −log E, where each prompt's router is sure of itself and all experts are first equally often.
+ */
+export function information({ scores, probabilities }: Routes): Value {
+  const means = mean(probabilities, { axes: [0], keepDims: false }); // [E]
+  const ofMeans = sum(mul(means, log(add(means, 1e-9)))); // −H
+  const each = sum(mul(probabilities, logSoftmax(scores, -1)), { axes: [1], keepDims: false }); // [B], −H
+  return sub(ofMeans, mean(each)); // []
 }
 
 /** Load-balance loss of one layer (eq. 4, 5): E · Σ_i f_i · p̂_i, f_i the share of prompts whose first expert is i. */
