@@ -6,13 +6,18 @@ interface Sequence {
     tokens: readonly number[],
     options: { temperature: number; yieldEogToken: boolean },
   ): AsyncGenerator<number, void>;
+  /** Evaluates tokens; where asked for, the logits of what may follow one, by token. */
+  controlledEvaluate(
+    tokens: readonly (number | readonly [number, { generateNext: { logits: true } }])[],
+  ): Promise<readonly ({ next: { logits?: ReadonlyMap<number, number> } } | undefined)[]>;
 }
 
 interface Context {
   getSequence(): Sequence;
+  dispose(): Promise<void>;
 }
 
-interface Model {
+export interface Model {
   /** Bytes of the weights. */
   readonly size: number;
   createContext(options: {
@@ -21,14 +26,20 @@ interface Model {
     batchSize: number;
     threads: number;
     lora?: string;
+    flashAttention?: boolean;
+    /** How keys and values are kept; half precision otherwise. */
+    experimentalKvCacheKeyType?: "F32";
+    experimentalKvCacheValueType?: "F32";
   }): Promise<Context>;
+  tokenize(text: string, specialTokens: boolean): number[];
+  dispose(): Promise<void>;
 }
 
 interface Llama {
   /** CPU features that the loaded build uses. */
   readonly systemInfo: string;
   readonly llamaCppRelease: unknown;
-  loadModel(options: { modelPath: string; gpuLayers: number }): Promise<Model>;
+  loadModel(options: { modelPath: string; gpuLayers: number; vocabOnly?: boolean }): Promise<Model>;
 }
 
 const PACKAGE: string = "node-llama-cpp";

@@ -29,7 +29,10 @@ const COMMANDS: Record<string, { summary: string; load(): Promise<CommandModule>
     summary: "list the methods and count their parameters",
     load: () => import("./commands/methods.ts"),
   },
-  adapters: { summary: "merge adapters into their backbone", load: () => import("./commands/adapters.ts") },
+  adapters: {
+    summary: "merge adapters into their backbone, export them to other programs",
+    load: () => import("./commands/adapters.ts"),
+  },
   report: { summary: "draw a training run as one page", load: () => import("./commands/report.ts") },
   logits: {
     summary: "print logits, log-probabilities and routes of tokens",

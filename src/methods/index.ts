@@ -3,6 +3,8 @@ export * from "./adapter.ts";
 export { type BitfitConfig, bitfit } from "./bitfit/index.ts";
 export * from "./build.ts";
 export { dora } from "./dora/index.ts";
+export { type ExportGgufOptions, exportGguf } from "./export-gguf.ts";
+export { exportPeft } from "./export-peft.ts";
 export { type FullConfig, full } from "./full/index.ts";
 export { type IaptConfig, iapt } from "./iapt/index.ts";
 export { type LearnedAdapterConfig, learnedAdapter } from "./learned-adapter/index.ts";
@@ -12,6 +14,7 @@ export type {
   BuildContext,
   ExportedAdapter,
   Init,
+  LowRankChange,
   MergeContext,
   Method,
   MethodGraph,

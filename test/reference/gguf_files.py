@@ -100,12 +100,12 @@ def metadata(writer: GGUFWriter, config, architecture: str) -> None:
 
 
 def vocabulary(writer: GGUFWriter, size: int) -> None:
-    """No text is tokenised in these tests, but a vocabulary has to be there: specials, bytes, made-up words."""
-    tokens = ["<pad>", "<bos>", "<eos>"] + [f"w{i}" for i in range(3, size)]
-    writer.add_tokenizer_model("llama")
-    writer.add_tokenizer_pre("default")
+    """No text is tokenised in these tests, but llama.cpp wants a vocabulary: specials, made-up words, one merge."""
+    tokens = ["<pad>", "<bos>", "<eos>"] + [f"w{i}" for i in range(3, size - 2)] + ["w", "3"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
-    writer.add_token_scores([float(-i) for i in range(size)])
+    writer.add_token_merges(["w 3"])
     writer.add_token_types([TokenType.CONTROL] * 3 + [TokenType.NORMAL] * (size - 3))
     writer.add_bos_token_id(BOS)
     writer.add_eos_token_id(EOS)
@@ -315,6 +315,12 @@ def split(pattern: str):
 
 
 def finish(writer: GGUFWriter) -> None:
+    """Sizes of a model where there are none, without which llama.cpp reads no vocabulary."""
+    sizes = ["context_length", "embedding_length", "feed_forward_length", "head_count", "block_count"]
+    if not any(key.endswith("context_length") for key in writer.kv_data[0]):
+        for size in sizes:
+            getattr(writer, f"add_{size}")(32)
+        writer.add_layer_norm_rms_eps(1e-5)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -1,11 +1,12 @@
-/** @file `milora adapters`: what is done to adapter directories as a whole. For now: merging into the backbone. */
+/** @file `milora adapters`: what is done to adapter directories as a whole: merging into the backbone, other formats. */
 import { type Command, Option } from "commander";
-import { Adapter, mergeAdapter } from "../../methods/index.ts";
+import { InputError } from "../../base/index.ts";
+import { Adapter, exportGguf, exportPeft, mergeAdapter } from "../../methods/index.ts";
 import { readBackboneConfig } from "../../models/index.ts";
 import { examples, jsonFlag, needed } from "../flags.ts";
 import { print, printJson } from "../terminal.ts";
 
-interface Flags {
+interface MergeFlags {
   readonly model: string;
   readonly adapter: string;
   readonly output: string;
@@ -13,28 +14,66 @@ interface Flags {
   readonly json?: boolean;
 }
 
-const EXAMPLE = "milora adapters merge --model assets/tiny-llama --adapter runs/subjects/best --output runs/merged";
+interface ExportFlags {
+  readonly model: string;
+  readonly adapter: string;
+  readonly output: string;
+  readonly format: "gguf" | "peft";
+  readonly dtype?: "f32" | "f16";
+  readonly json?: boolean;
+}
+
+const MERGE = "milora adapters merge --model assets/tiny-llama --adapter runs/subjects/best --output runs/merged";
+const EXPORT =
+  "milora adapters export --model assets/tiny-llama --adapter runs/lora/best --format gguf --output lora.gguf";
+
+const modelOption = () => needed(new Option("--model <path>", "backbone: a Hugging Face directory or a .gguf file"));
 
 export function configure(command: Command): void {
-  examples(command, [EXAMPLE, `${EXAMPLE} --json`]);
-  const merge = command.command("merge").description("Fold an adapter into a copy of its backbone's checkpoint.");
+  examples(command, [MERGE, EXPORT]);
   examples(
-    merge
-      .addOption(needed(new Option("--model <dir>", "backbone: a directory as Hugging Face saves it")))
+    command
+      .command("merge")
+      .description("Fold an adapter into a copy of its backbone's checkpoint.")
+      .addOption(modelOption())
       .addOption(needed(new Option("--adapter <dir>", "the adapter to fold in")))
       .addOption(needed(new Option("--output <dir>", "where the merged model directory is written")))
       .addOption(
         new Option("--dtype <name>", "store weights as this (default: as the backbone does)").choices(["float32"]),
       )
       .addOption(jsonFlag())
-      .action(run),
-    [EXAMPLE, `${EXAMPLE} --json`],
+      .action(merge),
+    [MERGE, `${MERGE} --json`],
+  );
+  examples(
+    command
+      .command("export")
+      .description("Write an adapter for another program: llama.cpp (gguf) or Hugging Face PEFT (peft).")
+      .addOption(modelOption())
+      .addOption(needed(new Option("--adapter <dir>", "the adapter to export")))
+      .addOption(needed(new Option("--format <name>", "the program's format").choices(["gguf", "peft"])))
+      .addOption(needed(new Option("--output <path>", "the file (gguf) or directory (peft) to write")))
+      .addOption(new Option("--dtype <name>", "gguf: how numbers are stored (default: f32)").choices(["f32", "f16"]))
+      .addOption(jsonFlag())
+      .action(exportAdapter),
+    [
+      EXPORT,
+      "milora adapters export --model assets/tiny-llama --adapter runs/lora/best --format peft --output runs/peft",
+    ],
   );
 }
 
-async function run({ model, adapter: directory, output, dtype, json }: Flags): Promise<void> {
+async function merge({ model, adapter: directory, output, dtype, json }: MergeFlags): Promise<void> {
   using adapter = Adapter.load(directory, readBackboneConfig(model));
   const changed = await mergeAdapter(adapter, model, output, dtype ? { dtype } : {});
   if (json) printJson({ output, changed });
   else print(`${changed.length} weights changed, written to ${output}`);
+}
+
+async function exportAdapter({ model, adapter: directory, format, output, dtype, json }: ExportFlags): Promise<void> {
+  if (format === "peft" && dtype) throw new InputError("FLAG_INVALID", "--dtype", "goes with --format gguf only");
+  using adapter = Adapter.load(directory, readBackboneConfig(model));
+  const written = format === "gguf" ? exportGguf(adapter, output, { dtype }) : await exportPeft(adapter, output);
+  if (json) printJson({ output, format, written });
+  else print(`${written.length} ${format === "gguf" ? "modules" : "tensors"}, written to ${output}`);
 }

@@ -67,6 +67,14 @@ export const lora: Method<LoraConfig> = {
     };
   },
 
+  lowRank(config, backbone) {
+    return targetedSites(config, backbone).map((site) => ({
+      site,
+      ...loraKeys(site),
+      scaling: scalingOf(config, site),
+    }));
+  },
+
   merge({ config, backbone, parameter }, _name, _weight, site) {
     const target = targetedSites(config, backbone).find(({ path }) => path === site?.path);
     if (target === undefined) return undefined;

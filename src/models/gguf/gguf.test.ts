@@ -10,7 +10,8 @@ import { quantizedNames } from "../forward.ts";
 import { dequantize } from "../quantize.ts";
 import { readSafetensors } from "../safetensors.ts";
 import { DEQUANTIZERS } from "./dequantize.ts";
-import { GgufModel, storedRow } from "./model.ts";
+import { GgufModel } from "./model.ts";
+import { storedRow } from "./names.ts";
 
 const FILES = "test/fixtures/gguf";
 const BACKBONES = "test/fixtures/backbones";

@@ -4,10 +4,10 @@ import { InputError, reasonOf } from "../../base/index.ts";
 import type { QuantizedLinear } from "../quantize.ts";
 import type { ByteObserver } from "../safetensors.ts";
 import type { SourceTensor, TensorSource } from "../tensor-source.ts";
-import { ARCHITECTURES, type Architecture, TABLES } from "./architectures.ts";
 import { architectureOf, configOf } from "./config.ts";
 import { DEQUANTIZERS } from "./dequantize.ts";
 import { type GgufHeader, type GgufTensor, readGgufHeader } from "./header.ts";
+import { checkpointName, PERMUTED, storedRow } from "./names.ts";
 import { repack } from "./repack.ts";
 
 /** Bytes read at a time. */
@@ -67,34 +67,6 @@ function partsOf(path: string): string[] {
     );
   }
   return paths;
-}
-
-/** `model.layers.3.self_attn.q_proj.weight` for `blk.3.attn_q.weight`; undefined for names that are not known. */
-export function checkpointName(name: string, { modules }: Architecture): string | undefined {
-  const match = /^(?:blk\.(\d{1,5})\.)?([a-z_]+)\.(weight|bias)$/.exec(name);
-  if (!match) return undefined;
-  const [, layer, part, kind] = match as unknown as [string, string | undefined, string, string];
-  const table = layer === undefined ? TABLES : modules;
-  if (!Object.hasOwn(table, part)) return undefined;
-  return `${layer === undefined ? "" : `model.layers.${layer}.`}${table[part]}.${kind}`;
-}
-
-/** `blk.3.attn_q` for `model.layers.3.self_attn.q_proj`; undefined where the architecture has no such module. */
-export function ggufModule(path: string, modelType: string): { name: string; permuted: boolean } | undefined {
-  const architecture = Object.values(ARCHITECTURES).find((candidate) => candidate.modelType === modelType);
-  const match = /^model\.layers\.(\d+)\.(.+)$/.exec(path);
-  const part = Object.entries(architecture?.modules ?? {}).find(([, module]) => module === match?.[2])?.[0];
-  if (architecture === undefined || part === undefined) return undefined;
-  return { name: `blk.${match![1]}.${part}`, permuted: architecture.permuted === true && PERMUTED.test(path) };
-}
-
-const PERMUTED = /\.self_attn\.[qk]_proj(\.|$)/;
-
-/** Where row `row` of a permuted weight is in its file: each head has rows 0, n/2, 1, n/2 + 1, … of the checkpoint. */
-export function storedRow(row: number, headRows: number): number {
-  const within = row % headRows;
-  const half = headRows / 2;
-  return row - within + (within < half ? 2 * within : 2 * (within - half) + 1);
 }
 
 export class GgufModel implements TensorSource {
