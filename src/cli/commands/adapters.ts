@@ -30,7 +30,7 @@ const EXPORT =
 const modelOption = () => needed(new Option("--model <path>", "backbone: a Hugging Face directory or a .gguf file"));
 
 export function configure(command: Command): void {
-  examples(command, [MERGE, EXPORT]);
+  examples(command, [MERGE, EXPORT, `${EXPORT} --json`]);
   examples(
     command
       .command("merge")

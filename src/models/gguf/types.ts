@@ -8,41 +8,49 @@ export interface BlockType {
   readonly bytes: number;
 }
 
-const type = (name: string, weights: number, bytes: number): BlockType => ({ name, weights, bytes });
+/** Number, name, weights and bytes of a block, from ggml.h and ggml-common.h. */
+const TYPES = `
+  0 F32 1 4
+  1 F16 1 2
+  2 Q4_0 32 18
+  3 Q4_1 32 20
+  6 Q5_0 32 22
+  7 Q5_1 32 24
+  8 Q8_0 32 34
+  9 Q8_1 32 40
+  10 Q2_K 256 84
+  11 Q3_K 256 110
+  12 Q4_K 256 144
+  13 Q5_K 256 176
+  14 Q6_K 256 210
+  15 Q8_K 256 292
+  16 IQ2_XXS 256 66
+  17 IQ2_XS 256 74
+  18 IQ3_XXS 256 98
+  19 IQ1_S 256 50
+  20 IQ4_NL 32 18
+  21 IQ3_S 256 110
+  22 IQ2_S 256 82
+  23 IQ4_XS 256 136
+  24 I8 1 1
+  25 I16 1 2
+  26 I32 1 4
+  27 I64 1 8
+  28 F64 1 8
+  29 IQ1_M 256 56
+  30 BF16 1 2
+  34 TQ1_0 256 54
+  35 TQ2_0 256 66
+  39 MXFP4 32 17
+  40 NVFP4 64 36
+`;
 
-/** By number, from ggml.h; also those that cannot be read here, so that the file around them can be checked. */
-export const BLOCK_TYPES: ReadonlyMap<number, BlockType> = new Map([
-  [0, type("F32", 1, 4)],
-  [1, type("F16", 1, 2)],
-  [2, type("Q4_0", 32, 18)],
-  [3, type("Q4_1", 32, 20)],
-  [6, type("Q5_0", 32, 22)],
-  [7, type("Q5_1", 32, 24)],
-  [8, type("Q8_0", 32, 34)],
-  [9, type("Q8_1", 32, 40)],
-  [10, type("Q2_K", 256, 84)],
-  [11, type("Q3_K", 256, 110)],
-  [12, type("Q4_K", 256, 144)],
-  [13, type("Q5_K", 256, 176)],
-  [14, type("Q6_K", 256, 210)],
-  [15, type("Q8_K", 256, 292)],
-  [16, type("IQ2_XXS", 256, 66)],
-  [17, type("IQ2_XS", 256, 74)],
-  [18, type("IQ3_XXS", 256, 98)],
-  [19, type("IQ1_S", 256, 50)],
-  [20, type("IQ4_NL", 32, 18)],
-  [21, type("IQ3_S", 256, 110)],
-  [22, type("IQ2_S", 256, 82)],
-  [23, type("IQ4_XS", 256, 136)],
-  [24, type("I8", 1, 1)],
-  [25, type("I16", 1, 2)],
-  [26, type("I32", 1, 4)],
-  [27, type("I64", 1, 8)],
-  [28, type("F64", 1, 8)],
-  [29, type("IQ1_M", 256, 56)],
-  [30, type("BF16", 1, 2)],
-  [34, type("TQ1_0", 256, 54)],
-  [35, type("TQ2_0", 256, 66)],
-  [39, type("MXFP4", 32, 17)],
-  [40, type("NVFP4", 64, 36)],
-]);
+/** By number; also those that cannot be read here, so that the file around them can be checked. */
+export const BLOCK_TYPES: ReadonlyMap<number, BlockType> = new Map(
+  TYPES.trim()
+    .split("\n")
+    .map((line) => {
+      const [number, name, weights, bytes] = line.trim().split(" ") as [string, string, string, string];
+      return [Number(number), { name, weights: Number(weights), bytes: Number(bytes) }];
+    }),
+);
