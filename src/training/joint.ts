@@ -29,13 +29,39 @@ export function requireJoinable(methods: readonly Method[]): void {
 }
 
 /**
+ * Tokens of a pass up to which the rows of several adapters pass the backbone faster together than one after the other;
+ * measured (docs/performance.md). Few rows leave the cores waiting for weights to be read, and each pass over quantised
+ * ones dequantises them anew; with many rows nothing is left to gain that would pay for cutting and joining them.
+ */
+const TOGETHER_UP_TO = { float32: 192, int8: 512, int4: 512 } as const;
+
+/** Which of the trainers pass together, by their places. */
+function clustersOf(trainers: readonly Trainer[]): number[][] {
+  const small: number[] = [];
+  const large: number[] = [];
+  for (const [i, { backbone, options }] of trainers.entries()) {
+    const few = (options.passTokens ?? 0) <= TOGETHER_UP_TO[backbone.weights.kind];
+    (few ? small : large).push(i);
+  }
+  return [...(small.length ? [small] : []), ...large.map((i) => [i])];
+}
+
+/** Trainers whose rows pass the backbone together, and the session in which they do. */
+interface Cluster {
+  /** Their places among all. */
+  readonly members: readonly number[];
+  readonly session: GradientSession;
+  /** Made when it is first needed. */
+  evaluation?: EvaluationSession;
+}
+
+/**
  * Steps the adapters of `trainers` together. Each has batches, losses, clipping, updates and counts of its own, as if it
  * were alone; what is shared is the pass through the backbone. Trainers and backbone outlive it.
  */
 export class JointTrainer implements Disposable {
   readonly trainers: readonly Trainer[];
-  readonly #gradients: GradientSession;
-  #evaluation: EvaluationSession | undefined;
+  readonly #clusters: readonly Cluster[];
 
   /** @param trainers of one backbone, at least one */
   constructor(trainers: readonly Trainer[]) {
@@ -43,12 +69,16 @@ export class JointTrainer implements Disposable {
     const [{ backbone, options }] = trainers as [Trainer];
     if (trainers.some((trainer) => trainer.backbone !== backbone)) throw new TypeError("trainers of several backbones");
     this.trainers = trainers;
-    this.#gradients = new GradientSession(
-      backbone,
-      trainers.map(({ accumulated, options: { packing } }) => ({ accumulated, packed: packing })),
-      options.tuning,
-      options.recompute,
-    );
+    this.#clusters = clustersOf(trainers).map((members) => {
+      const own = members.map((i) => trainers[i]!);
+      const session = new GradientSession(
+        backbone,
+        own.map(({ accumulated, options: { packing } }) => ({ accumulated, packed: packing })),
+        options.tuning,
+        own.find(({ options: { recompute } }) => recompute)?.options.recompute,
+      );
+      return { members, session };
+    });
   }
 
   /**
@@ -75,24 +105,35 @@ export class JointTrainer implements Disposable {
     return done.map((result, i) => outcomeOf(inputs[i]!, result!, then?.[i]));
   }
 
-  /** Takes updates through their passes, those with fewer standing idle at the end. */
+  /** Takes updates through their passes, and finishes them. */
   async #run<U extends Update | undefined>(
     updates: readonly U[],
     signal?: AbortSignal,
   ): Promise<(Settled<UpdateResult> | (U & undefined))[] | undefined> {
-    for (const [i, update] of updates.entries()) if (update) this.#gradients.prepare(i, update.seed, update.progress);
-    const count = Math.max(...updates.map((update) => update?.passes ?? 0));
-    for (let index = 0; index < count; index++) {
-      if (signal?.aborted) return undefined;
-      const own = updates.map((update) => update?.pass(index));
-      const passes = own.map((pass, i) => pass ?? idle(this.trainers[i]!));
-      using _batches = new Together(passes.map(({ batch }) => batch));
-      const results = await this.#gradients.accumulate(passes);
-      for (const [i, pass] of own.entries()) if (pass) updates[i]!.take(results[i]!);
-    }
+    for (const cluster of this.#clusters) if (!(await this.#pass(cluster, updates, signal))) return undefined;
     const results: (Settled<UpdateResult> | (U & undefined))[] = [];
     for (const update of updates) results.push(update ? await settled(update.finish()) : (update as U & undefined));
     return results;
+  }
+
+  /** All passes of a cluster, those with fewer standing idle at the end; false when the signal was aborted. */
+  async #pass(
+    { members, session }: Cluster,
+    all: readonly (Update | undefined)[],
+    signal: AbortSignal | undefined,
+  ): Promise<boolean> {
+    const updates = members.map((i) => all[i]);
+    for (const [i, update] of updates.entries()) if (update) session.prepare(i, update.seed, update.progress);
+    const count = Math.max(...updates.map((update) => update?.passes ?? 0));
+    for (let index = 0; index < count; index++) {
+      if (signal?.aborted) return false;
+      const own = updates.map((update) => update?.pass(index));
+      const passes = own.map((pass, i) => pass ?? idle(this.trainers[members[i]!]!));
+      using _batches = new Together(passes.map(({ batch }) => batch));
+      const results = await session.accumulate(passes);
+      for (const [i, pass] of own.entries()) if (pass) updates[i]!.take(results[i]!);
+    }
+    return true;
   }
 
   /**
@@ -106,22 +147,32 @@ export class JointTrainer implements Disposable {
   ): Promise<(Evaluation | undefined)[] | undefined> {
     const [{ backbone, options }] = this.trainers as [Trainer];
     const { profile: _, ...tuning } = options.tuning ?? {};
-    const adapters = this.trainers.map(({ adapter }) => adapter);
-    this.#evaluation ??= new EvaluationSession(backbone, adapters, tuning);
-    const jobs = this.trainers.map(({ options: { microBatchSize, maxLength } }, i) => {
-      const own = examples[i];
-      return own && { examples: own, microBatchSize, maxLength };
-    });
-    return this.#evaluation.evaluate(jobs, signal);
+    const evaluations = new Array<Evaluation | undefined>(this.trainers.length);
+    for (const cluster of this.#clusters) {
+      const own = cluster.members.map((i) => this.trainers[i]!);
+      const jobs = own.map(({ options: { microBatchSize, maxLength } }, k) => {
+        const rows = examples[cluster.members[k]!];
+        return rows && { examples: rows, microBatchSize, maxLength };
+      });
+      if (jobs.every((job) => job === undefined)) continue;
+      const adapters = own.map(({ adapter }) => adapter);
+      cluster.evaluation ??= new EvaluationSession(backbone, adapters, tuning);
+      const results = await cluster.evaluation.evaluate(jobs, signal);
+      if (results === undefined) return undefined;
+      for (const [k, i] of cluster.members.entries()) evaluations[i] = results[k];
+    }
+    return evaluations;
   }
 
   endProfiling(): string {
-    return this.#gradients.endProfiling();
+    return this.#clusters[0]!.session.endProfiling();
   }
 
   [Symbol.dispose](): void {
-    this.#gradients[Symbol.dispose]();
-    this.#evaluation?.[Symbol.dispose]();
+    for (const { session, evaluation } of this.#clusters) {
+      session[Symbol.dispose]();
+      evaluation?.[Symbol.dispose]();
+    }
   }
 }
 

@@ -2,7 +2,7 @@
 import { deriveSeed } from "../base/index.ts";
 import { Adapter, type Method } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
-import { batchOfStep, type ExampleOrder, Order, stepsPerEpoch } from "./batches.ts";
+import { batchOfStep, countTokens, type ExampleOrder, Order, stepsPerEpoch } from "./batches.ts";
 import {
   adapterFieldsOf,
   type CheckpointState,
@@ -34,6 +34,13 @@ export function contextOf({ config }: Backbone, { prefixLength }: Method, adapte
 
 export function plannedSteps({ epochs, batch_size, max_steps }: TrainingConfig, rows: number): number {
   return Math.min(Math.ceil(epochs * stepsPerEpoch(rows, batch_size)), max_steps ?? Number.POSITIVE_INFINITY);
+}
+
+/** Padding is not counted; packed rows are as long as the longest sequence at least. */
+function passTokens({ micro_batch_size, batch_size, packing }: TrainingConfig, examples: readonly Example[]): number {
+  const longest = examples.reduce((most, { tokens }) => Math.max(most, tokens.length), 0);
+  const row = packing ? longest : countTokens(examples) / examples.length;
+  return Math.min(micro_batch_size, batch_size) * row;
 }
 
 function countParameters({ specs }: Adapter): number {
@@ -166,6 +173,7 @@ export class Run implements Disposable {
     const adamW = { betas, eps, weightDecay: weight_decay, maxGradNorm: max_grad_norm };
     this.#current ??= new Trainer(this.#backbone, this.#adapter, {
       ...adamW,
+      passTokens: passTokens(this.#config, this.#data.train),
       optimizer: this.#host.optimizer(adamW),
       microBatchSize: micro_batch_size,
       maxLength: Math.min(max_length, this.#context),

@@ -25,6 +25,10 @@ export interface TrainerOptions extends AdamWOptions {
   readonly packing?: boolean;
   /** What the backward pass computes again instead of keeping it. Default: nothing. */
   readonly recompute?: Recomputation;
+  /**
+   * Tokens that a pass usually has: whether it pays to let those of several adapters pass together. Default: it does.
+   */
+  readonly passTokens?: number;
   readonly tuning?: SessionTuning;
   /** One made with the same options, to be shared with other trainers; it stays the caller's. Default: one of its own. */
   readonly optimizer?: AdamW;
