@@ -35,6 +35,7 @@ export {
   Backbone,
   type BackboneConfig,
   type ChatMessage,
+  type ChatTemplateOptions,
   readBackboneConfig,
   readSafetensors,
   SHAPES,
@@ -42,6 +43,7 @@ export {
   type Site,
   type StoredTensor,
   Tokenizer,
+  type TokenizerParts,
   writeSafetensors,
 } from "./models/index.ts";
 export {

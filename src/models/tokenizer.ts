@@ -1,24 +1,13 @@
 /** @file The tokenizer and chat template of a model directory. */
-import { Template } from "@huggingface/jinja";
-import { InputError, parseWith, reasonOf } from "../base/index.ts";
+import { parseWith } from "../base/index.ts";
 import type { BackboneConfig } from "./config.ts";
 import { type DecodeStreamOptions, Detokenizer, type TokenStream } from "./detokenizer.ts";
-import {
-  configSchema,
-  frameOfConfig,
-  specialTokens,
-  type TokenizerConfig,
-  withConfigTokens,
-} from "./tokenizer/config.ts";
+import { type ChatMessage, ChatTemplate, type ChatTemplateOptions, templatesOf } from "./tokenizer/chat-template.ts";
+import { configSchema, frameOfConfig, specialTokens, withConfigTokens } from "./tokenizer/config.ts";
 import { type Encoder, encoderOf } from "./tokenizer/encoder.ts";
 import { readTokenizerFiles } from "./tokenizer/files.ts";
 import type { Frame } from "./tokenizer/post-processor.ts";
 import { tokenizerSchema } from "./tokenizer/schema.ts";
-
-export interface ChatMessage {
-  readonly role: string;
-  readonly content: string;
-}
 
 /** Text to token ids and back, and chat messages to text. */
 export class Tokenizer {
@@ -32,10 +21,7 @@ export class Tokenizer {
   readonly #encoder: Encoder;
   readonly #frame: Frame;
   readonly #detokenizer: Detokenizer;
-  readonly #template: string | undefined;
-  readonly #templateVariables: Readonly<Record<string, string>>;
-  readonly #where: string;
-  #compiled: Template | undefined;
+  readonly #template: ChatTemplate;
 
   private constructor(parts: TokenizerParts) {
     const { ids = {}, where = "tokenizer" } = parts;
@@ -48,15 +34,13 @@ export class Tokenizer {
     };
     this.#encoder = encoderOf(json, where);
     this.#frame = frameOfConfig(config, idOf) ?? this.#encoder.frame;
-    this.#where = where;
     this.specialTokenIds = new Set(json.added_tokens.filter((token) => token.special).map((token) => token.id));
     this.#detokenizer = new Detokenizer(json.decoder, (id) => this.#encoder.idToToken(id), this.specialTokenIds, where);
-    this.#templateVariables = special;
     const eos = idOf("eos_token");
     this.bosTokenId = ids.bosTokenId ?? idOf("bos_token");
     this.eosTokenIds = ids.eosTokenIds?.length ? ids.eosTokenIds : eos === undefined ? [] : [eos];
     this.padTokenId = ids.padTokenId ?? idOf("pad_token") ?? this.eosTokenIds[0] ?? 0;
-    this.#template = parts.template ?? templateOf(config);
+    this.#template = new ChatTemplate(templatesOf(config, parts.template), special, where);
   }
 
   /**
@@ -84,7 +68,7 @@ export class Tokenizer {
 
   /** Whether the model directory has a chat template. */
   get hasChatTemplate(): boolean {
-    return this.#template !== undefined;
+    return this.#template.exists;
   }
 
   /**
@@ -119,33 +103,11 @@ export class Tokenizer {
 
   /**
    * Renders messages with the model's chat template. Encode the text with `addSpecialTokens: false`.
-   * @param options.addGenerationPrompt end with the opening of the assistant's turn (default false)
    * @throws InputError `CHAT_TEMPLATE_MISSING`; `CHAT_TEMPLATE_INVALID`; `CHAT_REJECTED` when the template refuses
    *   these messages
    */
-  applyChatTemplate(
-    messages: readonly ChatMessage[],
-    options: { readonly addGenerationPrompt?: boolean } = {},
-  ): string {
-    if (this.#template === undefined) {
-      const problem = "has no chat template; use a chat model, or give a plain prompt";
-      throw new InputError("CHAT_TEMPLATE_MISSING", this.#where, problem);
-    }
-    try {
-      this.#compiled ??= new Template(this.#template);
-    } catch (error) {
-      throw new InputError("CHAT_TEMPLATE_INVALID", this.#where, reasonOf(error), { cause: error });
-    }
-    try {
-      return this.#compiled.render({
-        ...this.#templateVariables,
-        messages: messages.map((message) => ({ ...message })),
-        add_generation_prompt: options.addGenerationPrompt ?? false,
-      });
-    } catch (error) {
-      const problem = `the chat template does not take these messages: ${reasonOf(error)}`;
-      throw new InputError("CHAT_REJECTED", this.#where, problem, { cause: error });
-    }
+  applyChatTemplate(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): string {
+    return this.#template.render(messages, options);
   }
 }
 
@@ -164,10 +126,4 @@ export interface TokenizerParts {
   readonly ids?: TokenIds;
   /** What errors call it, such as a path (default "tokenizer"). */
   readonly where?: string;
-}
-
-function templateOf(config: TokenizerConfig): string | undefined {
-  const template = config.chat_template ?? undefined;
-  if (template === undefined || typeof template === "string") return template;
-  return (template.find((entry) => entry.name === "default") ?? template[0])?.template;
 }
