@@ -231,6 +231,8 @@ describe("what is wrong is said in one line", () => {
     expect((await errorOf(path)).message).toMatch(/model.safetensors: .*truncated/);
     rmSync(join(path, "model.safetensors"));
     expect((await errorOf(path)).message).toMatch(/has neither model.safetensors nor model.safetensors.index.json/);
+    writeFileSync(join(path, "pytorch_model.bin"), "");
+    expect((await errorOf(path)).message).toMatch(/as pickle \(pytorch_model.bin\).*save_pretrained/);
     rmSync(join(path, "config.json"));
     expect((await errorOf(path)).message).toMatch(/has no config.json/);
   });

@@ -15,6 +15,7 @@ import { GgufModel } from "./gguf/model.ts";
 import { hasTokenizer, tokenizerFiles } from "./gguf/tokenizer.ts";
 import { fusedWeightsOf, sitesOf } from "./layout.ts";
 import { openPrepared, PREPARED, writePrepared } from "./prepared.ts";
+import { resolveModel } from "./pull.ts";
 import { dequantize } from "./quantize.ts";
 import { ropeTables } from "./rope.ts";
 import { SHAPES } from "./shapes.ts";
@@ -95,9 +96,11 @@ export class Backbone implements Disposable {
    * Loads a Hugging Face model directory or a GGUF file. Weights stored in another form become float32 while they are
    * read; when quantised only a few megabytes of linear weights are ever held as floats. Of a model that has been
    * prepared in this form the prepared weights are mapped instead: that reads nothing and has the same numbers.
+   * @param model its directory or GGUF file, or `ORG/NAME[@revision]` of a model that was pulled
    * @throws InputError when a file is missing, damaged, or does not hold what config.json asks for
    */
-  static async load(directory: string, options: BackboneOptions = {}): Promise<Backbone> {
+  static async load(model: string, options: BackboneOptions = {}): Promise<Backbone> {
+    const directory = resolveModel(model);
     const config = readBackboneConfig(directory);
     const own = join(directory, PREPARED);
     if (existsSync(own)) {

@@ -1,5 +1,5 @@
 /** @file The weights of a model directory, one safetensors file or several with an index, seen as one set of tensors. */
-import { existsSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
 import { InputError, readJson } from "../base/index.ts";
@@ -11,6 +11,12 @@ const indexSchema = z.looseObject({ weight_map: z.record(z.string(), z.string())
 
 export const SINGLE = "model.safetensors";
 export const INDEX = "model.safetensors.index.json";
+
+/** Files of weights that are pickle, or may be. */
+export const PICKLE = /\.(bin|pth?|ckpt)$/;
+/** What to do about them. */
+export const CONVERT =
+  "convert it with transformers: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT, safe_serialization=True)";
 
 const FLOATS = ["F32", "F16", "BF16", "F64"];
 
@@ -53,7 +59,10 @@ export class Checkpoint implements TensorSource {
       }
       const indexPath = join(directory, INDEX);
       if (!existsSync(indexPath)) {
-        const problem = `has neither ${SINGLE} nor ${INDEX} (weights in other formats, such as pickle, are not read)`;
+        const pickle = existsSync(directory) && readdirSync(directory).find((name) => PICKLE.test(name));
+        const problem = pickle
+          ? `has its weights as pickle (${pickle}), which can run any code and is not read; ${CONVERT}`
+          : `has neither ${SINGLE} nor ${INDEX}`;
         throw new InputError("MODEL_NOT_FOUND", directory, problem);
       }
       const weightMap = readJson(indexPath, indexSchema).weight_map;

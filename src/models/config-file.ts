@@ -6,6 +6,7 @@ import { InputError, parseWith, readJson } from "../base/index.ts";
 import { type BackboneConfig, tokenIdSchema, tokenIds, tokenIdsSchema } from "./config.ts";
 import { FAMILIES, type Family, REFUSED } from "./families.ts";
 import { GgufModel } from "./gguf/model.ts";
+import { resolveModel } from "./pull.ts";
 
 const generationSchema = z.looseObject({
   bos_token_id: tokenIdSchema,
@@ -52,10 +53,11 @@ function ggufConfig(path: string): BackboneConfig {
 /**
  * Reads `config.json`, and `generation_config.json` where there is one: its token ids win, as in transformers. Of a
  * GGUF file it reads the metadata.
- * @param directory of a model, or a .gguf file
+ * @param model a model directory, a .gguf file, or `ORG/NAME[@revision]` of a model that was pulled
  * @throws InputError naming every config field that is missing, ill-typed or asks for something not supported
  */
-export function readBackboneConfig(directory: string): BackboneConfig {
+export function readBackboneConfig(model: string): BackboneConfig {
+  const directory = resolveModel(model);
   if (GgufModel.is(directory)) return ggufConfig(directory);
   if (!existsSync(directory) || !statSync(directory).isDirectory()) {
     throw new InputError("MODEL_NOT_FOUND", directory, "no such model directory");

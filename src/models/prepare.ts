@@ -7,6 +7,7 @@ import { knownDigest, preparedPath, rememberDigest } from "./cache.ts";
 import { GgufModel } from "./gguf/model.ts";
 import { tokenizerFiles } from "./gguf/tokenizer.ts";
 import { openPrepared, PREPARED, type PreparedInfo, readPreparedInfo, writePrepared } from "./prepared.ts";
+import { resolveModel } from "./pull.ts";
 import { LEFT } from "./rewrite.ts";
 
 export interface PrepareOptions extends Pick<BackboneOptions, "weights" | "blockSize"> {
@@ -26,7 +27,8 @@ export interface Prepared extends PreparedInfo {
  * digest, so copies of a model share it. Several processes may prepare one model at once: each file appears whole.
  * @throws InputError what loading throws, OUTPUT_EXISTS, WEIGHTS_PREPARED
  */
-export async function prepareModel(model: string, options: PrepareOptions = {}): Promise<Prepared> {
+export async function prepareModel(name: string, options: PrepareOptions = {}): Promise<Prepared> {
+  const model = resolveModel(name);
   const { output, ...form } = options;
   if (output !== undefined && existsSync(output)) {
     throw new InputError("OUTPUT_EXISTS", output, "exists already; remove it or choose another directory");

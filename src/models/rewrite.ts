@@ -9,6 +9,7 @@ import { Checkpoint, INDEX, SINGLE } from "./checkpoint.ts";
 import type { BackboneConfig } from "./config.ts";
 import { float32ToBfloat16, float32ToFloat16 } from "./floats.ts";
 import { parametersOf } from "./layout.ts";
+import { resolveModel } from "./pull.ts";
 import { bytesOf, type SafetensorsFile, safetensorsHeader } from "./safetensors.ts";
 import { storedDType, type TensorEntry } from "./safetensors-header.ts";
 import { checkTensors } from "./weights.ts";
@@ -103,7 +104,7 @@ function writeConfig(from: string, to: string, dtype: RewriteOptions["dtype"]): 
  * @throws InputError OUTPUT_EXISTS, WEIGHT_NOT_FINITE, or what loading the checkpoint throws
  */
 export async function rewriteCheckpoint(
-  directory: string,
+  model: string,
   config: BackboneConfig,
   output: string,
   change: Change,
@@ -112,6 +113,7 @@ export async function rewriteCheckpoint(
   if (existsSync(output)) {
     throw new InputError("OUTPUT_EXISTS", output, "exists already; remove it or choose another directory");
   }
+  const directory = resolveModel(model);
   using checkpoint = Checkpoint.open(directory);
   checkTensors(checkpoint, config);
   const shards = new Map<SafetensorsFile, TensorEntry[]>();

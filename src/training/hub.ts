@@ -1,11 +1,18 @@
 /** @file Data sets of the Hugging Face hub: one split's files, fetched once into a cache and checked by their checksums. */
-import { createHash } from "node:crypto";
-import { createReadStream, existsSync } from "node:fs";
-import { homedir } from "node:os";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { datasetInfo, downloadFile, HubApiError, listFiles } from "@huggingface/hub";
 import { z } from "zod";
-import { InputError, readJson, reasonOf, writeFileAtomic, writeStreamAtomic } from "../base/index.ts";
+import { InputError, readJson, writeFileAtomic } from "../base/index.ts";
+import {
+  cacheDirectory,
+  download,
+  type HubFile,
+  HubStatusError,
+  hubReason,
+  hubStatus,
+  isWhole,
+  listHub,
+} from "../models/index.ts";
 import { isDataFile } from "./files.ts";
 import { shorten } from "./text.ts";
 
@@ -37,51 +44,22 @@ const listingSchema = z.object({
   ),
 });
 type Listing = z.infer<typeof listingSchema>;
-type HubFile = Listing["files"][number];
 
-/** `MILORA_CACHE`, else `milora` in the user's cache directory. */
-function cacheDirectory(): string {
-  const { MILORA_CACHE, XDG_CACHE_HOME } = process.env;
-  return MILORA_CACHE || join(XDG_CACHE_HOME || join(homedir(), ".cache"), "milora");
-}
+const isDataPath = (path: string): boolean => isDataFile(path.split("/").at(-1)!);
 
-function connection(signal: AbortSignal | undefined) {
-  const { HF_ENDPOINT, HF_TOKEN } = process.env;
-  return {
-    ...(HF_ENDPOINT ? { hubUrl: HF_ENDPOINT.replace(/\/+$/, "") } : {}),
-    ...(HF_TOKEN ? { accessToken: HF_TOKEN } : {}),
-    ...(signal
-      ? { fetch: (url: Parameters<typeof fetch>[0], init?: RequestInit) => fetch(url, { ...init, signal }) }
-      : {}),
-  };
-}
+const list = (name: string, revision: string, signal: AbortSignal | undefined): Promise<Listing> =>
+  listHub({ type: "dataset", name }, revision, isDataPath, signal);
 
-async function list(name: string, revision: string, signal: AbortSignal | undefined): Promise<Listing> {
-  const hub = connection(signal);
-  const { sha: commit } = await datasetInfo({ name, revision, additionalFields: ["sha"], ...hub });
-  const files: HubFile[] = [];
-  for await (const entry of listFiles({ repo: { type: "dataset", name }, revision: commit, recursive: true, ...hub })) {
-    const { path, size, lfs, oid } = entry;
-    if (entry.type !== "file" || !isDataFile(path.split("/").at(-1)!)) continue;
-    if (path.startsWith("/") || path.split("/").includes("..")) continue; // nothing may leave the cache's directory
-    if (lfs) files.push({ path, size: lfs.size, algorithm: "sha256", digest: lfs.oid });
-    else files.push({ path, size, algorithm: "git", digest: oid ?? "" });
-  }
-  return { commit, files };
-}
-
-const isMissing = (error: unknown): boolean => error instanceof HubApiError && error.statusCode === 404;
+const isMissing = (error: unknown): boolean => hubStatus(error) === 404;
 
 function unreachable(source: string, error: unknown): InputError {
-  const status = error instanceof HubApiError ? error.statusCode : undefined;
+  const status = error instanceof HubStatusError ? error.status : hubStatus(error);
   if (status === 404) return new InputError("DATA_UNAVAILABLE", source, "the hub has no such data set or revision");
   if (status === 401 || status === 403) {
     const advice = "the hub refuses access: accept the data set's terms there, and set HF_TOKEN";
     return new InputError("DATA_UNAVAILABLE", source, advice, { cause: error });
   }
-  const cause = (error as { cause?: unknown }).cause;
-  const reason = reasonOf(error).split("\n")[0]! + (cause instanceof Error ? `: ${cause.message}` : "");
-  return new InputError("DATA_UNAVAILABLE", source, `cannot be fetched (${reason})`, { cause: error });
+  return new InputError("DATA_UNAVAILABLE", source, `cannot be fetched (${hubReason(error)})`, { cause: error });
 }
 
 /** What a revision holds. A name that may move is asked for anew; when the hub cannot be reached, what it was last counts. */
@@ -104,7 +82,7 @@ async function listingOf(source: string, directory: string, signal: AbortSignal 
     return listing;
   } catch (error) {
     signal?.throwIfAborted();
-    if (existsSync(remembered) && !(error instanceof HubApiError)) return readJson(remembered, listingSchema);
+    if (existsSync(remembered) && hubStatus(error) === undefined) return readJson(remembered, listingSchema);
     throw unreachable(source, error);
   }
 }
@@ -160,18 +138,6 @@ export function chooseFiles<F extends { readonly path: string }>(source: string,
   return result.toSorted((a, b) => (a.path < b.path ? -1 : 1));
 }
 
-/** sha256 of the content, or for files outside of large-file storage git's own sha1 over a header and the content. */
-function hasher({ size, algorithm }: HubFile) {
-  return algorithm === "git" ? createHash("sha1").update(`blob ${size}\0`) : createHash("sha256");
-}
-
-async function isWhole(path: string, file: HubFile): Promise<boolean> {
-  const hash = hasher(file);
-  for await (const chunk of createReadStream(path)) hash.update(chunk as Buffer);
-  return hash.digest("hex") === file.digest;
-}
-
-/** Writes the file only when its checksum is right. */
 async function fetchFile(
   source: string,
   commit: string,
@@ -179,24 +145,14 @@ async function fetchFile(
   to: string,
   signal: AbortSignal | undefined,
 ): Promise<void> {
+  const repo = { type: "dataset", name: parseHubSource(source).name } as const;
   const where = `${source} (${file.path})`;
-  const repo = { type: "dataset" as const, name: parseHubSource(source).name };
-  const hash = hasher(file);
-  const checked = async function* (chunks: AsyncIterable<Uint8Array>) {
-    for await (const chunk of chunks) {
-      hash.update(chunk);
-      yield chunk;
-    }
-    if (hash.digest("hex") === file.digest) return;
-    throw new InputError("DATA_UNAVAILABLE", where, "arrived damaged (its checksum is not the hub's); try again");
-  };
   try {
-    const blob = await downloadFile({ repo, path: file.path, revision: commit, ...connection(signal) });
-    if (blob === null) throw new Error("the hub lists the file but does not have it");
-    await writeStreamAtomic(to, checked(blob.stream() as unknown as AsyncIterable<Uint8Array>));
+    await download(repo, commit, file, to, () => undefined, signal);
   } catch (error) {
     signal?.throwIfAborted();
-    throw error instanceof InputError ? error : unreachable(where, error);
+    if (error instanceof InputError) throw new InputError("DATA_UNAVAILABLE", where, error.problems, { cause: error });
+    throw unreachable(where, error);
   }
 }
 
@@ -213,7 +169,7 @@ export async function fetchDataSet(source: string, signal?: AbortSignal): Promis
   const paths: string[] = [];
   for (const file of chooseFiles(source, files)) {
     const path = join(directory, commit, ...file.path.split("/"));
-    if (!existsSync(path) || !(await isWhole(path, file))) {
+    if (!(await isWhole(path, file))) {
       if (process.env.HF_HUB_OFFLINE === "1") {
         throw new InputError("DATA_UNAVAILABLE", source, `${file.path} is not in the cache, and HF_HUB_OFFLINE is set`);
       }
