@@ -12,7 +12,19 @@ const tiny: BackboneConfig = {
   vocabSize: 512,
 };
 
-export const shapes: Readonly<Record<string, BackboneConfig>> = { tiny, ...SHAPES };
+/** That of the bundled backbone. */
+const tinyLlama: BackboneConfig = {
+  ...SHAPES["smollm2-135m"],
+  hiddenSize: 192,
+  intermediateSize: 512,
+  numLayers: 6,
+  numHeads: 6,
+  numKvHeads: 3,
+  headDim: 32,
+  vocabSize: 8192,
+};
+
+export const shapes: Readonly<Record<string, BackboneConfig>> = { tiny, "tiny-llama": tinyLlama, ...SHAPES };
 
 /** The config of a shape by its name on the command line. */
 export function shapeOf(name: string): BackboneConfig {

@@ -22,6 +22,7 @@ export {
 export { TrainingError, type TrainingErrorCode } from "./errors.ts";
 export type { Evaluation } from "./evaluate.ts";
 export type { TogetherOptions, TrainingEvent, TrainingResult, TrainOptions } from "./events.ts";
+export { type JointInput, JointTrainer } from "./joint.ts";
 export { type EvaluationMetrics, readMetrics, type StepLosses, type StepMetrics } from "./metrics.ts";
 export { PRESETS, type Preset, type PresetName, presetSettings } from "./presets.ts";
 export { alpacaPrompt, outputOf, type RenderedRow, renderPrompt, renderRow } from "./render.ts";
