@@ -1,5 +1,4 @@
 /** @file The tokenizer and chat template of a model directory. */
-import { parseWith } from "../base/index.ts";
 import type { BackboneConfig } from "./config.ts";
 import { type DecodeStreamOptions, Detokenizer, type TokenStream } from "./detokenizer.ts";
 import { type ChatMessage, ChatTemplate, type ChatTemplateOptions, templatesOf } from "./tokenizer/chat-template.ts";
@@ -7,7 +6,7 @@ import { configSchema, frameOfConfig, specialTokens, withConfigTokens } from "./
 import { type Encoder, encoderOf } from "./tokenizer/encoder.ts";
 import { readTokenizerFiles } from "./tokenizer/files.ts";
 import type { Frame } from "./tokenizer/post-processor.ts";
-import { tokenizerSchema } from "./tokenizer/schema.ts";
+import { Part, tokenizerSchema } from "./tokenizer/schema.ts";
 
 /** Text to token ids and back, and chat messages to text. */
 export class Tokenizer {
@@ -25,8 +24,8 @@ export class Tokenizer {
 
   private constructor(parts: TokenizerParts) {
     const { ids = {}, where = "tokenizer" } = parts;
-    const config = parseWith(configSchema, parts.config ?? {}, where);
-    const json = withConfigTokens(parseWith(tokenizerSchema, parts.tokenizerJson, where), config);
+    const config = new Part(where, "tokenizer_config").read(configSchema, parts.config ?? {});
+    const json = withConfigTokens(new Part(where, "tokenizer").read(tokenizerSchema, parts.tokenizerJson), config);
     const special = specialTokens(config);
     const idOf = (name: string): number | undefined => {
       const content = special[name];

@@ -8,13 +8,19 @@ export class Charsmap {
   readonly #units: Uint32Array;
   readonly #texts: Uint8Array;
 
-  /** Throws RangeError when it is damaged. */
-  constructor(bytes: Uint8Array) {
-    const size = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getUint32(0, true);
-    if (size % 4 || size + 4 > bytes.length) throw new RangeError("precompiled_charsmap is damaged");
-    const view = new DataView(bytes.buffer, bytes.byteOffset + 4, size);
-    this.#units = Uint32Array.from({ length: size / 4 }, (_, at) => view.getUint32(4 * at, true));
-    this.#texts = bytes.subarray(4 + size);
+  private constructor(units: Uint32Array, texts: Uint8Array) {
+    this.#units = units;
+    this.#texts = texts;
+  }
+
+  /** Undefined when it is damaged. */
+  static read(bytes: Uint8Array): Charsmap | undefined {
+    if (bytes.length < 4) return undefined;
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    const size = view.getUint32(0, true);
+    if (size === 0 || size % 4 || size + 4 > bytes.length) return undefined;
+    const units = Uint32Array.from({ length: size / 4 }, (_, at) => view.getUint32(4 * at + 4, true));
+    return new Charsmap(units, bytes.subarray(4 + size));
   }
 
   /** The longest rule for the bytes from `start` on: how many it takes, and what takes their place. */

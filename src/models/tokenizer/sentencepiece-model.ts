@@ -48,7 +48,9 @@ export class SentencePieceModel implements TextEncoding {
     this.#unknown = pieces.findIndex((_, id) => types[id] === PIECE.unknown);
     if (this.#unknown < 0 && !given.byteFallback) part.invalid("has no unknown piece");
     if (given.byteFallback) this.#bytes = byteTokens(this.vocab) ?? part.invalid("lacks pieces of byte fallback");
-    if (given.charsmap?.length) this.#charsmap = new Charsmap(given.charsmap);
+    if (given.charsmap?.length) {
+      this.#charsmap = Charsmap.read(given.charsmap) ?? part.invalid("precompiled_charsmap is damaged");
+    }
     if (given.kind === "bpe") {
       const bpe = new SentencePieceBpe(given, this.#unknown);
       this.#cut = bpe.cut;
