@@ -35,7 +35,7 @@ interface Variant {
 }
 
 /** MiLoRA as in the paper, whatever a new adapter's defaults are. */
-const PAPER = { lora_alpha: 16, router_input: "raw", anneal: 0 };
+const PAPER = { lora_alpha: 16, router_input: "raw", anneal: 0, balance: "load", load_balance_coefficient: 0.01 };
 
 const VARIANTS: readonly Variant[] = [
   { name: "LoRA", method: "lora" },
@@ -45,8 +45,15 @@ const VARIANTS: readonly Variant[] = [
   { name: "MiLoRA default", method: "milora" },
 ];
 
-/** One thing changed at a time. */
-const OTHERS: readonly Variant[] = [];
+/** The default with one thing changed at a time, and LoRA with the default's scaling. */
+const OTHERS: readonly Variant[] = [
+  { name: "LoRA alpha 4r", method: "lora", adapter: { lora_alpha: 64 } },
+  { name: "MiLoRA alpha r", method: "milora", adapter: { lora_alpha: 16 } },
+  { name: "MiLoRA hard from the start", method: "milora", adapter: { anneal: 0 } },
+  { name: "MiLoRA no balance", method: "milora", adapter: { load_balance_coefficient: 0 } },
+  { name: "MiLoRA k = 5", method: "milora", adapter: { top_k: 5 } },
+  { name: "MiLoRA k = 7", method: "milora", adapter: { top_k: 7 } },
+];
 
 interface Run {
   readonly name: string;

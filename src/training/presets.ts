@@ -21,6 +21,7 @@ const PAPER_MILORA = {
   pooler: "self_attention",
   activation: "rational",
   load_balance_coefficient: 0.01,
+  balance: "load",
   router_input: "raw",
   anneal: 0,
 };

@@ -55,19 +55,20 @@ export const configSchema = z
 
 export type MiloraConfig = z.infer<typeof configSchema>;
 
+/** What measured best: docs/method.md, "The router, measured". */
+const RECIPE = { router_input: "rms", anneal: 0.5, balance: "information", load_balance_coefficient: 0.03 };
+/** Its scaling, lora_alpha / r; the paper's is 1. */
+const RECIPE_SCALING = 4;
+
 /**
- * The config of a new adapter: the recipe that measured best (docs/method.md, "The router, measured"), all of it written
- * out. The scale makes up for the modules that are missing, so that k = 7 has LoRA's. Options that are a whole
+ * The config of a new adapter: the recipe that measured best, all of it written out. Options that are a whole
  * adapter_config.json mean what the file means.
  */
 export function newConfigOf(options: Readonly<Record<string, unknown>>): MiloraConfig {
   const whole = options.peft_type !== undefined;
-  const recipe = whole ? {} : { router_input: "rms", anneal: 0.5 };
-  const given = { peft_type: "MILORA", task_type: "CAUSAL_LM", ...recipe, ...options };
+  const given = { peft_type: "MILORA", task_type: "CAUSAL_LM", ...(whole ? {} : RECIPE), ...options };
   const config = parseWith(configSchema, given, "milora");
-  const { r, top_k, target_modules } = config;
-  const alpha = whole ? r : Number(((r * target_modules.length) / top_k).toPrecision(4));
-  return { ...config, lora_alpha: config.lora_alpha ?? alpha };
+  return { ...config, lora_alpha: config.lora_alpha ?? config.r * (whole ? 1 : RECIPE_SCALING) };
 }
 
 export function scalingOf(config: MiloraConfig): number {

@@ -1,6 +1,6 @@
 /** @file MiLoRA (Zhang et al. 2024, arXiv 2410.18035): a layer's LoRA modules are experts, routed once per prompt. */
 import { add, concat, gemm, mul, reshape, split, sub, type Value } from "../../graph/index.ts";
-import type { BackboneConfig, Site, SiteWeight } from "../../models/index.ts";
+import { type BackboneConfig, moduleNames, type Site, type SiteWeight } from "../../models/index.ts";
 import { doraOutput, doraSpecs } from "../dora/index.ts";
 import { loraKeys, loraSpecs } from "../lora/index.ts";
 import type { BuildContext, Method, MethodGraph, Packing, ParameterSpec } from "../method.ts";
@@ -119,7 +119,7 @@ export const milora: Method<MiloraConfig> = {
   properties: { routed: true, mergeable: false, startsAsIdentity: true, packable: true },
 
   newConfig(options, backbone) {
-    const config = newConfigOf(options);
+    const config = newConfigOf({ target_modules: moduleNames(backbone), ...options });
     expertsOf(config, backbone);
     return config;
   },

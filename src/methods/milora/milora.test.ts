@@ -35,26 +35,20 @@ describe("config", () => {
     gate: "straight_through",
     pooler: "self_attention",
     activation: "rational",
-    load_balance_coefficient: 0.01,
   };
+  const absent = { router_input: "raw", anneal: 0, balance: "load", load_balance_coefficient: 0.01 };
 
   test("a file that says nothing else means the paper, also as options", () => {
     const file = { peft_type: "MILORA" };
-    expect(milora.configSchema.parse(file)).toMatchObject({ ...paper, router_input: "raw", anneal: 0 });
-    expect(milora.newConfig(file, llama7b)).toMatchObject({ ...paper, lora_alpha: 32, router_input: "raw", anneal: 0 });
+    expect(milora.configSchema.parse(file)).toMatchObject({ ...paper, ...absent });
+    expect(milora.newConfig(file, llama7b)).toMatchObject({ ...paper, ...absent, lora_alpha: 32 });
   });
 
   test("a new adapter has the recipe that measured best, written out", () => {
     const config = milora.newConfig({}, llama7b);
-    expect(config).toMatchObject({ ...paper, lora_alpha: 74.67, router_input: "rms", anneal: 0.5 });
+    const recipe = { router_input: "rms", anneal: 0.5, balance: "information", load_balance_coefficient: 0.03 };
+    expect(config).toMatchObject({ ...paper, ...recipe, lora_alpha: 128 });
     expect(milora.configSchema.parse(JSON.parse(JSON.stringify(config)))).toEqual(config);
-  });
-
-  test("the scale makes up for the modules that are missing", () => {
-    const alpha = (options: Record<string, unknown>) => milora.newConfig({ r: 12, ...options }, llama7b).lora_alpha;
-    expect([alpha({ top_k: 7 }), alpha({ top_k: 3 }), alpha({ top_k: 1 })]).toEqual([12, 28, 84]);
-    expect(alpha({ top_k: 1, target_modules: ["q_proj", "v_proj"] })).toBe(24);
-    expect(alpha({ lora_alpha: 12 })).toBe(12);
   });
 
   test("while experts fade, an adapter is not yet what it is trained for", () => {
