@@ -47,10 +47,15 @@ const VARIANTS: readonly Variant[] = [
 
 /** The default with one thing changed at a time, and LoRA with the default's scaling. */
 const OTHERS: readonly Variant[] = [
+  { name: "LoRA alpha 7r/3", method: "lora", adapter: { lora_alpha: 37.33 } },
   { name: "LoRA alpha 4r", method: "lora", adapter: { lora_alpha: 64 } },
+  { name: "LoRA on o up down", method: "lora", adapter: { target_modules: ["o_proj", "up_proj", "down_proj"] } },
+  { name: "LoRA on v o down", method: "lora", adapter: { target_modules: ["v_proj", "o_proj", "down_proj"] } },
   { name: "MiLoRA alpha r", method: "milora", adapter: { lora_alpha: 16 } },
   { name: "MiLoRA hard from the start", method: "milora", adapter: { anneal: 0 } },
+  { name: "MiLoRA alpha 7r/3", method: "milora", adapter: { lora_alpha: 37.33 } },
   { name: "MiLoRA no balance", method: "milora", adapter: { load_balance_coefficient: 0 } },
+  { name: "MiLoRA load balance", method: "milora", adapter: { balance: "load", load_balance_coefficient: 0.01 } },
   { name: "MiLoRA k = 5", method: "milora", adapter: { top_k: 5 } },
   { name: "MiLoRA k = 7", method: "milora", adapter: { top_k: 7 } },
 ];

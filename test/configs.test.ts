@@ -47,7 +47,7 @@ test("there is one config a method of the paper, and one a tenant and method of 
       expect(config).toEqual(demo);
       expect(model).toBe("assets/tiny-llama");
       expect(join(root, committed.train as string)).toBe(data.train);
-      expect(committed.dev).toBe(0);
+      expect(join(root, committed.dev as string)).toBe(data.dev);
     }
   }
 });

@@ -26,6 +26,8 @@ export const TITLES: Readonly<Record<MethodName | "bare", string>> = { bare: "ba
 /** How much of everything. */
 export interface Scale {
   readonly testRows: number | undefined;
+  /** Whether the adapters are also evaluated on the dev rows, for the routers' part of their reports. */
+  readonly devRows: boolean;
   readonly epochs: Readonly<Record<Tenant["task"], number>>;
   readonly maxSteps: number | undefined;
   readonly batchSize: number;
@@ -36,6 +38,7 @@ export interface Scale {
 
 export const FULL: Scale = {
   testRows: undefined,
+  devRows: true,
   epochs: { subjects: 1, authors: 2 }, // 240 and 322 steps
   maxSteps: undefined,
   batchSize: presetSettings("small", "milora").batch_size!,
@@ -43,7 +46,15 @@ export const FULL: Scale = {
   speedRounds: 7,
 };
 
-export const QUICK: Scale = { ...FULL, testRows: 4, maxSteps: 2, batchSize: 4, speedTokens: 16, speedRounds: 1 };
+export const QUICK: Scale = {
+  ...FULL,
+  testRows: 4,
+  devRows: false,
+  maxSteps: 2,
+  batchSize: 4,
+  speedTokens: 16,
+  speedRounds: 1,
+};
 
 export function dataFile(task: Tenant["task"], split: "train" | "dev" | "test"): string {
   return join(ASSETS, "data", task, `${split}.jsonl`);
@@ -60,11 +71,16 @@ export function trainingConfig(tenant: Tenant, method: MethodName, scale: Scale,
     ...presetSettings("small", method),
     model: MODEL,
     method,
-    data: { train: dataFile(tenant.task, "train"), dev: 0, template: "alpaca" },
+    data: {
+      train: dataFile(tenant.task, "train"),
+      dev: scale.devRows ? dataFile(tenant.task, "dev") : 0,
+      template: "alpaca",
+    },
     epochs: scale.epochs[tenant.task],
     ...(scale.maxSteps === undefined ? {} : { max_steps: scale.maxSteps }),
     batch_size: scale.batchSize,
     micro_batch_size: scale.batchSize,
+    eval_every: 1_000_000, // at the end
     checkpoint_every: 1_000_000, // at the end, or when interrupted
     output_dir: join(output, runName(tenant, method)),
   };

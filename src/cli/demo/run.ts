@@ -94,13 +94,15 @@ export async function runDemo(flags: DemoFlags): Promise<void> {
 
   say(show.heading(3, "Experts that MiLoRA's routers chose: layers down, modules across"));
   const routes = [];
-  for (const { tenant, rows, adapters } of places) {
+  for (const { tenant, rows, adapters, trained } of places) {
     const adapter = adapters.get("milora")!;
     const pictured = differentRows(rows, PICTURED);
     const reports = await routesOf(engine, backbone.tokenizer, pictured, adapter);
     const labels = pictured.map((row) => row.answer);
     say(show.routePicture(tenant, labels, reports, adapter.method.routing!(adapter.config).experts));
-    routes.push({ tenant: tenant.name, labels, routes: reports });
+    const { routing } = trained.get("milora")!;
+    if (routing) say(show.routingLine(tenant, routing));
+    routes.push({ tenant: tenant.name, labels, routes: reports, ...(routing && { dev: routing }) });
   }
 
   say(show.heading(4, "Some answers"));

@@ -1,6 +1,7 @@
 /** @file The demo's findings as text. */
 import type { Accuracy } from "../../evaluation/index.ts";
 import type { RouteReport } from "../../generation/index.ts";
+import type { RoutingMetrics } from "../../training/index.ts";
 import { drawRoutes } from "../routes.ts";
 import { duration, grouped, paint, percent, table } from "../terminal.ts";
 import { METHODS, type MethodName, type Tenant, TITLES } from "./plan.ts";
@@ -90,6 +91,18 @@ export function routePicture(
     routes.map((route) => route.experts),
     experts,
   );
+}
+
+/** What the routers did on the dev rows. */
+export function routingLine(tenant: Tenant, routing: RoutingMetrics): string {
+  const { rows, routes, entropy, experts, route_mutual_information, route_mutual_information_by_chance } = routing;
+  const mean = entropy.reduce((a, b) => a + b, 0) / entropy.length;
+  const facts = [
+    `${routes} routes on ${rows} dev rows`,
+    `entropy of a layer ${mean.toFixed(2)} of ${Math.log2(experts.length).toFixed(2)} bits`,
+    `of the answer they tell ${route_mutual_information.toFixed(2)} bits, by chance ${route_mutual_information_by_chance.toFixed(2)}`,
+  ];
+  return `tenant ${tenant.name}  ${facts.join(" · ")}`;
 }
 
 export interface Sample {

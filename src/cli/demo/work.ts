@@ -6,7 +6,7 @@ import { type ExactMatchResult, exactMatch, type LabelledRow } from "../../evalu
 import type { Engine, RouteReport } from "../../generation/index.ts";
 import type { Adapter } from "../../methods/index.ts";
 import type { Backbone, Tokenizer } from "../../models/index.ts";
-import { renderPrompt, type TrainingResult, train } from "../../training/index.ts";
+import { type RoutingMetrics, renderPrompt, type TrainingResult, train } from "../../training/index.ts";
 import { InterruptError } from "../interrupt.ts";
 import type { Progress } from "../progress.ts";
 import { writeReport } from "../report/index.ts";
@@ -19,6 +19,8 @@ export interface Trained {
   readonly firstLoss: number | undefined;
   readonly lastLoss: number | undefined;
   readonly tokensPerSecond: number | undefined;
+  /** Routed methods, where there are dev rows: what the routers did on them. */
+  readonly routing: RoutingMetrics | undefined;
 }
 
 /** Trains one adapter, or goes on where an interrupted demo left it. */
@@ -38,6 +40,7 @@ export async function trainAdapter(
   const losses: number[] = [];
   let [tokens, seconds] = [0, 0];
   let bar: Progress | undefined;
+  let routing: RoutingMetrics | undefined;
   const run = (resume: boolean) =>
     train(config, {
       signal,
@@ -45,6 +48,7 @@ export async function trainAdapter(
       resume,
       onProgress(event) {
         if (event.type === "start") bar = options.progress(event.totalSteps);
+        if (event.type === "evaluation") routing = event.metrics.routing;
         if (event.type !== "step") return;
         const { step, lm_loss, tokens_per_second } = event.metrics;
         losses.push(lm_loss);
@@ -70,6 +74,7 @@ export async function trainAdapter(
       firstLoss: losses[0],
       lastLoss: losses.at(-1),
       tokensPerSecond: seconds > 0 ? tokens / seconds : undefined,
+      routing,
     };
   } finally {
     bar?.stop();
