@@ -121,8 +121,31 @@ export function readText(path: string): string {
   }
 }
 
+/** Far more than any file needs; what walks through a value recurses. */
+const MAX_DEPTH = 200;
+
+/** Whether JSON text has objects and arrays inside of each other to more than `most` levels. */
+export function nestedDeeper(json: string, most: number): boolean {
+  let depth = 0;
+  let inString = false;
+  for (let i = 0; i < json.length; i++) {
+    const char = json.charCodeAt(i);
+    if (inString) {
+      if (char === 0x5c) i++;
+      else if (char === 0x22) inString = false;
+    } else if (char === 0x22) inString = true;
+    else if (char === 0x7b || char === 0x5b) {
+      if (++depth > most) return true;
+    } else if (char === 0x7d || char === 0x5d) depth--;
+  }
+  return false;
+}
+
 /** What JSON text holds, not checked yet; `where` names its origin. Throws `InputError` JSON_INVALID. */
 export function parseJson(text: string, where: string): unknown {
+  if (nestedDeeper(text, MAX_DEPTH)) {
+    throw new InputError("JSON_INVALID", where, `is nested deeper than ${MAX_DEPTH} levels`);
+  }
   try {
     return JSON.parse(text);
   } catch (error) {

@@ -1,6 +1,6 @@
 /** @file The header of a safetensors file, checked as untrusted input before a byte of tensor data is read. */
 import { z } from "zod";
-import { InputError, reasonOf } from "../base/index.ts";
+import { InputError, nestedDeeper, reasonOf } from "../base/index.ts";
 import type { DType } from "../runtime/index.ts";
 
 /**
@@ -8,6 +8,9 @@ import type { DType } from "../runtime/index.ts";
  * a gigabyte; 16 MiB still hold more than 100,000 tensors in one file.
  */
 export const MAX_HEADER_BYTES = 16 * 1024 * 1024;
+
+/** The format needs 3. */
+const MAX_DEPTH = 8;
 
 /** How many problems of one header are spelled out; a crafted header may have a hundred thousand. */
 const MAX_PROBLEMS = 100;
@@ -127,23 +130,6 @@ export function duplicateKeys(json: string): string[] {
   return found;
 }
 
-/** Depth of nesting of a JSON text; the format needs 3, and `JSON.parse` recurses. */
-function tooDeep(json: string): boolean {
-  let depth = 0;
-  let inString = false;
-  for (let i = 0; i < json.length; i++) {
-    const char = json.charCodeAt(i);
-    if (inString) {
-      if (char === 0x5c) i++;
-      else if (char === 0x22) inString = false;
-    } else if (char === 0x22) inString = true;
-    else if (char === 0x7b || char === 0x5b) {
-      if (++depth > 8) return true;
-    } else if (char === 0x7d || char === 0x5d) depth--;
-  }
-  return false;
-}
-
 /**
  * Parses the JSON of a header.
  * @param bytes the header without its length
@@ -163,7 +149,7 @@ export function parseHeader(bytes: Uint8Array, dataBytes: number, where: string)
   let text = "";
   try {
     text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
-    if (tooDeep(text)) fail("the header is nested deeper than the format allows");
+    if (nestedDeeper(text, MAX_DEPTH)) fail("the header is nested deeper than the format allows");
     root = JSON.parse(text);
   } catch (error) {
     if (error instanceof InputError) throw error;

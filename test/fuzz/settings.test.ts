@@ -1,0 +1,114 @@
+/** @file Damaged settings: config.json, tokenizer.json, adapter_config.json and index files, and models made of them. */
+import { cpSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import fc from "fast-check";
+import { expect, test } from "vitest";
+import { Adapter } from "../../src/methods/index.ts";
+import { Backbone, parametersOf, readBackboneConfig, sitesOf, Tokenizer } from "../../src/models/index.ts";
+import { damageJson, jsonDamage, scratch, settings, Tally, TIMEOUT } from "./support.ts";
+
+const directory = scratch();
+const damages = fc.array(jsonDamage, { minLength: 1, maxLength: 3 });
+
+/** A copy of a fixture whose file `name` is damaged anew for each case. */
+async function fuzz(source: string, name: string, runs: number, read: (directory: string) => unknown): Promise<void> {
+  const tally = new Tally();
+  const copy = join(directory.path, "copy");
+  rmSync(copy, { recursive: true, force: true });
+  cpSync(source, copy, { recursive: true });
+  const text = readFileSync(join(source, name), "utf8");
+  await fc.assert(
+    fc.asyncProperty(damages, async (list) => {
+      writeFileSync(join(copy, name), damageJson(text, list));
+      await tally.check(() => read(copy));
+    }),
+    settings(runs),
+  );
+  tally.conclude();
+}
+
+function readConfig(path: string): void {
+  const config = readBackboneConfig(path);
+  for (const key of ["hiddenSize", "numLayers", "numHeads", "headDim", "vocabSize", "maxPositions"] as const) {
+    expect(Number.isSafeInteger(config[key]) && config[key] > 0, `${key} ${config[key]}`).toBe(true);
+  }
+  expect(Number.isFinite(config.ropeTheta) && config.rmsNormEps > 0).toBe(true);
+  // What is made of it has sizes, and is listed in no time.
+  for (const { inFeatures, outFeatures } of sitesOf(config)) expect(inFeatures * outFeatures).toBeGreaterThan(0);
+  for (const { shape } of parametersOf(config)) expect(shape.every((size) => size > 0)).toBe(true);
+}
+
+const loadModel = async (path: string): Promise<void> => {
+  using backbone = await Backbone.load(path);
+  expect(backbone.digest).toMatch(/^[0-9a-f]{64}$/);
+};
+
+const BACKBONES = "test/fixtures/backbones";
+
+test.each(["llama-gqa", "llama-rope500k"])(
+  "config.json of %s",
+  async (name) => {
+    await fuzz(`${BACKBONES}/${name}`, "config.json", 1000, readConfig);
+  },
+  TIMEOUT,
+);
+
+test(
+  "a model whose config.json is damaged",
+  async () => {
+    await fuzz(`${BACKBONES}/llama-tied`, "config.json", 250, loadModel);
+  },
+  TIMEOUT,
+);
+
+test(
+  "generation_config.json",
+  async () => {
+    await fuzz(`${BACKBONES}/llama-gqa`, "generation_config.json", 400, readConfig);
+  },
+  TIMEOUT,
+);
+
+test(
+  "model.safetensors.index.json",
+  async () => {
+    await fuzz(`${BACKBONES}/llama-untied`, "model.safetensors.index.json", 300, loadModel);
+  },
+  TIMEOUT,
+);
+
+const lengthOf = (tokenizer: Tokenizer): number => {
+  const ids = tokenizer.encode("Hello, wörld 12!\n ");
+  expect(ids.every((id) => Number.isInteger(id) && id >= 0)).toBe(true);
+  expect(typeof tokenizer.decode(ids)).toBe("string");
+  return ids.length;
+};
+
+test(
+  "tokenizer.json and tokenizer_config.json",
+  async () => {
+    const source = "test/fixtures/sentencepiece";
+    await fuzz(source, "tokenizer.json", 300, (path) => lengthOf(Tokenizer.load(path)));
+    await fuzz(source, "tokenizer_config.json", 200, (path) => lengthOf(Tokenizer.load(path)));
+  },
+  TIMEOUT,
+);
+
+const backbone = readBackboneConfig(`${BACKBONES}/llama-gqa`);
+
+test.each([
+  ["lora", "patterns"],
+  ["milora", "default"],
+  ["adalora", "pruned"],
+  ["ia3", "inputs"],
+  ["moelora", "default"],
+])(
+  "adapter_config.json of %s",
+  async (method, name) => {
+    await fuzz(`test/fixtures/${method}/${name}`, "adapter_config.json", 300, (path) => {
+      using adapter = Adapter.load(path, backbone);
+      expect(adapter.digest).toMatch(/^[0-9a-f]{64}$/);
+    });
+  },
+  TIMEOUT,
+);
