@@ -19,7 +19,8 @@ import {
   tokenizerOf,
 } from "./request.ts";
 import { Runner } from "./runner.ts";
-import { scoreSequences } from "./score.ts";
+import { type ScoreOptions, scoreSequences } from "./score.ts";
+import { batchesOf, type PromptGroup, paysToShare, scoreGroups } from "./score-shared.ts";
 import { Sequence } from "./sequence.ts";
 
 export interface EngineOptions {
@@ -130,12 +131,14 @@ export class Engine implements Disposable {
 
   /**
    * Log-probabilities of continuations. A routed adapter chooses its experts by `prompt` alone, as in generation.
+   * Several continuations of one prompt, the choices of a question, share the pass over it where that is less work.
    *
-   * @throws InputError PROMPT_INVALID, PROMPT_TOO_LONG, ADAPTER_MISMATCH
+   * @throws InputError PROMPT_INVALID, PROMPT_TOO_LONG, ADAPTER_MISMATCH; RuntimeError RUN_CANCELLED
    */
   async score(
     rows: readonly { readonly prompt: readonly number[]; readonly continuation: readonly number[] }[],
     adapter?: Adapter,
+    options: ScoreOptions = {},
   ): Promise<ScoreResult[]> {
     using _call = this.#enter();
     const problems = new Problems();
@@ -144,16 +147,47 @@ export class Engine implements Disposable {
       const { vocabSize } = this.backbone.config;
       checkTokens(problems, `prompt ${index}`, prompt, vocabSize);
       checkTokens(problems, `continuation ${index}`, continuation, vocabSize, { allowEmpty: true });
-      this.#checkLength(problems, `row ${index}`, prompt.length + continuation.length);
+      // The last token is never read, only looked up.
+      this.#checkLength(problems, `row ${index}`, prompt.length + Math.max(0, continuation.length - 1));
     });
     problems.throwIfAny("score");
-    const sequences = rows.map(({ prompt, continuation }) => ({
-      tokens: [...prompt, ...continuation],
-      promptLength: prompt.length,
-      from: prompt.length,
-    }));
-    const scores = await scoreSequences(this.#shared, adapter, sequences);
-    return scores.map(({ logprobs, greedy }) => ({ logprobs, greedy }));
+    const { signal, onProgress } = options;
+    const results = new Array<ScoreResult>(rows.length);
+    const shared: (PromptGroup & { readonly rows: readonly number[] })[] = [];
+    const single: number[] = [];
+    for (const alike of groupBy([...rows.keys()], (row) => rows[row]!.prompt.join())) {
+      const scored = alike.filter((row) => rows[row]!.continuation.length > 0);
+      const continuations = scored.map((row) => rows[row]!.continuation);
+      const group = { prompt: rows[alike[0]!]!.prompt, continuations, rows: scored };
+      if (scored.length > 1 && paysToShare(group)) shared.push(group);
+      else single.push(...scored);
+      for (const row of alike) results[row] = { logprobs: [], greedy: true };
+    }
+    let finished = rows.length - single.length - shared.reduce((sum, group) => sum + group.rows.length, 0);
+    for (const indices of batchesOf(shared)) {
+      signal?.throwIfAborted();
+      const groups = indices.map((index) => shared[index]!);
+      const scores = await scoreGroups(this.#shared, adapter, groups, signal);
+      groups.forEach((group, g) => {
+        group.rows.forEach((row, i) => {
+          results[row] = scores[g]![i]!;
+        });
+        finished += group.rows.length;
+      });
+      onProgress?.(finished, rows.length);
+    }
+    const sequences = single.map((row) => {
+      const { prompt, continuation } = rows[row]!;
+      return { tokens: [...prompt, ...continuation], promptLength: prompt.length, from: prompt.length };
+    });
+    const scores = await scoreSequences(this.#shared, adapter, sequences, {
+      signal,
+      onProgress: (done) => onProgress?.(finished + done, rows.length),
+    });
+    scores.forEach(({ logprobs, greedy }, i) => {
+      results[single[i]!] = { logprobs, greedy };
+    });
+    return results;
   }
 
   /**

@@ -28,11 +28,25 @@ export interface SequenceScores {
 /** Most logits held at once: 64 MiB of them. */
 const LOGITS = 2 ** 24;
 
+/** How scoring is watched and stopped. */
+export interface ScoreOptions {
+  /** Stops the run that is under way; the call then throws. */
+  readonly signal?: AbortSignal | undefined;
+  /** Told how many rows are finished. */
+  readonly onProgress?: ((finished: number, total: number) => void) | undefined;
+}
+
+/** What has to be read of a sequence: its last token only where something is wanted after it. */
+function fedTokens({ tokens, from, last }: ScoredSequence): readonly number[] {
+  return last || from >= tokens.length ? tokens : tokens.slice(0, -1);
+}
+
 /** Scores sequences in batches of similar length; results in the order of `sequences`. */
 export async function scoreSequences(
   shared: Shared,
   adapter: Adapter | undefined,
   sequences: readonly ScoredSequence[],
+  options: ScoreOptions = {},
 ): Promise<SequenceScores[]> {
   const order = sequences
     .map((_, index) => index)
@@ -46,11 +60,13 @@ export async function scoreSequences(
       shared,
       adapter,
       indices.map((index) => sequences[index]!),
+      options.signal,
     );
     indices.forEach((index, i) => {
       results[index] = scores[i]!;
     });
     first = end;
+    options.onProgress?.(end, order.length);
   }
   return results;
 }
@@ -59,10 +75,12 @@ async function scoreBatch(
   shared: Shared,
   adapter: Adapter | undefined,
   sequences: readonly ScoredSequence[],
+  signal: AbortSignal | undefined,
 ): Promise<SequenceScores[]> {
   const rows = sequences.length;
   const { config } = shared.backbone;
-  const longest = Math.max(...sequences.map(({ tokens }) => tokens.length));
+  const fed = sequences.map(fedTokens);
+  const longest = Math.max(...fed.map((tokens) => tokens.length));
   // The hidden state at position t - 1 says what token t will be; those of last positions come at the end.
   const positions = sequences.flatMap(({ tokens, from }, row) =>
     Array.from({ length: tokens.length - from }, (_, i) => [row, from + i - 1] as const),
@@ -77,25 +95,20 @@ async function scoreBatch(
     using lease = await shared.sessions.lease({ kind: "prefill", adapter });
     using prepared = await shared.adapters.prepare(adapter, lease.session);
     using cache = new KvCache(config, shared.pool, rows, lease.prefix + longest);
-    const hidden = await readPrompts(
-      shared,
-      lease,
-      prepared,
-      sequences.map(({ tokens }) => tokens),
-      {
-        positions,
-        cache,
-        first: 0,
-        promptLengths: sequences.map(({ promptLength }) => promptLength),
-        output(name, shape) {
-          if (name !== `${STATE}gates` && !name.startsWith(REPORT)) return undefined;
-          const tensor = Tensor.allocate("float32", shape);
-          made.push(tensor);
-          extra.set(name, tensor.data as Float32Array);
-          return tensor;
-        },
+    const hidden = await readPrompts(shared, lease, prepared, fed, {
+      positions,
+      cache,
+      first: 0,
+      promptLengths: sequences.map(({ promptLength }) => promptLength),
+      signal,
+      output(name, shape) {
+        if (name !== `${STATE}gates` && !name.startsWith(REPORT)) return undefined;
+        const tensor = Tensor.allocate("float32", shape);
+        made.push(tensor);
+        extra.set(name, tensor.data as Float32Array);
+        return tensor;
       },
-    );
+    });
     made.push(hidden);
     const head = { adapter, prepared, hidden };
     const { picked, best } = await pick(shared, head, targets);
