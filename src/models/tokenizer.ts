@@ -25,7 +25,11 @@ export class Tokenizer {
   private constructor(parts: TokenizerParts) {
     const { ids = {}, where = "tokenizer" } = parts;
     const config = new Part(where, "tokenizer_config").read(configSchema, parts.config ?? {});
-    const json = withConfigTokens(new Part(where, "tokenizer").read(tokenizerSchema, parts.tokenizerJson), config);
+    const json = withConfigTokens(
+      new Part(where, "tokenizer").read(tokenizerSchema, parts.tokenizerJson),
+      config,
+      where,
+    );
     const special = specialTokens(config);
     const idOf = (name: string): number | undefined => {
       const content = special[name];

@@ -1,8 +1,8 @@
 /** @file tokenizer_config.json: names of special tokens, tokens that tokenizer.json lacks, BOS and EOS, chat templates. */
 import { z } from "zod";
 import type { Frame } from "./post-processor.ts";
-import { type AddedToken, addedTokenSchema, type TokenizerJson } from "./schema.ts";
-import { PIECE, type SentencePieceVocabulary } from "./sentencepiece.ts";
+import { type AddedToken, addedTokenSchema, Part, type TokenizerJson } from "./schema.ts";
+import { PIECE, type SentencePieceVocabulary, vocabularyOf } from "./sentencepiece.ts";
 
 /** Special tokens are strings, or objects as older versions of transformers wrote them. */
 const specialToken = z.union([z.string(), z.looseObject({ content: z.string() })]).nullish();
@@ -47,8 +47,9 @@ export function specialTokens(config: TokenizerConfig): Record<string, string> {
  * tokenizer.json with the tokens that only the config adds. Names of special tokens that have no id anywhere are left
  * out: the model has no row for them.
  */
-export function withConfigTokens(json: TokenizerJson, config: TokenizerConfig): TokenizerJson {
-  const sentencePiece = (json.model as { vocabulary?: SentencePieceVocabulary }).vocabulary;
+export function withConfigTokens(json: TokenizerJson, config: TokenizerConfig, where: string): TokenizerJson {
+  const sentencePiece =
+    json.model.type === "SentencePiece" ? vocabularyOf(json.model, new Part(where, "model")) : undefined;
   const vocab = sentencePiece ? vocabOf(sentencePiece) : (json.model.vocab as Record<string, unknown> | undefined);
   const idIn = (content: string): number | undefined => {
     const id = vocab !== undefined && Object.hasOwn(vocab, content) ? vocab[content] : undefined;

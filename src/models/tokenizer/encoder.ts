@@ -5,7 +5,7 @@ import { normalizerOf } from "./normalizer.ts";
 import { type Frame, frameOf } from "./post-processor.ts";
 import { preTokenizerOf } from "./pre-tokenizer.ts";
 import { type AddedToken, Part, type TokenizerJson } from "./schema.ts";
-import type { SentencePieceVocabulary } from "./sentencepiece.ts";
+import { vocabularyOf } from "./sentencepiece.ts";
 import { SentencePieceModel } from "./sentencepiece-model.ts";
 
 /** Text without added tokens to ids. */
@@ -74,7 +74,7 @@ export function encoderOf(json: TokenizerJson, where: string): Encoder {
   const part = (name: string) => new Part(where, name);
   const frame = frameOf(json.post_processor, part("post_processor"));
   if (json.model.type === "SentencePiece") {
-    const { vocabulary } = json.model as unknown as { vocabulary: SentencePieceVocabulary };
+    const vocabulary = vocabularyOf(json.model, part("model"));
     return new Encoder(new SentencePieceModel(vocabulary, where), json.added_tokens, frame);
   }
   const normalize = normalizerOf(json.normalizer, part("normalizer"));

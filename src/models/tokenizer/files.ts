@@ -83,6 +83,12 @@ export function readTokenizerFiles(directory: string): TokenizerFiles {
   throw new InputError("FILE_UNREADABLE", json, problem);
 }
 
+/** Whether a model directory comes with a tokenizer. */
+export function hasTokenizerFiles(directory: string): boolean {
+  const has = (name: string): boolean => existsSync(join(directory, name));
+  return has("tokenizer.json") || has("tokenizer.model") || (has("vocab.json") && has("merges.txt"));
+}
+
 function readBytes(path: string): Uint8Array {
   try {
     return readFileSync(path);

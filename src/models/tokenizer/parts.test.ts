@@ -100,6 +100,9 @@ describe("refused, naming the part", () => {
     expect(load({ byteFallback: true })).toThrow(/byte fallback/);
     const unknown = { pieces: ["<unk>"], types: [PIECE.unknown] };
     expect(load(unknown)).not.toThrow();
+    expect(load({ ...unknown, scores: [] })).toThrow(/differ in number/);
+    const damaged = { ...sound, model: { type: "SentencePiece", vocabulary: { kind: "words" } } };
+    expect(() => Tokenizer.from({ tokenizerJson: damaged })).toThrow(/model.vocabulary.kind/);
     expect(load({ ...unknown, charsmap: new Uint8Array([9, 0, 0, 0, 1]) })).toThrow(/charsmap/);
   });
 });

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { InputError } from "../../base/index.ts";
 import { Tokenizer } from "../tokenizer.ts";
+import { readSentencePiece, sentencePieceJson } from "./sentencepiece.ts";
 import { differences, digest, drawStrings } from "./testing.ts";
 
 const MODELS = "test/fixtures/tokenizers/sentencepiece";
@@ -71,6 +72,13 @@ test("BOS in front, special tokens by their names in the model or the config, te
   const old = { "special_tokens_map.json": { eos_token: { content: "<old>" } }, "added_tokens.json": { "<old>": 700 } };
   const older = Tokenizer.load(directory("older", "llama", old));
   expect([older.eosTokenIds, older.encode("<old>")]).toEqual([[700], [1, 700]]);
+});
+
+test("as JSON and back, as prepared models keep it", () => {
+  const { vocabulary } = readSentencePiece(readFileSync(join(MODELS, "rules.model")), "rules");
+  const json = JSON.parse(JSON.stringify(sentencePieceJson(vocabulary)));
+  const encode = (tokenizerJson: unknown) => Tokenizer.from({ tokenizerJson }).encode("ﬁne ＡＢ ½ <start> 😀");
+  expect(encode(json)).toEqual(encode(sentencePieceJson(vocabulary)));
 });
 
 test("user-defined symbols are no special tokens", () => {

@@ -1,5 +1,6 @@
 /** @file SentencePiece models: `tokenizer.model` (a protobuf) as the content of a tokenizer.json with a model of its own. */
 import { BinaryReader } from "@bufbuild/protobuf/wire";
+import { z } from "zod";
 import { Part } from "./schema.ts";
 
 /** Kinds of pieces, as in sentencepiece_model.proto. */
@@ -122,6 +123,31 @@ export function readSentencePiece(bytes: Uint8Array, where: string): SentencePie
   }
 }
 
+const number = z.number();
+
+/** A vocabulary as JSON holds it: `charsmap` in base64. */
+const vocabularySchema = z.looseObject({
+  kind: z.enum(["bpe", "unigram"]),
+  pieces: z.array(z.string()),
+  scores: z.array(number),
+  types: z.array(number),
+  byteFallback: z.boolean(),
+  addDummyPrefix: z.boolean(),
+  removeExtraWhitespaces: z.boolean().optional(),
+  prefixAfterSpecial: z.boolean().optional(),
+  charsmap: z.string().optional(),
+});
+
+/** The vocabulary of what `sentencePieceJson` gave, perhaps written to a file and read since. */
+export function vocabularyOf(model: unknown, part: Part): SentencePieceVocabulary {
+  const { charsmap, ...read } = part.read(z.looseObject({ vocabulary: vocabularySchema }), model).vocabulary;
+  if (read.scores.length !== read.pieces.length || read.types.length !== read.pieces.length) {
+    part.invalid("vocabulary: pieces, scores and types differ in number");
+  }
+  const given = read as Omit<SentencePieceVocabulary, "charsmap">;
+  return charsmap === undefined ? given : { ...given, charsmap: Buffer.from(charsmap, "base64") };
+}
+
 /** The content of a tokenizer.json for a SentencePiece vocabulary; `Tokenizer.from` takes it. */
 export function sentencePieceJson(vocabulary: SentencePieceVocabulary): Record<string, unknown> {
   const { pieces, types, addDummyPrefix } = vocabulary;
@@ -131,7 +157,15 @@ export function sentencePieceJson(vocabulary: SentencePieceVocabulary): Record<s
   });
   return {
     added_tokens: added,
-    model: { type: "SentencePiece", vocabulary },
+    model: {
+      type: "SentencePiece",
+      vocabulary: {
+        ...vocabulary,
+        scores: Array.from(vocabulary.scores),
+        types: Array.from(types),
+        charsmap: Buffer.from(vocabulary.charsmap ?? []).toString("base64"),
+      },
+    },
     decoder: {
       type: "Sequence",
       decoders: [
