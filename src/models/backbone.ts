@@ -20,6 +20,7 @@ import { dequantize } from "./quantize.ts";
 import { ropeTables } from "./rope.ts";
 import { SHAPES } from "./shapes.ts";
 import { Tokenizer } from "./tokenizer.ts";
+import { hasTokenizerFiles } from "./tokenizer/files.ts";
 import { loadWeights, randomWeights, type Weights } from "./weights.ts";
 
 export interface BackboneOptions {
@@ -142,7 +143,7 @@ export class Backbone implements Disposable {
   get hasTokenizer(): boolean {
     const path = this.directory;
     if (path === undefined) return false;
-    this.#hasTokenizer ??= GgufModel.is(path) ? ggufHasTokenizer(path) : existsSync(join(path, "tokenizer.json"));
+    this.#hasTokenizer ??= GgufModel.is(path) ? ggufHasTokenizer(path) : hasTokenizerFiles(path);
     return this.#hasTokenizer;
   }
 
