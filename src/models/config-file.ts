@@ -27,7 +27,7 @@ function familyFor(path: string, head: z.infer<typeof headSchema>): Family {
       ? families.find((candidate) => architectures.includes(candidate.architecture))
       : families.find((candidate) => candidate.modelType === head.model_type);
   if (family) return family;
-  const refused = architectures.find((name) => name in REFUSED);
+  const refused = architectures.find((name) => Object.hasOwn(REFUSED, name));
   if (refused) {
     throw new InputError(
       "CONFIG_UNSUPPORTED",
@@ -43,11 +43,23 @@ function familyFor(path: string, head: z.infer<typeof headSchema>): Family {
   throw new InputError("CONFIG_UNSUPPORTED", path, problem);
 }
 
+/** Bytes of the rotary tables that a config may ask for: a million positions of 128 features take 1 GiB. */
+const MAX_TABLES = 2 ** 30;
+
+/** The config as its family reads it, which does not ask for tables beyond all measure. */
+function configOf(raw: z.infer<typeof headSchema>, path: string): BackboneConfig {
+  const config = familyFor(path, raw).config(raw, path);
+  const kinds = config.localRope || config.ropeScaling?.kind === "longrope" ? 2 : 1;
+  const bytes = kinds * config.maxPositions * config.headDim * 4;
+  if (bytes <= MAX_TABLES) return config;
+  const problem = `max_position_embeddings: ${config.maxPositions} positions, scaling included, are more than can be held; write what is needed`;
+  throw new InputError("CONFIG_INVALID", path, problem);
+}
+
 /** The config that a GGUF file's metadata stand for. */
 function ggufConfig(path: string): BackboneConfig {
   using model = GgufModel.open(path);
-  const raw = parseWith(headSchema, model.config, path);
-  return familyFor(path, raw).config(raw, path);
+  return configOf(parseWith(headSchema, model.config, path), path);
 }
 
 /**
@@ -69,8 +81,7 @@ export function readBackboneConfig(model: string): BackboneConfig {
       gguf === undefined ? "not a Hugging Face model directory" : `name the GGUF file itself, ${join(directory, gguf)}`;
     throw new InputError("MODEL_NOT_FOUND", directory, `has no config.json: ${hint}`);
   }
-  const raw = readJson(path, headSchema);
-  const config = familyFor(path, raw).config(raw, path);
+  const config = configOf(readJson(path, headSchema), path);
   const generationPath = join(directory, "generation_config.json");
   if (!existsSync(generationPath)) return config;
   const generation = readJson(generationPath, generationSchema);

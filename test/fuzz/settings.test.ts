@@ -53,6 +53,19 @@ test.each(["llama-gqa", "llama-rope500k"])(
   TIMEOUT,
 );
 
+test.each([
+  { max_position_embeddings: 2 ** 24, head_dim: 4096 },
+  { rope_parameters: { rope_theta: 10000, rope_type: "linear", factor: 1e6 } },
+  { rope_parameters: { rope_theta: 10000, rope_type: "linear", factor: 1e300 } },
+  { rope_parameters: { rope_theta: 10000, rope_type: "yarn", factor: 1e9, original_max_position_embeddings: 4096 } },
+])("positions beyond all measure are refused before there are tables of them: %j", (fields) => {
+  const copy = join(directory.path, "positions");
+  cpSync(`${BACKBONES}/llama-gqa`, copy, { recursive: true });
+  const path = join(copy, "config.json");
+  writeFileSync(path, JSON.stringify({ ...(JSON.parse(readFileSync(path, "utf8")) as object), ...fields }));
+  expect(() => readBackboneConfig(copy)).toThrow(/max_position_embeddings: .* more than can be held/);
+});
+
 test(
   "a model whose config.json is damaged",
   async () => {
