@@ -226,7 +226,7 @@ test("config check reads a committed config; flags, --set and null win over it a
   expect(code).toBe(0);
   expect(JSON.parse(readFileSync(join(output, "config.json"), "utf8"))).toMatchObject({
     ...{ epochs: 2, batch_size: 4, lr: 0.003, warmup_ratio: 0.06, patience: 10, betas: [0.8, 0.9], max_steps: 1 },
-    adapter: { r: 16, top_k: 1, target_modules: ["q_proj", "v_proj"], router_input: "rms" },
+    adapter: { r: 16, top_k: 1, target_modules: ["q_proj", "v_proj"], router_input: "raw" },
   });
 });
 
