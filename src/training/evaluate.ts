@@ -60,7 +60,25 @@ export class EvaluationSession implements Disposable {
   readonly #pass: PassSession;
   readonly #experts: readonly (readonly string[] | undefined)[];
 
-  constructor(backbone: Backbone, adapters: readonly Adapter[], tuning: SessionTuning = {}) {
+  /**
+   * @param source the backbone; or a session for other adapters of the same methods and configs, whose graph serves for
+   *   these too and which must outlive this one
+   */
+  constructor(source: Backbone | EvaluationSession, adapters: readonly Adapter[], tuning: SessionTuning = {}) {
+    this.#pass =
+      source instanceof EvaluationSession
+        ? new PassSession(source.#pass, source.#pass.members)
+        : EvaluationSession.#build(source, adapters, tuning);
+    this.#experts = adapters.map(({ method, config }, i) =>
+      this.#pass.members[i]!.perSequence.length ? method.routing?.(config).experts : undefined,
+    );
+    for (const [i, { tensors }] of adapters.entries()) {
+      const prefix = memberPrefix(i, adapters.length) + ADAPTER_INPUT;
+      for (const [key, tensor] of tensors) this.#pass.input(prefix + key, tensor);
+    }
+  }
+
+  static #build(backbone: Backbone, adapters: readonly Adapter[], tuning: SessionTuning): PassSession {
     const graph = new Graph("evaluation");
     const members = adapters.map((adapter) => ({ adapter }));
     const objectives = buildObjectives(graph, backbone, members, { differentiable: false });
@@ -72,18 +90,10 @@ export class EvaluationSession implements Disposable {
       graph.output(`${prefix}probabilities`, probabilities);
       return ["gates", "probabilities"];
     });
-    this.#experts = adapters.map(({ method, config }, i) =>
-      perSequence[i]!.length ? method.routing?.(config).experts : undefined,
-    );
-    const session = Session.create(exportOnnx(graph), sessionOptions(backbone, tuning));
-    this.#pass = new PassSession(
-      session,
+    return new PassSession(
+      Session.create(exportOnnx(graph), sessionOptions(backbone, tuning)),
       perSequence.map((names) => ({ auxiliary: [], perSequence: names })),
     );
-    for (const [i, { tensors }] of adapters.entries()) {
-      const prefix = memberPrefix(i, adapters.length) + ADAPTER_INPUT;
-      for (const [key, tensor] of tensors) this.#pass.input(prefix + key, tensor);
-    }
   }
 
   /**

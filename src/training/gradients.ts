@@ -45,15 +45,18 @@ export function sessionOptions(backbone: Backbone, tuning: SessionTuning): Sessi
 /** What a graph takes and gives of one of its members (`buildObjectives`). */
 export interface PassMember {
   /** Names of the method's losses, each an output `loss.<name>`. */
-  readonly auxiliary: Iterable<string>;
+  readonly auxiliary: readonly string[];
   /** Names of outputs [B, layers, experts], e.g. `gates`. */
   readonly perSequence: readonly string[];
 }
 
 /** Runs a graph with a batch for each member: scalar outputs, and perhaps some for each sequence. */
 export class PassSession implements Disposable {
+  readonly session: Session;
+  readonly members: readonly PassMember[];
   readonly #binding: Binding;
-  readonly #session: Session;
+  /** Whether the session goes with this. */
+  readonly #owner: boolean;
   readonly #asked: ReadonlySet<string>;
   readonly #members: readonly {
     readonly prefix: string;
@@ -62,8 +65,12 @@ export class PassSession implements Disposable {
     readonly perSequence: readonly string[];
   }[];
 
-  constructor(session: Session, members: readonly PassMember[]) {
-    this.#session = session;
+  /** @param source a session; or passes for other adapters of the same shapes, which must outlive these */
+  constructor(source: Session | PassSession, members: readonly PassMember[]) {
+    const session = source instanceof PassSession ? source.session : source;
+    this.session = session;
+    this.members = members;
+    this.#owner = session === source;
     this.#asked = new Set(session.inputs.map(({ name }) => name));
     this.#binding = session.bind();
     this.#members = members.map(({ auxiliary, perSequence }, i) => {
@@ -95,7 +102,7 @@ export class PassSession implements Disposable {
     for (const [i, { prefix }] of this.#members.entries()) {
       for (const [name, tensor] of batches[i]!.inputs) this.input(prefix + name, tensor);
     }
-    await this.#session.runAsync(this.#binding);
+    await this.session.runAsync(this.#binding);
     const copies = this.#copies();
     return this.#members.map(({ crossEntropy, auxiliary }, i) => {
       const perSequence = copies[i]!;
@@ -125,12 +132,12 @@ export class PassSession implements Disposable {
 
   /** Stops profiling and gives the name of the file. */
   endProfiling(): string {
-    return this.#session.endProfiling();
+    return this.session.endProfiling();
   }
 
   [Symbol.dispose](): void {
     this.#binding.dispose();
-    this.#session.dispose();
+    if (this.#owner) this.session.dispose();
     for (const { crossEntropy, auxiliary } of this.#members) {
       crossEntropy.dispose();
       for (const tensor of auxiliary.values()) tensor.dispose();
@@ -215,7 +222,7 @@ class MemberInputs implements Disposable {
   /** Of the flat buffers, by key. */
   readonly views: ReadonlyMap<string, Tensor>;
 
-  constructor({ adapter, flat }: Accumulated, { noise }: Objective) {
+  constructor({ adapter, flat }: Accumulated, noise: Objective["noise"]) {
     this.noise = new Map([...noise].map(([name, shape]) => [name, Tensor.allocate("float32", shape)]));
     this.views = new Map(
       adapter.specs.map(({ key, shape, group }) => [
@@ -239,15 +246,57 @@ class MemberInputs implements Disposable {
 export class GradientSession implements Disposable {
   readonly #members: readonly MemberInputs[];
   readonly #pass: PassSession;
+  /** Shapes of the noise that each member's method wants. */
+  readonly #noise: readonly Objective["noise"][];
 
-  /** @param recompute of each layer, in the backward pass; what comes out is the same */
+  /**
+   * @param source the backbone; or a session for other adapters of the same methods and configs, whose graph serves for
+   *   these too and which must outlive this one
+   * @param recompute of each layer, in the backward pass; what comes out is the same
+   */
   constructor(
-    backbone: Backbone,
+    source: Backbone | GradientSession,
     members: readonly GradientMember[],
     tuning: SessionTuning = {},
     recompute: Recomputation = "nothing",
   ) {
     for (const { accumulated, packed } of members) if (packed) requirePackable(accumulated.adapter.method);
+    if (source instanceof GradientSession) {
+      this.#noise = source.#noise;
+      this.#pass = new PassSession(source.#pass, source.#pass.members);
+    } else {
+      const { session, objectives } = GradientSession.#build(source, members, tuning, recompute);
+      this.#noise = objectives.map(({ noise }) => noise);
+      this.#pass = new PassSession(
+        session,
+        objectives.map(({ auxiliary, gates }) => ({
+          auxiliary: [...auxiliary.keys()],
+          perSequence: gates ? ["gates"] : [],
+        })),
+      );
+    }
+    this.#members = members.map(({ accumulated }, i) => {
+      const prefix = memberPrefix(i, members.length);
+      const inputs = new MemberInputs(accumulated, this.#noise[i]!);
+      const { inverseTokens, promptShare, progress } = inputs;
+      const named = new Map([...Object.entries({ inverseTokens, promptShare, progress }), ...inputs.noise]);
+      for (const [name, tensor] of named) this.#pass.input(prefix + name, tensor);
+      for (const [key, view] of inputs.views) {
+        this.#pass
+          .input(prefix + ADAPTER_INPUT + key, accumulated.adapter.tensors.get(key)!)
+          .input(`${prefix}sum.${key}`, view)
+          .output(`${prefix}gradient.${key}`, view);
+      }
+      return inputs;
+    });
+  }
+
+  static #build(
+    backbone: Backbone,
+    members: readonly GradientMember[],
+    tuning: SessionTuning,
+    recompute: Recomputation,
+  ): { session: Session; objectives: readonly Objective[] } {
     const graph = new Graph("gradients");
     const objectives = buildObjectives(
       graph,
@@ -279,25 +328,7 @@ export class GradientSession implements Disposable {
         graph.output(`${prefix}gradient.${key}`, add(sum, gradients[at++]!), { replaces: sum });
       }
     }
-    const session = Session.create(exportOnnx(graph), sessionOptions(backbone, tuning));
-    this.#pass = new PassSession(
-      session,
-      objectives.map(({ auxiliary, gates }) => ({ auxiliary: auxiliary.keys(), perSequence: gates ? ["gates"] : [] })),
-    );
-    this.#members = members.map(({ accumulated }, i) => {
-      const prefix = memberPrefix(i, members.length);
-      const inputs = new MemberInputs(accumulated, objectives[i]!);
-      const { inverseTokens, promptShare, progress } = inputs;
-      const named = new Map([...Object.entries({ inverseTokens, promptShare, progress }), ...inputs.noise]);
-      for (const [name, tensor] of named) this.#pass.input(prefix + name, tensor);
-      for (const [key, view] of inputs.views) {
-        this.#pass
-          .input(prefix + ADAPTER_INPUT + key, accumulated.adapter.tensors.get(key)!)
-          .input(`${prefix}sum.${key}`, view)
-          .output(`${prefix}gradient.${key}`, view);
-      }
-      return inputs;
-    });
+    return { session: Session.create(exportOnnx(graph), sessionOptions(backbone, tuning)), objectives };
   }
 
   /**

@@ -51,6 +51,8 @@ interface Cluster {
   /** Their places among all. */
   readonly members: readonly number[];
   readonly session: GradientSession;
+  /** An earlier one, by itself too, whose graphs serve for this one. */
+  readonly like: Cluster | undefined;
   /** Made when it is first needed. */
   evaluation?: EvaluationSession;
 }
@@ -69,15 +71,27 @@ export class JointTrainer implements Disposable {
     const [{ backbone, options }] = trainers as [Trainer];
     if (trainers.some((trainer) => trainer.backbone !== backbone)) throw new TypeError("trainers of several backbones");
     this.trainers = trainers;
+    const known = new Map<string, Cluster>();
     this.#clusters = clustersOf(trainers).map((members) => {
       const own = members.map((i) => trainers[i]!);
+      const key = JSON.stringify(
+        own.map(({ adapter: { method, config }, options: { packing, recompute } }) => [
+          method.name,
+          config,
+          packing,
+          recompute,
+        ]),
+      );
+      const like = known.get(key);
       const session = new GradientSession(
-        backbone,
+        like?.session ?? backbone,
         own.map(({ accumulated, options: { packing } }) => ({ accumulated, packed: packing })),
         options.tuning,
         own.find(({ options: { recompute } }) => recompute)?.options.recompute,
       );
-      return { members, session };
+      const cluster = { members, session, like };
+      known.set(key, like ?? cluster);
+      return cluster;
     });
   }
 
@@ -156,7 +170,7 @@ export class JointTrainer implements Disposable {
       });
       if (jobs.every((job) => job === undefined)) continue;
       const adapters = own.map(({ adapter }) => adapter);
-      cluster.evaluation ??= new EvaluationSession(backbone, adapters, tuning);
+      cluster.evaluation ??= new EvaluationSession(cluster.like?.evaluation ?? backbone, adapters, tuning);
       const results = await cluster.evaluation.evaluate(jobs, signal);
       if (results === undefined) return undefined;
       for (const [k, i] of cluster.members.entries()) evaluations[i] = results[k];
@@ -169,9 +183,9 @@ export class JointTrainer implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const { session, evaluation } of this.#clusters) {
-      session[Symbol.dispose]();
+    for (const { session, evaluation } of this.#clusters.toReversed()) {
       evaluation?.[Symbol.dispose]();
+      session[Symbol.dispose]();
     }
   }
 }
