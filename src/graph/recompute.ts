@@ -6,7 +6,7 @@ import { linearOps } from "./ops/linear.ts";
 import { quantizedOps } from "./ops/quantized.ts";
 
 /**
- * What of a segment is computed again in the backward pass:
+ * What of a segment is computed again in the backward pass, of all that has a symbol among its sizes:
  * - `nothing`;
  * - `light`: all but products with matrices, which cost much more than what they save;
  * - `all`, from the values that other segments gave.
@@ -70,8 +70,10 @@ export class Recomputer {
     const { node, index } = origin;
     let copy: Value;
     if (node.segment !== segment || this.#kept.has(value) || (this.#what === "light" && isHeavy(node))) {
-      // The copies must be other expressions than the originals, and be computed late: their inputs see to both.
-      copy = isFloat(value.dtype) ? waitFor(value, this.#zeros.get(segment)!) : value;
+      // The copies must be other expressions than the originals, and be computed late: their inputs see to both. What is of
+      // one size for all batches comes from parameters alone: it is small, and so is what is computed from nothing else.
+      const ofBatch = isFloat(value.dtype) && value.shape.some((dim) => typeof dim === "string");
+      copy = ofBatch ? waitFor(value, this.#zeros.get(segment)!) : value;
     } else {
       const inputs = node.inputs.map((input) => this.#copy(input, segment));
       copy = graph.withSite(`again.${node.site}`, () => graph.apply(node.op, inputs, node.attributes))[index]!;

@@ -78,8 +78,9 @@ describe("decisiveFields", () => {
     expect(differences).toEqual(["lr was 0.0001, is 0.0002", "adapter.r was not set, is 8"]);
   });
 
-  it("leaves out where files lie and when checkpoints are made, but not the share of dev rows", () => {
+  it("leaves out where files lie, when checkpoints are made and what is kept in memory, but not the share of dev rows", () => {
     expect(configDifferences(fields({}), fields({ output_dir: "b", model: "n", checkpoint_every: 7 }))).toEqual([]);
+    expect(configDifferences(fields({}), fields({ activation_checkpointing: true }))).toEqual([]); // the same numbers
     expect(configDifferences(fields({}), fields({ data: { train: "t.jsonl", dev: 0.1 } }))).toEqual([
       "data.dev was 0.05, is 0.1",
     ]);

@@ -114,6 +114,12 @@ export const trainingConfigSchema = strict({
     .describe(
       "Rows that are in memory at once, of similar length; gradients of a batch's micro-batches are accumulated.",
     ),
+  activation_checkpointing: z
+    .boolean()
+    .default(false)
+    .describe(
+      "Keep one activation a layer and compute the others again in the backward pass: much less memory, each step up to a third slower, the same numbers.",
+    ),
   packing: z
     .boolean()
     .default(false)
@@ -180,6 +186,7 @@ export function resolveTrainingConfig(input: unknown, where = "training config")
 const FREE_FIELDS = new Set([
   "output_dir",
   "tensorboard",
+  "activation_checkpointing",
   "checkpoint_every",
   "keep_checkpoints",
   "model",

@@ -179,6 +179,7 @@ export class Run implements Disposable {
       maxLength: Math.min(max_length, this.#context),
       bilevel: bilevel && this.#data.dev.length > 0,
       packing,
+      recompute: this.#config.activation_checkpointing ? "all" : "light",
       seed,
     });
     return this.#current;

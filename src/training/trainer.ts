@@ -23,7 +23,7 @@ export interface TrainerOptions extends AdamWOptions {
   readonly seed?: number;
   /** Several sequences share a row; `microBatchSize` counts rows. Default: false. */
   readonly packing?: boolean;
-  /** What the backward pass computes again instead of keeping it. Default: nothing. */
+  /** What the backward pass computes again instead of keeping it; the numbers are the same. Default: light. */
   readonly recompute?: Recomputation;
   /**
    * Tokens that a pass usually has: whether it pays to let those of several adapters pass together. Default: it does.
@@ -81,7 +81,7 @@ export class Trainer implements Disposable {
     if (options.packing) requirePackable(adapter.method);
     this.backbone = backbone;
     this.adapter = adapter;
-    this.options = options;
+    this.options = { recompute: "light", ...options };
     this.#optimizer = options.optimizer ?? new AdamW(options);
     this.accumulated = new Accumulated(adapter);
     const groups = new Map<Group, OptimizerGroup>();
