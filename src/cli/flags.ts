@@ -61,7 +61,9 @@ export function collect(value: string, previous: readonly string[] | undefined):
 }
 
 export function modelFlag(): Option {
-  return needed(new Option("--model <dir>", "backbone: a directory as Hugging Face saves it"));
+  return needed(
+    new Option("--model <dir>", "backbone: a Hugging Face directory, a .gguf file, or ORG/NAME once pulled"),
+  );
 }
 
 export function adapterFlag(): Option {
@@ -69,9 +71,10 @@ export function adapterFlag(): Option {
 }
 
 export function weightsFlag(): Option {
-  return new Option("--weights <form>", "how the backbone is held in memory")
-    .choices(["float32", "int8", "int4"])
-    .default("float32");
+  return new Option(
+    "--weights <form>",
+    "how the backbone is held in memory (default: float32, or as it was prepared)",
+  ).choices(["float32", "int8", "int4"]);
 }
 
 export function templateFlag(): Option {

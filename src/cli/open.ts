@@ -30,7 +30,7 @@ export async function open(options: OpenOptions, engineOptions?: Parameters<type
     for (const thing of owned.splice(0)) thing[Symbol.dispose]();
   };
   try {
-    const backbone = own(await Backbone.load(options.model, { weights: options.weights ?? "float32" }));
+    const backbone = own(await Backbone.load(options.model, options.weights ? { weights: options.weights } : {}));
     const adapter = options.adapter === undefined ? undefined : own(Adapter.load(options.adapter, backbone.config));
     const engine = own(Engine.create(backbone, engineOptions));
     return { backbone, adapter, engine, [Symbol.dispose]: dispose };

@@ -33,6 +33,10 @@ const COMMANDS: Record<string, { summary: string; load(): Promise<CommandModule>
     summary: "merge adapters into their backbone, export them to other programs",
     load: () => import("./commands/adapters.ts"),
   },
+  model: {
+    summary: "fetch, look at and prepare models",
+    load: () => import("./commands/model.ts"),
+  },
   report: { summary: "draw a training run as one page", load: () => import("./commands/report.ts") },
   logits: {
     summary: "print logits, log-probabilities and routes of tokens",

@@ -1,4 +1,5 @@
-/** @file Perplexity of the responses of rows, each after its own prompt. */
+/** @file Perplexity of the responses of rows, each after its own prompt, and of a plain text. */
+import { InputError } from "../base/index.ts";
 import type { Engine } from "../generation/index.ts";
 import type { Adapter } from "../methods/index.ts";
 import type { Tokenizer } from "../models/index.ts";
@@ -33,4 +34,31 @@ export async function perplexity(
     tokens: logprobs.length,
     greedy: scores.filter((score) => score.greedy).length,
   };
+}
+
+/**
+ * Perplexity of a text, cut into pieces of `length` tokens that do not see each other, each behind the token that begins
+ * a sequence.
+ *
+ * @param options pieces: at most so many, from the beginning of the text
+ * @throws InputError DATA_INVALID for a text of fewer than two tokens
+ */
+export async function textPerplexity(
+  engine: Engine,
+  tokenizer: Tokenizer,
+  text: string,
+  options: { readonly length?: number; readonly pieces?: number } = {},
+): Promise<{ readonly perplexity: number; readonly tokens: number }> {
+  const { length = 256, pieces = 64 } = options;
+  const ids = tokenizer.encode(text, { addSpecialTokens: false });
+  const begin = tokenizer.bosTokenId === undefined ? [] : [tokenizer.bosTokenId];
+  const rows = [];
+  for (let at = 0; at < ids.length && rows.length < pieces; at += length) {
+    const tokens = [...begin, ...ids.slice(at, at + length)];
+    if (tokens.length > 1) rows.push({ prompt: tokens.slice(0, 1), continuation: tokens.slice(1) });
+  }
+  if (rows.length === 0) throw new InputError("DATA_INVALID", "text", "has fewer than two tokens");
+  const logprobs = (await engine.score(rows)).flatMap((score) => score.logprobs);
+  const mean = logprobs.reduce((a, b) => a + b, 0) / logprobs.length;
+  return { perplexity: Math.exp(-mean), tokens: logprobs.length };
 }

@@ -19,8 +19,9 @@ import { resolveModel } from "./pull.ts";
 import { dequantize } from "./quantize.ts";
 import { ropeTables } from "./rope.ts";
 import { SHAPES } from "./shapes.ts";
-import { Tokenizer } from "./tokenizer.ts";
+import type { TensorSource } from "./tensor-source.ts";
 import { hasTokenizerFiles } from "./tokenizer/files.ts";
+import { Tokenizer } from "./tokenizer.ts";
 import { loadWeights, randomWeights, type Weights } from "./weights.ts";
 
 export interface BackboneOptions {
@@ -34,6 +35,11 @@ export interface BackboneOptions {
 
 function formOf({ weights: kind = "float32", blockSize = 32 }: BackboneOptions): WeightForm {
   return kind === "float32" ? { kind } : { kind, blockSize };
+}
+
+/** The weights of a model directory or GGUF file; headers are checked, nothing else is read. */
+export function openTensors(path: string): TensorSource {
+  return GgufModel.is(path) ? GgufModel.open(path) : Checkpoint.open(path);
 }
 
 /** Shows every quantised weight as a matrix of levels too, over the same bytes: gradients are computed from that. */
@@ -122,7 +128,7 @@ export class Backbone implements Disposable {
         if (!(error instanceof InputError)) throw error; // else it is made anew
       }
     }
-    using checkpoint = GgufModel.is(directory) ? GgufModel.open(directory) : Checkpoint.open(directory);
+    using checkpoint = openTensors(directory);
     const backbone = new Backbone(config, form, await loadWeights(checkpoint, config, form), directory);
     if (damaged) await writePrepared(prepared, backbone);
     return backbone;

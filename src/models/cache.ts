@@ -68,6 +68,19 @@ export function knownDigest(model: string): string | undefined {
   }
 }
 
+/** Files with prepared weights of a model that has been prepared, and their forms: `int4-32`. */
+export function preparedFiles(model: string): Map<string, string> {
+  const digest = knownDigest(model);
+  const directory = digest === undefined ? undefined : join(cacheDirectory(), "prepared", digest);
+  if (directory === undefined || !existsSync(directory)) return new Map();
+  const ending = new RegExp(`^(float32|int\\d-\\d+(?=-q${QUANTIZER}\\.)).*\\.safetensors$`);
+  const found = readdirSync(directory).flatMap((name): [string, string][] => {
+    const form = ending.exec(name)?.[1];
+    return form === undefined ? [] : [[form, join(directory, name)]];
+  });
+  return new Map(found.sort());
+}
+
 /** Notes the digest of a model, for `knownDigest`. */
 export function rememberDigest(model: string, digest: string): void {
   writeFileAtomic(sourcePath(model), `${JSON.stringify({ model: realpathSync(model), digest })}\n`);

@@ -1,6 +1,6 @@
 /** @file Door of the room `models`: backbones, their files, tokenizers and quantisation. */
 export * from "./backbone.ts";
-export { cacheDirectory } from "./cache.ts";
+export { cacheDirectory, preparedFiles } from "./cache.ts";
 export type { BackboneConfig } from "./config.ts";
 export { readBackboneConfig } from "./config-file.ts";
 export type { DecodeStreamOptions, TokenStream } from "./detokenizer.ts";
@@ -13,7 +13,7 @@ export { type GgufTensorToWrite, type GgufValue, writeGguf } from "./gguf/write.
 export { type HubFile, type HubListing, hubReason, hubStatus, listHub } from "./hub.ts";
 export { moduleNames, type ParameterInfo, type ParameterKind, parametersOf, sitesOf } from "./layout.ts";
 export { type Prepared, type PrepareOptions, prepareModel } from "./prepare.ts";
-export { PREPARED, type PreparedInfo, readPreparedInfo, verifyPrepared } from "./prepared.ts";
+export { PREPARED, type PreparedInfo, readPreparedInfo, verifyPrepared, weightBytes } from "./prepared.ts";
 export { type PulledModel, type PullOptions, parseModelName, pulledModel, pullModel, resolveModel } from "./pull.ts";
 export { dequantize, type QuantizedLinear, type QuantizeOptions, quantize } from "./quantize.ts";
 export { type Change, type RewriteOptions, rewriteCheckpoint } from "./rewrite.ts";

@@ -1,18 +1,28 @@
 /** @file Prepares a model: its weights in the form they have at run time, in the cache or as a directory of their own. */
 import { copyFileSync, existsSync, readdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { InputError, writeDirectoryAtomic, writeFileAtomic } from "../base/index.ts";
-import { Backbone, type BackboneOptions } from "./backbone.ts";
+import { InputError, readText, writeDirectoryAtomic, writeFileAtomic } from "../base/index.ts";
+import { Backbone, type BackboneOptions, openTensors } from "./backbone.ts";
 import { knownDigest, preparedPath, rememberDigest } from "./cache.ts";
+import { calibrationRows, moments } from "./calibrate.ts";
+import { type Factors, factorize, quantizeRowsFaithfully } from "./feedback.ts";
+import { quantizedNames } from "./forward.ts";
 import { GgufModel } from "./gguf/model.ts";
 import { tokenizerFiles } from "./gguf/tokenizer.ts";
 import { openPrepared, PREPARED, type PreparedInfo, readPreparedInfo, writePrepared } from "./prepared.ts";
 import { resolveModel } from "./pull.ts";
+import type { QuantizedLinear } from "./quantize.ts";
 import { LEFT } from "./rewrite.ts";
+import { held } from "./weights.ts";
 
 export interface PrepareOptions extends Pick<BackboneOptions, "weights" | "blockSize"> {
   /** A directory to write, whole and usable as a model; default: the weights go into the cache. */
   readonly output?: string | undefined;
+  /** A file of text: quantisation is made faithful to what the model sees in it. Needs `output`. */
+  readonly calibrate?: string | undefined;
+  readonly signal?: AbortSignal | undefined;
+  /** Of calibrated quantisation, the share that is done. */
+  readonly onProgress?: ((share: number) => void) | undefined;
 }
 
 export interface Prepared extends PreparedInfo {
@@ -29,18 +39,26 @@ export interface Prepared extends PreparedInfo {
  */
 export async function prepareModel(name: string, options: PrepareOptions = {}): Promise<Prepared> {
   const model = resolveModel(name);
-  const { output, ...form } = options;
+  const { output, calibrate, signal, onProgress, ...form } = options;
   if (output !== undefined && existsSync(output)) {
     throw new InputError("OUTPUT_EXISTS", output, "exists already; remove it or choose another directory");
   }
   if (existsSync(join(model, PREPARED))) {
     throw new InputError("WEIGHTS_PREPARED", model, "is prepared already; give the model it was made of");
   }
+  if (calibrate !== undefined && (output === undefined || form.weights === "float32")) {
+    const problem =
+      output === undefined
+        ? "gives other numbers than loading does, so it needs --output, a model to be named on its own"
+        : "is about quantisation; choose int4 or int8";
+    throw new InputError("FLAG_INVALID", "--calibrate", problem);
+  }
   using backbone = await Backbone.load(model, output === undefined ? form : { ...form, cached: false });
+  if (calibrate !== undefined) await requantize(backbone, model, calibrate, { signal, onProgress });
   if (output !== undefined) {
     await writeDirectoryAtomic(output, async (directory) => {
       copyDescription(model, directory);
-      await writePrepared(join(directory, PREPARED), backbone);
+      await writePrepared(join(directory, PREPARED), backbone, calibrate === undefined ? undefined : "calibrated");
     });
     const path = join(output, PREPARED);
     return { ...readPreparedInfo(path), path, reused: false };
@@ -50,6 +68,55 @@ export async function prepareModel(name: string, options: PrepareOptions = {}): 
   if (!reused) await writePrepared(path, backbone);
   if (knownDigest(model) !== backbone.digest) rememberDigest(model, backbone.digest);
   return { ...readPreparedInfo(path), path, reused };
+}
+
+/** Quantises a backbone's weights anew, in place, faithful to a text. */
+async function requantize(
+  backbone: Backbone,
+  model: string,
+  textFile: string,
+  { signal, onProgress }: PrepareOptions,
+): Promise<void> {
+  const { config, weights: form } = backbone;
+  if (form.kind === "float32") return;
+  const { kind, blockSize } = form;
+  const rows = calibrationRows(backbone, readText(textFile), textFile);
+  const tensors = backbone.initializers();
+  using source = openTensors(model);
+  const all = held(config, form).filter(({ quantized }) => quantized);
+  let done = 0;
+  // What a module sees is looked at in 8 bits, which is as good as float32 for this, and leaves int4 untouched until then.
+  using observed = await Backbone.load(model, { weights: "int8", cached: false });
+  for await (const pass of moments(observed, rows)) {
+    const factors = new Map<Float64Array, Factors>();
+    for (const { info, source: name } of all) {
+      const own = pass.get(info.name);
+      if (own === undefined) continue;
+      if (!factors.has(own)) {
+        factors.clear(); // weights that read the same follow each other
+        factors.set(own, await factorize(own));
+      }
+      const [outFeatures, inFeatures] = info.shape as [number, number];
+      const names = quantizedNames(info.name, kind);
+      const target: QuantizedLinear = {
+        bits: kind === "int4" ? 4 : 8,
+        blockSize,
+        outFeatures,
+        inFeatures,
+        quantized: tensors.get(names.quantized)!.data as Uint8Array,
+        scales: tensors.get(names.scales)!.data as Float32Array,
+      };
+      const step = Math.max(1, Math.floor(2 ** 20 / inFeatures));
+      for (let row = 0; row < outFeatures; row += step) {
+        signal?.throwIfAborted();
+        const values = new Float32Array(Math.min(step, outFeatures - row) * inFeatures);
+        source.readFloat32(name, values, row * inFeatures);
+        await quantizeRowsFaithfully(values, target, row, factors.get(own)!);
+        onProgress?.((done + (row + step) / outFeatures) / all.length);
+      }
+      done++;
+    }
+  }
 }
 
 function isSound(path: string, { config }: Backbone): boolean {

@@ -68,6 +68,14 @@ function layoutOf(config: BackboneConfig, form: WeightForm): Map<string, Describ
   return described;
 }
 
+/** Bytes of a model's weights in a form, in memory and as a prepared file. */
+export function weightBytes(config: BackboneConfig, form: WeightForm): number {
+  const sizes = [...layoutOf(config, form).values()].map(
+    ({ dtype, shape }) => storedDType(dtype).bytes * shape.reduce((a, b) => a * b, 1),
+  );
+  return sizes.reduce((a, b) => a + b, 0);
+}
+
 /** What of a config decides which numbers the weights are. */
 function configDigest(config: BackboneConfig): string {
   return createHash("sha256").update(numericConfig(config)).digest("hex");

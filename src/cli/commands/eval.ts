@@ -22,7 +22,7 @@ import { grouped, note, paint, percent, print, printJson } from "../terminal.ts"
 interface Flags {
   readonly model: string;
   readonly adapter?: string;
-  readonly weights: "float32" | "int8" | "int4";
+  readonly weights?: "float32" | "int8" | "int4";
   readonly threads?: number;
   readonly data: string;
   readonly metric: "accuracy" | "perplexity";

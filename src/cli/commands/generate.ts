@@ -24,7 +24,7 @@ import { note, paint, print, printJson } from "../terminal.ts";
 interface Flags {
   readonly model: string;
   readonly adapter?: string;
-  readonly weights: "float32" | "int8" | "int4";
+  readonly weights?: "float32" | "int8" | "int4";
   readonly threads?: number;
   readonly prompt?: string;
   readonly instruction?: string;

@@ -18,7 +18,7 @@ import { print, printJson, table } from "../terminal.ts";
 interface Flags {
   readonly model: string;
   readonly adapter?: string;
-  readonly weights: "float32" | "int8" | "int4";
+  readonly weights?: "float32" | "int8" | "int4";
   readonly threads?: number;
   readonly tokens: number[];
   readonly greedy?: number;
