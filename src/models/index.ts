@@ -11,7 +11,14 @@ export type * from "./forward.ts";
 export { ggufArchitecture, ggufModule } from "./gguf/names.ts";
 export { type GgufTensorToWrite, type GgufValue, writeGguf } from "./gguf/write.ts";
 export { type HubFile, type HubListing, hubReason, hubStatus, listHub } from "./hub.ts";
-export { moduleNames, type ParameterInfo, type ParameterKind, parametersOf, sitesOf } from "./layout.ts";
+export {
+  moduleNames,
+  modulesHolding,
+  type ParameterInfo,
+  type ParameterKind,
+  parametersOf,
+  sitesOf,
+} from "./layout.ts";
 export { type Prepared, type PrepareOptions, prepareModel } from "./prepare.ts";
 export { PREPARED, type PreparedInfo, readPreparedInfo, verifyPrepared, weightBytes } from "./prepared.ts";
 export { type PulledModel, type PullOptions, parseModelName, pulledModel, pullModel, resolveModel } from "./pull.ts";

@@ -77,6 +77,15 @@ export function sitesOf(config: BackboneConfig): Site[] {
   return Array.from({ length: config.numLayers }, (_, layer) => sitesOfLayer(config, layer)).flat();
 }
 
+/** The linear modules that have these parts: themselves, or those that the checkpoint has them put together in. */
+export function modulesHolding(config: BackboneConfig, parts: readonly string[]): string[] {
+  if (!config.fusedModules) return [...parts];
+  const joint = Object.values(jointModulesOf(config, 0));
+  const name = (path: string): string => path.slice(path.lastIndexOf(".") + 1);
+  const holding = (part: string) => joint.find(({ parts }) => parts.some((path) => name(path) === part));
+  return [...new Set(parts.map((part) => name(holding(part)?.path ?? part)))];
+}
+
 /** Names of a layer's linear modules, e.g. `["q_proj", …]`. */
 export function moduleNames(config: BackboneConfig): string[] {
   return modulesOf(config).map(({ module }) => module);
@@ -165,7 +174,7 @@ export function jointModulesOf(config: BackboneConfig, layer: number): { qkv: Jo
   };
 }
 
-/** Quantised weights to hold put together, see `fuseWeights`: decoding multiplies once for all parts. */
+/** Quantised weights to hold put together, see `splitWeights`: decoding multiplies once for all parts. */
 export function fusedWeightsOf(config: BackboneConfig): FusedWeight[] {
   if (config.fusedModules) return []; // the checkpoint has them so
   const weight = (path: string) => `${path}.weight`;

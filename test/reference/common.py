@@ -79,9 +79,9 @@ def next_token_log_probs(logits, tokens: list[int]):
 
 
 @torch.no_grad()
-def greedy(next_logits, tokens: list[int], steps: int = 12):
+def greedy(next_logits, tokens: list[int], steps: int = 12, variety: int = 4):
     """Continues by arg-max without any cache. next_logits(tokens) -> [V].
-    None where a tie is near (two best logits within 1e-3), EOS comes up, or the text is monotonous."""
+    None where a tie is near (two best logits within 1e-3), EOS comes up, or the text has less than `variety` tokens."""
     out = list(tokens)
     for _ in range(steps):
         best = torch.topk(next_logits(out), 2)
@@ -89,7 +89,7 @@ def greedy(next_logits, tokens: list[int], steps: int = 12):
             return None
         out.append(int(best.indices[0]))
     new = out[len(tokens) :]
-    return new if len(set(new)) >= 4 else None
+    return new if len(set(new)) >= variety else None
 
 
 def pad_right(rows: list[list[int]]):

@@ -46,17 +46,22 @@ export function inferBackbone(directory: string): BackboneConfig {
       dimension(shapes, module + INPUT_SCALE, 0),
     ]);
   const hiddenSize =
-    first(["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"].map(intoOf)) ??
+    first(["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "qkv_proj", "gate_up_proj"].map(intoOf)) ??
     first(["o_proj", "down_proj"].map(outOf)) ??
     dimension(shapes, ".milora_router.gate.weight", 1) ??
     dimension(shapes, ".down.weight", 1); // of a bottleneck
   const queries = outOf("q_proj") ?? intoOf("o_proj") ?? hiddenSize;
-  const keys = prefix ?? outOf("k_proj") ?? outOf("v_proj") ?? queries;
-  const intermediateSize = first([outOf("gate_proj"), outOf("up_proj"), intoOf("down_proj")]) ?? hiddenSize;
+  // Queries, keys and values, gate and up may be one module each.
+  const [qkv, gateUp] = [outOf("qkv_proj"), outOf("gate_up_proj")];
+  const jointKeys = qkv === undefined || queries === undefined ? undefined : (qkv - queries) / 2;
+  const keys = prefix ?? outOf("k_proj") ?? outOf("v_proj") ?? jointKeys ?? queries;
+  const half = gateUp === undefined ? undefined : gateUp / 2;
+  const intermediateSize = first([outOf("gate_proj"), outOf("up_proj"), half, intoOf("down_proj")]) ?? hiddenSize;
   if (numLayers === 0 || (keys ?? intermediateSize) === undefined) {
     const problem = "its tensors do not tell the backbone's sizes; name the backbone with --model";
     throw new InputError("ADAPTER_INVALID", path, problem);
   }
+  const isJoint = [...shapes.keys()].some((key) => /\.(qkv|gate_up)_proj\./.test(key));
   // Any common divisor: only the products show in an adapter. A prefix names its heads.
   const headDim = prefix === undefined ? greatestCommonDivisor(queries ?? 0, keys ?? 0) || 1 : prefix / heads;
   return {
@@ -73,6 +78,7 @@ export function inferBackbone(directory: string): BackboneConfig {
     maxPositions: Number.MAX_SAFE_INTEGER, // a prefix must leave some
     tieWordEmbeddings: dimension(shapes, ".lm_head.delta", 0) === undefined,
     hiddenAct: "silu",
+    ...(isJoint && { fusedModules: true }),
     eosTokenIds: [],
   };
 }

@@ -46,7 +46,7 @@ function magnitudeScale(context: BuildContext<unknown>, site: Site, scaling: num
   });
 }
 
-/** What a DoRA module gives instead of y = x Wᵀ: float32 [N, out]. */
+/** What a DoRA module gives instead of y = x Wᵀ + b: float32 [N, out]. The bias is no part of what is scaled. */
 export function doraOutput(
   context: BuildContext<unknown>,
   site: Site,
@@ -56,9 +56,12 @@ export function doraOutput(
   weight: SiteWeight,
 ): Value {
   const { a, b } = loraKeys(site);
+  const { bias } = weight;
   const low = gemm(x, context.parameter(a), { transB: true }); // [N, r]
-  const changed = gemm(low, context.parameter(b), { c: y, transB: true, alpha: scaling }); // [N, out]
-  return mul(changed, magnitudeScale(context, site, scaling, weight));
+  const c = bias ? sub(y, bias) : y;
+  const changed = gemm(low, context.parameter(b), { c, transB: true, alpha: scaling }); // [N, out]
+  const scaled = mul(changed, magnitudeScale(context, site, scaling, weight));
+  return bias ? add(scaled, bias) : scaled;
 }
 
 function parameters(config: LoraConfig, backbone: BackboneConfig): ParameterSpec[] {

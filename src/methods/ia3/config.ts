@@ -1,7 +1,7 @@
 /** @file adapter_config.json of PEFT's IA3, with the projected form that the paper trains; which sites scale their input. */
 import { z } from "zod";
 import { InputError, parseWith } from "../../base/index.ts";
-import type { BackboneConfig, Site } from "../../models/index.ts";
+import { type BackboneConfig, modulesHolding, type Site } from "../../models/index.ts";
 import { commonFields, fullMatch, off, targetedSites, targetModules } from "../peft.ts";
 
 export const configSchema = z
@@ -64,7 +64,7 @@ export function newIa3Config(options: Readonly<Record<string, unknown>>, backbon
   const defaults = {
     peft_type: "IA3",
     task_type: "CAUSAL_LM",
-    target_modules: ["q_proj", "k_proj", "up_proj"],
+    target_modules: modulesHolding(backbone, ["q_proj", "k_proj", "up_proj"]),
     feedforward_modules: [],
     projection_dim: 128,
   };

@@ -94,15 +94,20 @@ export const ia3: Method<Ia3Config> = {
           if (scaled === undefined) return y;
           const make = () => scaleOf(scaled, config, parameter);
           const scale = projected ? derived(`${site.path}.ia3`, [widthOf(scaled)], make) : make(); // [n]
-          return scaled.feedforward ? weight.project(mul(x, scale)) : mul(y, scale); // [N, out]
+          if (!scaled.feedforward) return mul(y, scale); // [N, out], the bias with it
+          const product = weight.project(mul(x, scale));
+          return weight.bias ? add(product, weight.bias) : product;
         },
       },
     };
   },
 
-  merge({ config, backbone, parameter }, _name, weight, site) {
-    const scaled = scaledSites(config, backbone).find((candidate) => candidate.site.path === site?.path);
+  merge({ config, backbone, parameter }, name, weight) {
+    const scaled = scaledSites(config, backbone).find(({ site }) => name.startsWith(`${site.path}.`));
     if (scaled === undefined) return undefined;
+    if (name.endsWith(".bias")) {
+      return scaled.feedforward ? undefined : mul(weight, sub(scaleOf(scaled, config, parameter), 1)); // [out]
+    }
     // l as a column scales W's rows, the outputs; as a row its columns, the inputs.
     return mul(weight, sub(reshape(scaleOf(scaled, config, parameter), shapeOf(scaled)), 1)); // [out, in]
   },
