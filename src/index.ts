@@ -63,6 +63,7 @@ export {
   renderRow,
   resolveTrainingConfig,
   type Template,
+  type TogetherOptions,
   type TrainingConfig,
   type TrainingConfigInput,
   TrainingError,
@@ -72,4 +73,5 @@ export {
   templateOf,
   train,
   trainingConfigSchema,
+  trainTogether,
 } from "./training/index.ts";

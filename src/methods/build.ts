@@ -66,6 +66,7 @@ export interface JoinedHooks {
  */
 export function joinHooks(parts: readonly JoinedHooks[]): Hooks {
   if (parts.length === 1) return parts[0]!.hooks;
+  if (parts.some(({ hooks }) => hooks.change)) throw new Error("a method that changes weights cannot be joined");
   const sizes = parts.map(({ rows }) => rows);
   const cut = (x: Value): Value[] => split(x, 0, sizes);
   /** Results of all parts in one. Where each only adds to its rows of y, these need not be cut out of it at all. */

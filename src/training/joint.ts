@@ -33,7 +33,7 @@ export function requireJoinable(methods: readonly Method[]): void {
  * measured (docs/performance.md). Few rows leave the cores waiting for weights to be read, and each pass over quantised
  * ones dequantises them anew; with many rows nothing is left to gain that would pay for cutting and joining them.
  */
-const TOGETHER_UP_TO = { float32: 192, int8: 512, int4: 512 } as const;
+const TOGETHER_UP_TO = { float32: 192, int8: 1024, int4: 1024 } as const;
 
 /** Which of the trainers pass together, by their places. */
 function clustersOf(trainers: readonly Trainer[]): number[][] {
