@@ -10,7 +10,7 @@ import type { BackboneConfig } from "./config.ts";
 import { readBackboneConfig } from "./config-file.ts";
 import { decoderForward } from "./decoder.ts";
 import { type ForwardInputs, type ForwardOutputs, quantizedNames, type Site, type WeightForm } from "./forward.ts";
-import { fuseWeights, splitWeights } from "./fuse.ts";
+import { splitWeights } from "./fuse.ts";
 import { GgufModel } from "./gguf/model.ts";
 import { hasTokenizer, tokenizerFiles } from "./gguf/tokenizer.ts";
 import { fusedWeightsOf, sitesOf } from "./layout.ts";
@@ -80,7 +80,7 @@ export class Backbone implements Disposable {
   #tokenizer: Tokenizer | undefined;
   #hasTokenizer: boolean | undefined;
 
-  private constructor(config: BackboneConfig, form: WeightForm, weights: Weights, directory?: string, fused = false) {
+  private constructor(config: BackboneConfig, form: WeightForm, weights: Weights, directory?: string) {
     this.config = config;
     this.weights = form;
     this.digest = weights.digest;
@@ -89,9 +89,7 @@ export class Backbone implements Disposable {
     this.#tensors = weights.tensors;
     if (form.kind !== "float32") {
       const rows = new Map(this.sites.map(({ path, outFeatures }) => [`${path}.weight`, outFeatures]));
-      const fusion = fusedWeightsOf(config);
-      if (fused) splitWeights(this.#tensors, fusion, form.kind, (weight) => rows.get(weight)!);
-      else fuseWeights(this.#tensors, fusion, form.kind);
+      splitWeights(this.#tensors, fusedWeightsOf(config), form.kind, (weight) => rows.get(weight)!);
       addLevels(this.#tensors, form.kind);
     }
     for (const [name, { shape, values }] of ropeTables(config)) {
@@ -136,7 +134,7 @@ export class Backbone implements Disposable {
 
   static #map(path: string, config: BackboneConfig, directory: string): Backbone {
     const { info, weights } = openPrepared(path, config);
-    return new Backbone(config, info.form, weights, directory, true);
+    return new Backbone(config, info.form, weights, directory);
   }
 
   /** A model with random weights; has no tokenizer. Equal seeds give equal weights. */

@@ -3,14 +3,12 @@ import { createHash } from "node:crypto";
 import { setImmediate } from "node:timers/promises";
 import { z } from "zod";
 import { InputError, parseWith, writeStreamAtomic } from "../base/index.ts";
-import { type DType, FileMapping, Tensor } from "../runtime/index.ts";
+import { FileMapping, Tensor } from "../runtime/index.ts";
 import type { BackboneConfig } from "./config.ts";
-import { quantizedNames, type WeightForm } from "./forward.ts";
-import { fusedWeightsOf } from "./layout.ts";
-import { quantizedLayout } from "./quantize.ts";
+import type { WeightForm } from "./forward.ts";
 import { bytesOf, SafetensorsFile, type StoredTensor, safetensorsHeader } from "./safetensors.ts";
 import { storedDType } from "./safetensors-header.ts";
-import { held, numericConfig, type Weights } from "./weights.ts";
+import { numericConfig, storedLayout, type Weights } from "./weights.ts";
 
 /** Name of the file in a directory that `milora model prepare --output` has written. */
 export const PREPARED = "prepared.safetensors";
@@ -41,36 +39,9 @@ export interface PreparedInfo {
   readonly bytes: number;
 }
 
-interface Described {
-  readonly dtype: DType;
-  readonly shape: readonly number[];
-}
-
-/** The tensors that a prepared file holds: weights put together once, and none of the views over them. */
-function layoutOf(config: BackboneConfig, form: WeightForm): Map<string, Described> {
-  const wholes = new Map(fusedWeightsOf(config).flatMap(({ name, parts }) => parts.map((part) => [part, name])));
-  const described = new Map<string, Described>();
-  const rows = new Map<string, number>();
-  for (const { info, quantized } of held(config, form)) {
-    if (!quantized) {
-      described.set(info.name, { dtype: "float32", shape: info.shape });
-      continue;
-    }
-    const name = wholes.get(info.name) ?? info.name;
-    const [outFeatures, inFeatures] = info.shape as [number, number];
-    rows.set(name, (rows.get(name) ?? 0) + outFeatures);
-    const { kind, blockSize } = quantized;
-    const layout = quantizedLayout(rows.get(name)!, inFeatures, { bits: kind === "int4" ? 4 : 8, blockSize });
-    const names = quantizedNames(name, kind);
-    described.set(names.quantized, { dtype: "uint8", shape: layout.shape });
-    described.set(names.scales, { dtype: "float32", shape: [layout.blocks] });
-  }
-  return described;
-}
-
 /** Bytes of a model's weights in a form, in memory and as a prepared file. */
 export function weightBytes(config: BackboneConfig, form: WeightForm): number {
-  const sizes = [...layoutOf(config, form).values()].map(
+  const sizes = [...storedLayout(config, form).tensors.values()].map(
     ({ dtype, shape }) => storedDType(dtype).bytes * shape.reduce((a, b) => a * b, 1),
   );
   return sizes.reduce((a, b) => a + b, 0);
@@ -92,7 +63,7 @@ export interface PreparedSource {
 export async function writePrepared(path: string, backbone: PreparedSource, quantizer?: string): Promise<void> {
   const { config, weights: form, digest } = backbone;
   const tensors = backbone.initializers();
-  const layout = layoutOf(config, form);
+  const layout = storedLayout(config, form).tensors;
   const stored = new Map([...layout].map(([name]) => [name, tensors.get(name)! as StoredTensor]));
   const hash = createHash("sha256");
   for (const [, { data }] of safetensorsHeader(stored).order) {
@@ -148,7 +119,7 @@ export function readPreparedInfo(path: string): PreparedInfo {
 export function openPrepared(path: string, config: BackboneConfig): { info: PreparedInfo; weights: Weights } {
   using file = SafetensorsFile.open(path);
   const info = infoOf(file);
-  const layout = layoutOf(config, info.form);
+  const layout = storedLayout(config, info.form).tensors;
   const problems: string[] = [];
   if (info.config !== configDigest(config)) problems.push("was prepared with another config.json; prepare it anew");
   for (const [name, { dtype, shape }] of layout) {

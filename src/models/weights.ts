@@ -2,11 +2,11 @@
 import { createHash } from "node:crypto";
 import { setImmediate } from "node:timers/promises";
 import { deriveSeed, InputError } from "../base/index.ts";
-import { Tensor } from "../runtime/index.ts";
+import { type DType, Tensor, type TensorData } from "../runtime/index.ts";
 import type { BackboneConfig } from "./config.ts";
 import { IGNORED_TENSORS } from "./families.ts";
 import { quantizedNames, type WeightForm } from "./forward.ts";
-import { EMBEDDING, HEAD, type ParameterInfo, parametersOf } from "./layout.ts";
+import { EMBEDDING, fusedWeightsOf, HEAD, type ParameterInfo, parametersOf } from "./layout.ts";
 import { type QuantizedLinear, quantizedLayout, quantizeRows } from "./quantize.ts";
 import type { TensorSource } from "./tensor-source.ts";
 
@@ -66,10 +66,53 @@ export function checkTensors(source: TensorSource, config: BackboneConfig): void
 }
 
 export interface Weights {
+  /** As in `storedLayout`. */
   readonly tensors: Map<string, Tensor>;
   /** Hex sha256 of what decides the model's numbers: the config and the stored tensors, however they are sharded. */
   readonly digest: string;
 }
+
+/** A tensor as it lies in memory. */
+export interface Described {
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+}
+
+/** Where the rows of a quantised weight lie in the tensor that holds them. */
+interface Place {
+  readonly whole: string;
+  readonly firstRow: number;
+}
+
+/**
+ * The tensors that hold a model's weights in a form. Quantised weights that decoding wants put together are one tensor,
+ * in which each has its rows; `places` says where, by the name of the checkpoint's weight.
+ */
+export function storedLayout(config: BackboneConfig, form: WeightForm) {
+  const wholes = new Map(fusedWeightsOf(config).flatMap(({ name, parts }) => parts.map((part) => [part, name])));
+  const tensors = new Map<string, Described>();
+  const places = new Map<string, Place>();
+  const rows = new Map<string, number>();
+  for (const { info, quantized } of held(config, form)) {
+    if (!quantized) {
+      tensors.set(info.name, { dtype: "float32", shape: info.shape });
+      continue;
+    }
+    const { kind, blockSize } = quantized;
+    const whole = wholes.get(info.name) ?? info.name;
+    const [outFeatures, inFeatures] = info.shape as [number, number];
+    const firstRow = rows.get(whole) ?? 0;
+    rows.set(whole, firstRow + outFeatures);
+    places.set(info.name, { whole, firstRow });
+    const layout = quantizedLayout(rows.get(whole)!, inFeatures, { bits: bitsOf(kind), blockSize });
+    const names = quantizedNames(whole, kind);
+    tensors.set(names.quantized, { dtype: "uint8", shape: layout.shape });
+    tensors.set(names.scales, { dtype: "float32", shape: [layout.blocks] });
+  }
+  return { tensors, places };
+}
+
+const bitsOf = (kind: QuantizedForm["kind"]): 4 | 8 => (kind === "int4" ? 4 : 8);
 
 /**
  * Collects tensors over JavaScript memory, which the garbage collector knows the size of: once disposed and dropped it
@@ -77,20 +120,41 @@ export interface Weights {
  */
 class Holder {
   readonly tensors = new Map<string, Tensor>();
+  readonly #layout: ReturnType<typeof storedLayout>;
 
-  float32(name: string, shape: readonly number[]): Float32Array {
-    const values = new Float32Array(shape.reduce((product, dim) => product * dim, 1));
-    this.tensors.set(name, Tensor.from("float32", shape, values));
-    return values;
+  constructor(config: BackboneConfig, form: WeightForm) {
+    this.#layout = storedLayout(config, form);
   }
 
-  quantized(name: string, shape: readonly number[], { kind, blockSize }: QuantizedForm): QuantizedLinear {
+  float32(name: string): Float32Array {
+    return this.#data(name) as Float32Array;
+  }
+
+  /** The part of the tensors that holds one weight, to be filled. */
+  quantized({ name, shape }: ParameterInfo, { kind, blockSize }: QuantizedForm): QuantizedLinear {
+    const { whole, firstRow } = this.#layout.places.get(name)!;
     const [outFeatures, inFeatures] = shape as [number, number];
-    const layout = quantizedLayout(outFeatures, inFeatures, { bits: kind === "int4" ? 4 : 8, blockSize });
-    const quantized = new Uint8Array(layout.shape[0] * layout.shape[1] * layout.shape[2]);
-    const names = quantizedNames(name, kind);
-    this.tensors.set(names.quantized, Tensor.from("uint8", layout.shape, quantized));
-    return { ...layout, quantized, scales: this.float32(names.scales, [layout.blocks]) };
+    const layout = quantizedLayout(outFeatures, inFeatures, { bits: bitsOf(kind), blockSize });
+    const names = quantizedNames(whole, kind);
+    const perRow = layout.shape[1] * layout.shape[2];
+    const quantized = this.#data(names.quantized) as Uint8Array;
+    const scales = this.#data(names.scales) as Float32Array;
+    const lastRow = firstRow + outFeatures;
+    return {
+      ...layout,
+      quantized: quantized.subarray(firstRow * perRow, lastRow * perRow),
+      scales: scales.subarray(firstRow * layout.shape[1], lastRow * layout.shape[1]),
+    };
+  }
+
+  #data(name: string): TensorData {
+    const known = this.tensors.get(name);
+    if (known) return known.data;
+    const { dtype, shape } = this.#layout.tensors.get(name)!;
+    const size = shape.reduce((product, dim) => product * dim, 1);
+    const data = dtype === "float32" ? new Float32Array(size) : new Uint8Array(size);
+    this.tensors.set(name, Tensor.from(dtype, shape, data));
+    return data;
   }
 
   dispose(): void {
@@ -112,7 +176,7 @@ export async function loadWeights(
 ): Promise<Weights> {
   checkTensors(checkpoint, config);
   const hash = createHash("sha256").update(numericConfig(config));
-  const holder = new Holder();
+  const holder = new Holder(config, form);
   const scratch = new Float32Array(form.kind === "float32" ? 0 : ROWS_ELEMENTS);
   // A fixed order, so that the digest does not depend on the order of the file.
   const list = held(config, form).sort((a, b) => (a.info.name < b.info.name ? -1 : 1));
@@ -122,7 +186,7 @@ export async function loadWeights(
       const observe = info.name === source ? (bytes: Uint8Array) => hash.update(bytes) : undefined;
       if (observe) hash.update(`\n${source} ${storedDType} ${shape.join(",")}\n`);
       if (quantized) {
-        const target = holder.quantized(info.name, info.shape, quantized);
+        const target = holder.quantized(info, quantized);
         const { outFeatures, inFeatures } = target;
         const step = Math.max(1, Math.floor(ROWS_ELEMENTS / inFeatures));
         const whole = checkpoint.readQuantized?.(source, target, observe);
@@ -133,7 +197,7 @@ export async function loadWeights(
           quantizeRows(rows, target, row, source);
         }
       } else {
-        const values = checkpoint.readFloat32(source, holder.float32(info.name, info.shape), 0, observe);
+        const values = checkpoint.readFloat32(source, holder.float32(info.name), 0, observe);
         if (info.offset) for (let i = 0; i < values.length; i++) values[i]! += info.offset;
       }
       await setImmediate();
@@ -158,18 +222,19 @@ function fillRandom(target: Uint32Array, seed: number): void {
 
 /** Random weights of the right shapes; quantised ones are drawn as such, which needs no float copy of the model. */
 export function randomWeights(config: BackboneConfig, form: WeightForm, seed: number): Weights {
-  const holder = new Holder();
+  const holder = new Holder(config, form);
   for (const { info, quantized } of held(config, form)) {
     const own = deriveSeed(seed, info.name);
     if (quantized) {
-      const linear = holder.quantized(info.name, info.shape, quantized);
-      fillRandom(new Uint32Array(linear.quantized.buffer), own);
+      const linear = holder.quantized(info, quantized);
+      const { buffer, byteOffset, byteLength } = linear.quantized;
+      fillRandom(new Uint32Array(buffer, byteOffset, byteLength / 4), own);
       // Levels −n/2 … n/2 − 1 have mean −0.5 and variance (n² − 1) / 12; signs by turns make the mean zero.
       const scale = RANDOM_STD / Math.sqrt((4 ** linear.bits - 1) / 12);
       for (let i = 0; i < linear.scales.length; i++) linear.scales[i] = i % 2 === 0 ? scale : -scale;
       continue;
     }
-    const values = holder.float32(info.name, info.shape);
+    const values = holder.float32(info.name);
     if (info.kind === "norm") values.fill(1);
     else {
       const bits = new Uint32Array(values.buffer);
