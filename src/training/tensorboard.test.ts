@@ -105,7 +105,7 @@ function wantedOf(line: StepMetrics | EvaluationMetrics): Record<string, number>
   return {
     "train/loss": line.loss,
     "train/lm_loss": line.lm_loss,
-    "train/load_balance": line.auxiliary.load_balance!,
+    "train/information": line.auxiliary.information!,
     "train/learning_rate": line.lr,
     "train/grad_norm": line.grad_norm,
     "train/tokens_per_second": line.tokens_per_second,

@@ -187,7 +187,7 @@ describe("train", () => {
       epoch: 0.1667,
       lr: 0,
       activation: { lr: 0 },
-      auxiliary: { load_balance: expect.any(Number) },
+      auxiliary: { information: expect.any(Number) },
     });
     const layers = lines[1]!.expert_shares as number[][];
     expect(layers).toHaveLength(backbone.config.numLayers);
