@@ -76,7 +76,7 @@ function readGguf(path: string): void {
   expect(JSON.stringify(tokenizerFiles(model.metadata, path))).toContain("added_tokens");
 }
 
-test.each(["llama-gqa-q4_0", "blocks", "metadata", "spm", "smollm"])(
+test.each(["llama-gqa-q4_0", "blocks", "metadata", "tokenizer-spm", "tokenizer-smollm"])(
   "GGUF, %s with damaged bytes",
   async (name) => {
     const tally = new Tally();

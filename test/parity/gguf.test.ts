@@ -29,7 +29,7 @@ test.each(MODELS)("%s: logits as transformers computes them from the dequantised
 
 test.each(MODELS.filter(([, { type }]) => type === "F32"))("%s: the checkpoint's logits", async (name, expected) => {
   using backbone = await Backbone.load(pathOf(name));
-  using checkpoint = await Backbone.load(join(FIXTURES, "backbones", expected.backbone));
+  using checkpoint = await Backbone.load(join(FIXTURES, expected.backbone));
   for (const { tokens } of expected.sequences) {
     expect(distance(lastLogits(backbone, tokens), lastLogits(checkpoint, tokens))).toBeLessThan(1e-5);
   }
@@ -37,7 +37,7 @@ test.each(MODELS.filter(([, { type }]) => type === "F32"))("%s: the checkpoint's
 
 test("a quantised file is not the checkpoint it was made of", async () => {
   const [, { backbone: source, sequences }] = MODELS.find(([, { type }]) => type === "Q4_0")!;
-  using checkpoint = await Backbone.load(join(FIXTURES, "backbones", source));
+  using checkpoint = await Backbone.load(join(FIXTURES, source));
   const { tokens, lastLogits: wanted } = sequences.at(-1)!;
   expect(distance(lastLogits(checkpoint, tokens), wanted)).toBeGreaterThan(0.01);
 });

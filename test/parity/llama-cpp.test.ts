@@ -36,8 +36,10 @@ test.each(cases)("$model, adapter $adapter, $dtype", async ({ model, adapter: na
     expect(createHash("sha256").update(readFileSync(path)).digest("hex")).toBe(sha256);
   }
   using engine = Engine.create(backbone);
-  // llama.cpp rounds what it multiplies by weights of half precision to half precision.
-  const tolerance = dtype === "f16" || model.endsWith("f16") ? 0.05 : 1e-4;
+  // llama.cpp rounds what it multiplies by weights of half precision to half precision (the other models it had in
+  // float32), and takes the GELU of Gemma from a table of half precision.
+  const half = dtype === "f16" || /-b?f16$/.test(model);
+  const tolerance = half ? 0.05 : model.startsWith("gemma") ? 5e-3 : 1e-4;
   for (const { tokens, logits, greedy } of sequences) {
     const ours = await engine.inspectTokens(tokens, adapter);
     expect(distance(ours.logits, logits)).toBeLessThan(tolerance);

@@ -4,7 +4,7 @@
                        llama.cpp's convert_hf_to_gguf.py writes them, weights quantised with gguf.quants
     blocks.gguf        random blocks of every type, and blocks.safetensors, what gguf.quants makes of them
     metadata.gguf      a value of every metadata type
-    <kind>.gguf        small vocabularies of each kind of tokenizer, no weights; tokenizers.json: texts and their ids, from
+    tokenizer-*.gguf   small vocabularies of each kind of tokenizer, no weights; tokenizers.json: texts and their ids, from
                        sentencepiece and, for byte-level BPE, tokenizers with the pre-tokenizers of transformers
     expected.json      for each model the digests of its dequantised weights, logits and greedy tokens of transformers
 
@@ -13,11 +13,12 @@ pip install gguf==0.19.0
 
 import io
 import json
+import math
 import random
 
 import numpy as np
 import torch
-from gguf import GGUFReader, GGUFValueType, GGUFWriter, GGMLQuantizationType, LlamaFileType, TokenType
+from gguf import GGUFReader, GGUFValueType, GGUFWriter, GGMLQuantizationType, LlamaFileType, RopeScalingType, TokenType
 from gguf.quants import dequantize, quantize
 from safetensors.numpy import save_file
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
@@ -40,6 +41,12 @@ MODELS = {
     "llama-gqa-q4_0": ("llama-gqa", T.Q4_0),
     "llama-tied-q5_1": ("llama-tied", T.Q5_1),
 }
+# Of these GGUF files cannot say all: files made by llama.cpp's converter leave out what is changed here.
+FAMILIES = {
+    "llama3": {}, "llama-linear": {}, "llama-biases": {}, "mistral": {"sliding_window": None}, "gemma": {},
+    "gemma2": {"query_pre_attn_scalar": 16}, "gemma3": {"query_pre_attn_scalar": 16}, "qwen2": {"use_sliding_window": False},
+    "qwen2-yarn": {}, "qwen3": {}, "phi3": {}, "phi3-global": {"sliding_window": None}, "phi3-long": {},
+}  # fmt: skip
 LAYER = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
@@ -83,20 +90,53 @@ def metadata(writer: GGUFWriter, config, architecture: str) -> None:
     rope = config.rope_parameters
     if architecture == "gemma3":
         writer.add_rope_freq_base(rope["full_attention"]["rope_theta"])
+        rope = rope["full_attention"]
     else:
         writer.add_rope_freq_base(rope["rope_theta"])
+    kind = rope["rope_type"]
+    if kind in ("linear", "yarn"):
+        writer.add_rope_scaling_type(RopeScalingType(kind))
+        writer.add_rope_scaling_factor(rope["factor"])
+    if kind == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if architecture != "phi3":
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
     if architecture in ("llama", "phi3"):
-        writer.add_rope_dimension_count(head_dim)
+        writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1)))
+    if architecture == "phi3":
+        original = config.original_max_position_embeddings
+        writer.add_rope_scaling_orig_ctx_len(original)
+        if kind == "longrope":
+            scale = config.max_position_embeddings / original
+            writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(scale) / math.log(original)))
     writer.add_vocab_size(config.vocab_size)
     if architecture in ("gemma2", "gemma3", "phi3") and config.sliding_window:
         writer.add_sliding_window(config.sliding_window)
     if architecture == "gemma2":
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
         writer.add_final_logit_softcapping(config.final_logit_softcapping)
+
+
+def rope_tensors(writer: GGUFWriter, config) -> None:
+    """Factors of the frequencies that the converter stores in place of a rule."""
+    rope = config.rope_parameters
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if rope.get("rope_type") == "llama3":
+        frequencies = 1 / rope["rope_theta"] ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+        original = rope["original_max_position_embeddings"]
+        low, high = original / rope["low_freq_factor"], original / rope["high_freq_factor"]
+        factors = []
+        for frequency in frequencies:
+            length = 2 * math.pi / frequency
+            smooth = (original / length - rope["low_freq_factor"]) / (rope["high_freq_factor"] - rope["low_freq_factor"])
+            between = 1 / ((1 - smooth) / rope["factor"] + smooth)
+            factors.append(1.0 if length < high else rope["factor"] if length > low else float(between))
+        writer.add_tensor("rope_freqs.weight", np.array(factors, dtype=np.float32))
+    if rope.get("rope_type") == "longrope":
+        for name in ("long", "short"):
+            writer.add_tensor(f"rope_factors_{name}.weight", np.array(rope[f"{name}_factor"], dtype=np.float32))
 
 
 def vocabulary(writer: GGUFWriter, size: int) -> None:
@@ -117,11 +157,12 @@ def write_model(path, model, kind: T) -> dict:
     config = model.config
     architecture, layers = ARCHITECTURES[config.model_type]
     writer = GGUFWriter(path, architecture)
-    writer.add_name(path.stem)
+    writer.add_name("tiny")  # llama.cpp wants certain tokens in models named after Phi-3
     writer.add_quantization_version(2)
     writer.add_file_type(LlamaFileType.ALL_F32)
     metadata(writer, config, architecture)
     vocabulary(writer, config.vocab_size)
+    rope_tensors(writer, config)
     back = {}
     for name, parameter in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
@@ -132,7 +173,7 @@ def write_model(path, model, kind: T) -> dict:
         heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
         if architecture == "llama" and heads:
             weight = permute(weight, heads)
-        type_ = T.F32 if weight.ndim == 1 else kind
+        type_ = T.F32 if weight.ndim == 1 or "norm" in name else kind
         stored = quantize(weight, type_)
         writer.add_tensor(gguf_name(name, layers), stored, raw_dtype=type_)
         restored = dequantize(stored, type_).reshape(weight.shape)
@@ -147,12 +188,12 @@ def write_model(path, model, kind: T) -> dict:
 
 
 @torch.no_grad()
-def computed(model, weights: dict, seed: int) -> list:
+def computed(model, weights: dict, seed: int, lengths=(1, 9, 24)) -> list:
     model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()}, strict=False)
     model.tie_weights()
     rng = random.Random(seed)
     cases = []
-    for length in [1, 9, 24]:
+    for length in lengths:
         tokens = random_tokens(rng, length)
         cases.append({"tokens": tokens, "lastLogits": model(torch.tensor([tokens])).logits[0, -1]})
     return cases
@@ -169,8 +210,23 @@ def converted(directory) -> dict:
             source, config=config, dtype=torch.float32, attn_implementation="eager"
         ).eval()
         weights = write_model(directory / f"{name}.gguf", model, kind)
-        expected[name] = {"backbone": backbone, "type": kind.name, "sequences": computed(model, weights, seed)}
+        expected[name] = {"backbone": f"backbones/{backbone}", "type": kind.name, "sequences": computed(model, weights, seed)}
         print(name, (directory / f"{name}.gguf").stat().st_size)
+    for seed, (name, changes) in enumerate(FAMILIES.items()):
+        source = FIXTURES / "families" / name.removesuffix("-global")
+        config = AutoConfig.from_pretrained(source)
+        for key, value in changes.items():
+            setattr(config, key, value)
+            if key == "use_sliding_window":
+                config.layer_types = ["full_attention"] * config.num_hidden_layers
+        model = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+        path = directory / f"{name}.gguf"
+        weights = write_model(path, model, T.BF16)
+        cases = computed(model, weights, 100 + seed, [2, 9, 20] if name == "phi3-long" else [2, 9, 50])
+        expected[name] = {"backbone": f"families/{source.name}", "type": "BF16", "sequences": cases}
+        print(name, path.stat().st_size)
     return expected
 
 
@@ -236,7 +292,7 @@ def sentencepiece_vocabulary(directory) -> dict:
         user_defined_symbols=["<|user|>"], minloglevel=2,
     )  # fmt: skip
     processor = SentencePieceProcessor(model_proto=model.getvalue())
-    writer = GGUFWriter(directory / "spm.gguf", "llama")
+    writer = GGUFWriter(directory / "tokenizer-spm.gguf", "llama")
     kinds = []
     for id_ in range(processor.vocab_size()):
         kind = TokenType.NORMAL
@@ -263,7 +319,7 @@ def sentencepiece_vocabulary(directory) -> dict:
     # The names of control tokens in a text become those tokens here, and text for sentencepiece: no such texts.
     plain = [text for text in [*TEXTS, *TRAINING] if "<s>" not in text and "</s>" not in text and text]
     cases = [{"text": t, "ids": [processor.bos_id(), *processor.encode(t)], "decoded": processor.decode(processor.encode(t))} for t in plain]
-    return {"file": "spm.gguf", "cases": cases}
+    return {"file": "tokenizer-spm.gguf", "cases": cases}
 
 
 def byte_level_vocabularies(directory) -> list:
@@ -291,7 +347,7 @@ def byte_level_vocabularies(directory) -> list:
         tokenizer.normalizer = normalizers.NFC() if pre == "qwen2" else None
         tokenizer.pre_tokenizer = cut
         tokenizer.decoder = decoders.ByteLevel()
-        writer = GGUFWriter(directory / f"{pre}.gguf", "llama")
+        writer = GGUFWriter(directory / f"tokenizer-{pre}.gguf", "llama")
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(pre)
         writer.add_token_list(sorted(vocab, key=vocab.get))
@@ -305,7 +361,7 @@ def byte_level_vocabularies(directory) -> list:
             {"text": t, "ids": front + tokenizer.encode(t).ids, "decoded": tokenizer.decode(tokenizer.encode(t).ids)}
             for t in [*TEXTS, *TRAINING]
         ]
-        results.append({"file": f"{pre}.gguf", "cases": cases})
+        results.append({"file": f"tokenizer-{pre}.gguf", "cases": cases})
     return results
 
 

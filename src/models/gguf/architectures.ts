@@ -15,7 +15,7 @@ export interface Architecture {
   /** Weights of norms are stored with 1 added. */
   readonly shiftedNorms?: true;
   /** Fields of config.json beside those that all have. */
-  fields?(setting: Setting): Record<string, unknown>;
+  fields?(setting: Setting, rope: object): Record<string, unknown>;
 }
 
 /** Tensors outside of the layers. */
@@ -84,11 +84,14 @@ export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
     className: "Gemma3ForCausalLM",
     modules: { ...SANDWICH, ...HEAD_NORMS },
     shiftedNorms: true,
-    fields: (setting) => ({
+    fields: (setting, rope) => ({
       ...GELU,
       sliding_window: setting("attention.sliding_window"),
       sliding_window_pattern: 6,
-      rope_local_base_freq: setting("rope.freq_base_swa") ?? 10000,
+      rope_parameters: {
+        full_attention: rope,
+        sliding_attention: { rope_type: "default", rope_theta: setting("rope.freq_base_swa") ?? 10000 },
+      },
       final_logit_softcapping: setting("final_logit_softcapping"),
       query_pre_attn_scalar:
         setting("block_count") === 62

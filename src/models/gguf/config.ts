@@ -116,7 +116,8 @@ export function configOf(
     const problem = `attention.value_length ${String(value)} is not attention.key_length ${String(headDim)}`;
     throw new InputError("CONFIG_UNSUPPORTED", where, problem);
   }
-  const rope = ropeOf(setting, factors);
+  const kind = ropeOf(setting, factors);
+  const rope = rotated === headDim ? kind : { ...kind, partial_rotary_factor: Number(rotated) / Number(headDim) };
   return {
     architectures: [architecture.className],
     model_type: architecture.modelType,
@@ -129,13 +130,14 @@ export function configOf(
     vocab_size: tensors.get("token_embd.weight")?.shape[0],
     max_position_embeddings: setting("context_length"),
     rms_norm_eps: setting("attention.layer_norm_rms_epsilon"),
-    rope_parameters: rotated === headDim ? rope : { ...rope, partial_rotary_factor: Number(rotated) / Number(headDim) },
+    rope_parameters: rope,
     tie_word_embeddings: !tensors.has("output.weight"),
     hidden_act: "silu",
-    attention_bias: tensors.has("blk.0.attn_q.bias"),
+    attention_bias: tensors.has("blk.0.attn_output.bias"),
+    mlp_bias: tensors.has("blk.0.ffn_up.bias"),
     bos_token_id: metadata.get("tokenizer.ggml.bos_token_id") ?? null,
     eos_token_id: endTokens(metadata),
     pad_token_id: metadata.get("tokenizer.ggml.padding_token_id") ?? null,
-    ...architecture.fields?.(setting),
+    ...architecture.fields?.(setting, rope),
   };
 }

@@ -44,7 +44,7 @@ describe.each(tokenizers)("$file", ({ file, cases }) => {
 test("every kind of pre-tokenizer cuts in its own way", () => {
   const kinds = ["gpt-2", "smollm", "llama-bpe", "qwen2"];
   const idsOf = (pre: string) => {
-    const tokenizer = load("gpt-2.gguf", { "tokenizer.ggml.pre": pre });
+    const tokenizer = load("tokenizer-gpt-2.gguf", { "tokenizer.ggml.pre": pre });
     return JSON.stringify(tokenizers[1]!.cases.map(({ text }) => tokenizer.encode(text, { addSpecialTokens: false })));
   };
   expect(new Set(kinds.map(idsOf)).size).toBe(kinds.length);
@@ -52,22 +52,29 @@ test("every kind of pre-tokenizer cuts in its own way", () => {
 
 describe("settings", () => {
   test("tokens put around a text", () => {
-    const plain = load("spm.gguf", { "tokenizer.ggml.add_bos_token": false }).encode("Hello");
-    expect(load("spm.gguf").encode("Hello")).toEqual([1, ...plain]);
-    expect(load("spm.gguf", { "tokenizer.ggml.add_eos_token": true }).encode("Hello")).toEqual([1, ...plain, 2]);
-    expect(load("spm.gguf", { "tokenizer.ggml.add_bos_token": undefined }).encode("Hello")).toEqual([1, ...plain]);
-    expect(load("gpt-2.gguf", { "tokenizer.ggml.add_bos_token": true }).encode("Hello")[0]).toBe(0);
+    const plain = load("tokenizer-spm.gguf", { "tokenizer.ggml.add_bos_token": false }).encode("Hello");
+    expect(load("tokenizer-spm.gguf").encode("Hello")).toEqual([1, ...plain]);
+    expect(load("tokenizer-spm.gguf", { "tokenizer.ggml.add_eos_token": true }).encode("Hello")).toEqual([
+      1,
+      ...plain,
+      2,
+    ]);
+    expect(load("tokenizer-spm.gguf", { "tokenizer.ggml.add_bos_token": undefined }).encode("Hello")).toEqual([
+      1,
+      ...plain,
+    ]);
+    expect(load("tokenizer-gpt-2.gguf", { "tokenizer.ggml.add_bos_token": true }).encode("Hello")[0]).toBe(0);
   });
 
   test("a space before the text, or none", () => {
-    const without = load("spm.gguf", { "tokenizer.ggml.add_space_prefix": false });
-    expect(without.encode("human")).not.toEqual(load("spm.gguf").encode("human"));
-    expect(without.encode(" human")).toEqual(load("spm.gguf").encode("human"));
+    const without = load("tokenizer-spm.gguf", { "tokenizer.ggml.add_space_prefix": false });
+    expect(without.encode("human")).not.toEqual(load("tokenizer-spm.gguf").encode("human"));
+    expect(without.encode(" human")).toEqual(load("tokenizer-spm.gguf").encode("human"));
     expect(without.decode(without.encode("  human "))).toBe("  human ");
   });
 
   test("special and user-defined tokens are found by their spelling", () => {
-    const tokenizer = load("spm.gguf");
+    const tokenizer = load("tokenizer-spm.gguf");
     expect(tokenizer.specialTokenIds).toEqual(new Set([0, 1, 2]));
     const user = tokenizer.tokenToId("<|user|>")!;
     expect(tokenizer.encode("<|user|></s>", { addSpecialTokens: false })).toEqual([user, 2]);
@@ -76,9 +83,9 @@ describe("settings", () => {
   });
 
   test("the chat template", () => {
-    const tokenizer = load("spm.gguf");
+    const tokenizer = load("tokenizer-spm.gguf");
     expect(tokenizer.applyChatTemplate([{ role: "user", content: "hi" }])).toBe("<|user|>hi</s>");
-    expect(load("gpt-2.gguf").hasChatTemplate).toBe(false);
+    expect(load("tokenizer-gpt-2.gguf").hasChatTemplate).toBe(false);
   });
 });
 
@@ -91,7 +98,7 @@ test.each([
   [{ "tokenizer.ggml.token_type": Int32Array.of(1) }, "TOKENIZER_INVALID", /not one number for each/],
   [{ "tokenizer.ggml.merges": ["a b c"] }, "TOKENIZER_INVALID", /no pair of tokens/],
 ])("refuses %o", (changes, code, message) => {
-  const metadata = metadataOf("gpt-2.gguf", changes);
+  const metadata = metadataOf("tokenizer-gpt-2.gguf", changes);
   expect(() => tokenizerFiles(metadata, "x.gguf")).toThrow(expect.objectContaining({ code }) as Error);
   expect(() => tokenizerFiles(metadata, "x.gguf")).toThrow(message);
   expect(hasTokenizer(metadata)).toBe(code !== "TOKENIZER_MISSING");
