@@ -1,8 +1,14 @@
 /** @file MiLoRA's numbers of parameters and the limits of its config. */
-import { describe, expect, test } from "vitest";
-import { Backbone } from "../../models/index.ts";
-import { lora, milora } from "../index.ts";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import { Backbone, readBackboneConfig } from "../../models/index.ts";
+import { Adapter, lora, milora } from "../index.ts";
 
+const fixtures = new URL("../../../test/fixtures/", import.meta.url).pathname;
+const directory = mkdtempSync(join(tmpdir(), "milora-config-"));
+afterAll(() => rmSync(directory, { recursive: true }));
 const llama7b = Backbone.shapes["llama-2-7b"]!;
 
 describe("parameter counts of LLaMA-2 7B", () => {
@@ -49,6 +55,20 @@ describe("config", () => {
     const recipe = { router_input: "rms", anneal: 0.5, balance: "information", load_balance_coefficient: 0.03 };
     expect(config).toMatchObject({ ...paper, ...recipe, lora_alpha: 128 });
     expect(milora.configSchema.parse(JSON.parse(JSON.stringify(config)))).toEqual(config);
+  });
+
+  test("the recipe is saved, read and saved again as it is", async () => {
+    const backbone = readBackboneConfig(`${fixtures}backbones/llama-gqa`);
+    using created = Adapter.create(milora, { r: 2 }, backbone, 1);
+    const [first, second] = [join(directory, "first"), join(directory, "second")];
+    await created.save(first);
+    using loaded = Adapter.load(first, backbone, { allowIdentity: true });
+    await loaded.save(second);
+    for (const name of ["adapter_config.json", "adapter_model.safetensors"]) {
+      expect(readFileSync(join(second, name)).equals(readFileSync(join(first, name))), name).toBe(true);
+    }
+    const written = JSON.parse(readFileSync(join(first, "adapter_config.json"), "utf8"));
+    expect(written).toMatchObject({ lora_alpha: 8, router_input: "rms", anneal: 0.5, balance: "information" });
   });
 
   test("while experts fade, an adapter is not yet what it is trained for", () => {
