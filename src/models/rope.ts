@@ -75,7 +75,8 @@ export function ropeOfLayer(config: BackboneConfig, layer: number): LayerRope {
   return local ? named(config.localRope!, "rope.local") : globalRope(config);
 }
 
-// transformers computes frequencies in float32: each step is rounded where it rounds.
+// transformers computes frequencies in float32: each step is rounded where PyTorch rounds, which divides a number by a
+// tensor as the number times the reciprocal.
 const f32 = Math.fround;
 
 /** 1 / θ^(2i/n) for i = 0 … n/2 - 1, n features being rotated. */
@@ -96,7 +97,7 @@ function yarnFrequencies(
   const high = low === given ? given + 0.001 : given;
   return Float32Array.from({ length: n / 2 }, (_, i) => {
     const power = f32(theta ** f32((2 * i) / n));
-    const kept = f32(1 - Math.min(Math.max(f32(f32(i - low) / (high - low)), 0), 1));
+    const kept = f32(1 - Math.min(Math.max(f32(f32(i - f32(low)) / f32(high - low)), 0), 1));
     return f32(f32(1 / f32(factor * power)) * f32(1 - kept)) + f32(f32(1 / power) * kept);
   });
 }
@@ -107,10 +108,10 @@ function llama3Frequencies(
   n: number,
 ): Float32Array {
   return plainFrequencies(theta, n).map((frequency) => {
-    const wavelength = f32((2 * Math.PI) / frequency);
+    const wavelength = f32(f32(1 / frequency) * f32(2 * Math.PI));
     if (wavelength < original / highFreq) return frequency;
     if (wavelength > original / lowFreq) return frequency / factor;
-    const smooth = f32(f32(f32(original / wavelength) - lowFreq) / (highFreq - lowFreq));
+    const smooth = f32(f32(f32(f32(1 / wavelength) * original) - lowFreq) / (highFreq - lowFreq));
     return f32(f32(f32(1 - smooth) * frequency) / factor) + f32(smooth * frequency);
   });
 }

@@ -12,6 +12,7 @@ import transformers
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from common import BOS, EOS, FIXTURES, MODULES, PAD, VOCAB, clean_peft_directory, cross_entropy, edit_json, fresh_directory
 from common import greedy, labels_of, next_token_log_probs, pad_right, random_tokens, write_json
@@ -258,8 +259,41 @@ def milora(name: str, modules: list[str], seed: int, path: Path) -> None:
     write_json(path / "expected.json", {"backbone": name, "sequences": sequences, "training": training})
 
 
+def rope_frequencies() -> None:
+    """rope.json: frequencies of scaled kinds at the sizes of published models, and what cosines are multiplied with."""
+    spread = [round(1 + i * 1.3, 2) for i in range(48)]
+    cases = {
+        "default": (64, 131072, dict(rope_type="default", rope_theta=500000.0)),
+        "linear": (128, 16384, dict(rope_type="linear", rope_theta=10000.0, factor=4.0)),
+        "llama3": (64, 131072, dict(rope_type="llama3", rope_theta=500000.0, factor=32.0, low_freq_factor=1.0,
+            high_freq_factor=4.0, original_max_position_embeddings=8192)),
+        "llama3-8b": (128, 131072, dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0,
+            high_freq_factor=4.0, original_max_position_embeddings=8192)),
+        "yarn": (128, 131072, dict(rope_type="yarn", rope_theta=1e6, factor=4.0, original_max_position_embeddings=32768)),
+        "yarn-options": (64, 65536, dict(rope_type="yarn", rope_theta=1e4, factor=16.0, original_max_position_embeddings=4096,
+            beta_fast=24.0, beta_slow=2.0, mscale=1.0, mscale_all_dim=0.8, truncate=False)),
+        "longrope": (96, 131072, dict(rope_type="longrope", rope_theta=10000.0, short_factor=[1.0 + 0.01 * i for i in range(48)],
+            long_factor=spread, original_max_position_embeddings=4096)),
+    }  # fmt: skip
+    entries = []
+    for name, (dim, positions, parameters) in cases.items():
+        config = transformers.LlamaConfig(
+            hidden_size=4 * dim, num_attention_heads=4, max_position_embeddings=positions, rope_parameters=dict(parameters)
+        )
+        if name == "default":
+            compute = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding.compute_default_rope_parameters
+        else:
+            compute = ROPE_INIT_FUNCTIONS[parameters["rope_type"]]
+        short, attention = compute(config)
+        long = compute(config, seq_len=positions)[0] if name == "longrope" else None
+        entries.append({"name": name, "headDim": dim, "maxPositions": positions, "parameters": parameters,
+            "frequencies": [short] if long is None else [short, long], "attention": attention})  # fmt: skip
+    write_json(FIXTURES / "rope.json", {"cases": entries})
+
+
 def main() -> None:
     only = sys.argv[1:]
+    rope_frequencies()
     for seed, (name, (family, options)) in enumerate(CASES.items()):
         if only and name not in only:
             continue
