@@ -3,12 +3,14 @@
 /**
  * How an answer is read out of generated text.
  * - `labels`: the first label of the row set that occurs as a whole word (Hu et al. 2023, LLM-Adapters)
+ * - `pattern`: the first match of a regular expression, as it is written (LLM-Adapters' own tasks)
  * - `number`: the last number, thousands separators removed (LLM-Adapters, arithmetic)
  * - `letter`: the option letter after the last "answer is", else the last stand-alone A–E
  * - `text`: all of it, normalised
  */
 export type Extraction =
   | { readonly kind: "labels"; readonly labels: readonly string[] }
+  | { readonly kind: "pattern"; readonly pattern: string }
   | { readonly kind: "number" | "letter" | "text" };
 
 export interface LabelledText {
@@ -47,6 +49,8 @@ export function extractAnswer(text: string, rule: Extraction): string | undefine
   switch (rule.kind) {
     case "labels":
       return firstLabel(text, rule.labels);
+    case "pattern":
+      return new RegExp(rule.pattern).exec(text)?.[0];
     case "number": {
       const found = text.replaceAll(",", "").match(/-?\d+(?:\.\d+)?/g);
       return found?.at(-1);

@@ -1,4 +1,5 @@
 /** @file How sure an accuracy is. */
+import { Random } from "../base/index.ts";
 
 export interface Accuracy {
   readonly correct: number;
@@ -21,4 +22,42 @@ export function accuracyOf(correct: number, total: number): Accuracy {
   const low = correct === 0 ? 0 : Math.max(0, centre - half);
   const high = correct === total ? 1 : Math.min(1, centre + half);
   return { correct, total, value: p, interval: [low, high] };
+}
+
+export function mean(values: readonly number[]): number {
+  return values.reduce((a, b) => a + b, 0) / values.length;
+}
+
+/** Standard error of the mean, from the sample's own deviation (n - 1); null for fewer than two values. */
+export function standardError(values: readonly number[]): number | null {
+  if (values.length < 2) return null;
+  const centre = mean(values);
+  const squares = values.reduce((sum, value) => sum + (value - centre) ** 2, 0);
+  return Math.sqrt(squares / (values.length - 1)) / Math.sqrt(values.length);
+}
+
+/** Percentile bootstrap of the mean at 95 %, seeded: 2.5 % of `draws` resamples lie below, 2.5 % above. */
+export function bootstrapInterval(
+  values: readonly number[],
+  seed: number,
+  draws = 1000,
+): readonly [low: number, high: number] {
+  const random = new Random(seed);
+  const means = Array.from({ length: draws }, () => {
+    let sum = 0;
+    for (let i = 0; i < values.length; i++) sum += values[random.integer(values.length)]!;
+    return sum / values.length;
+  }).sort((a, b) => a - b);
+  return [means[Math.floor(0.025 * (draws - 1))]!, means[Math.ceil(0.975 * (draws - 1))]!];
+}
+
+/**
+ * Standard error of the mean over all rows of several tasks, from those of the tasks: within-task variance only, as
+ * the harness pools it.
+ */
+export function pooledError(errors: readonly (number | null)[], sizes: readonly number[]): number | null {
+  const total = sizes.reduce((a, b) => a + b, 0);
+  if (errors.includes(null) || total <= sizes.length) return null;
+  const squares = errors.reduce<number>((sum, error, i) => sum + (sizes[i]! - 1) * error! ** 2 * sizes[i]!, 0);
+  return Math.sqrt(squares / (total - sizes.length) / total);
 }

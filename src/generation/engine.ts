@@ -83,6 +83,11 @@ export class Engine implements Disposable {
     return new Engine(backbone, options);
   }
 
+  /** Most positions of a sequence. */
+  get context(): number {
+    return this.#shared.context;
+  }
+
   /** Number of open sessions; for metrics and tests. */
   get sessions(): number {
     return this.#shared.sessions.size;

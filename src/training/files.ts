@@ -28,9 +28,10 @@ const startsWith = (bytes: Buffer, magic: Buffer): boolean => bytes.subarray(0, 
  * All records of a file, numbered as an error should name them: the element of a JSON array, the line of JSONL, the
  * row of a table (the first below the header is 1). Gzip and parquet are known by their first bytes, CSV and TSV by the
  * name; anything else is JSON where it begins with `[`, else JSONL.
+ * @param options.columns names of the columns of a table without a header
  * @throws InputError FILE_UNREADABLE; DATA_INVALID when nothing in the file can be read
  */
-export async function readRecords(path: string): Promise<FileRecord[]> {
+export async function readRecords(path: string, options: { columns?: readonly string[] } = {}): Promise<FileRecord[]> {
   let bytes: Buffer;
   try {
     bytes = await readFile(path);
@@ -49,8 +50,8 @@ export async function readRecords(path: string): Promise<FileRecord[]> {
   if (startsWith(bytes, BYTE_ORDER_MARK)) bytes = bytes.subarray(BYTE_ORDER_MARK.length);
   const name = path.toLowerCase().replace(/\.gz$/, "");
   if (name.endsWith(".parquet")) throw new InputError("DATA_INVALID", path, "is no parquet file");
-  if (name.endsWith(".csv")) return csvRecords(path, bytes, ",");
-  if (name.endsWith(".tsv")) return csvRecords(path, bytes, "\t");
+  if (name.endsWith(".csv")) return csvRecords(path, bytes, ",", options.columns);
+  if (name.endsWith(".tsv")) return csvRecords(path, bytes, "\t", options.columns);
   return /^\s*\[/.test(bytes.toString("utf8", 0, 1024)) ? jsonRecords(path, bytes) : [...lineRecords(bytes)];
 }
 
@@ -79,8 +80,8 @@ function* lineRecords(bytes: Buffer): Generator<FileRecord> {
   }
 }
 
-/** RFC 4180, with a header; every field is text. */
-function csvRecords(path: string, bytes: Buffer, delimiter: string): FileRecord[] {
+/** RFC 4180, with a header unless the columns are given; every field is text. */
+function csvRecords(path: string, bytes: Buffer, delimiter: string, columns?: readonly string[]): FileRecord[] {
   let table: string[][];
   try {
     table = parseCsv(bytes, { delimiter, relax_column_count: true, skip_empty_lines: true });
@@ -89,7 +90,7 @@ function csvRecords(path: string, bytes: Buffer, delimiter: string): FileRecord[
     const reason = error instanceof CsvError ? reasonOf(error).replaceAll("\n", " ") : reasonOf(error);
     throw new InputError("DATA_INVALID", path, `not valid ${kind} (${reason})`, { cause: error });
   }
-  const [header, ...rows] = table;
+  const [header, ...rows] = columns ? [columns, ...table] : table;
   if (header === undefined) return [];
   const twice = header.filter((name, index) => header.indexOf(name) !== index);
   if (twice.length) throw new InputError("DATA_INVALID", path, `the header has "${twice[0]}" twice`);

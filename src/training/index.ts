@@ -22,6 +22,8 @@ export {
 export { TrainingError, type TrainingErrorCode } from "./errors.ts";
 export type { Evaluation } from "./evaluate.ts";
 export type { TogetherOptions, TrainingEvent, TrainingResult, TrainOptions } from "./events.ts";
+export { type FileRecord, readRecords } from "./files.ts";
+export { HUB_PREFIX } from "./hub.ts";
 export { type JointInput, JointTrainer } from "./joint.ts";
 export { type EvaluationMetrics, readMetrics, type StepLosses, type StepMetrics } from "./metrics.ts";
 export { PRESETS, type Preset, type PresetName, presetSettings } from "./presets.ts";
@@ -30,7 +32,9 @@ export { type RoutingMetrics, RoutingTally } from "./routing.ts";
 export { type Columns, loadRows, type Message, parseRow, type Row, type RowOptions } from "./rows.ts";
 export { readRunConfig } from "./run-directory.ts";
 export { scheduleFactor, warmupSteps } from "./schedule.ts";
+export { filesOf } from "./sources.ts";
 export { PromptTemplate, type Template, templateOf } from "./template.ts";
 export { writeEvents } from "./tensorboard.ts";
+export { nearest, shorten } from "./text.ts";
 export { train, trainTogether } from "./train.ts";
 export { type StepInput, type StepOutcome, Trainer, type TrainerOptions } from "./trainer.ts";

@@ -1,0 +1,225 @@
+/** @file Measures a model on a task under a protocol: rows to prompts, outputs to scores, and all that decides the number. */
+import { InputError } from "../base/index.ts";
+import type { Engine } from "../generation/index.ts";
+import type { Tokenizer } from "../models/index.ts";
+import { shorten, type Template } from "../training/index.ts";
+import type { Extraction } from "./extract.ts";
+import { accuracyOf, bootstrapInterval, mean, standardError } from "./interval.ts";
+import { type DataOptions, loadSplit, type Rows } from "./load.ts";
+import { type Ask, type Decoding, type MeasureOptions, measure } from "./measure.ts";
+import { findOverlap, type Overlap, textOfDocument, type trainingTexts } from "./overlap.ts";
+import { choicesOf, contextsOf, continuedTokens, encodePair, instructionTokens } from "./prompts.ts";
+import { formOf } from "./registry.ts";
+import { digestOf, type RowOutput } from "./store.ts";
+import type { ChoiceForm, Document, Form, GenerateForm, Protocol, Task } from "./task.ts";
+
+export interface EvaluateOptions extends Omit<MeasureOptions, "about"> {
+  readonly protocol: Protocol;
+  readonly data?: DataOptions;
+  /** Only the first rows. */
+  readonly limit?: number | undefined;
+  /** Shots instead of the task's own number. */
+  readonly shots?: number | undefined;
+  /** Of drawing shots (the harness's default) and of the bootstrap. Default 1234. */
+  readonly seed?: number | undefined;
+  /** Where the model writes: 1 (default) is greedy; the paper uses 3. */
+  readonly beams?: number | undefined;
+  /** Longest answer instead of the task's own. */
+  readonly maxNewTokens?: number | undefined;
+  /** How instructions become prompts; must be what the adapter was trained with. Default alpaca. */
+  readonly template?: Template | undefined;
+  /** Training rows to look for the test's questions in; or why there are none. */
+  readonly training?: Awaited<ReturnType<typeof trainingTexts>> | { readonly skipped: string } | undefined;
+}
+
+/** A mean over rows, with how sure it is. */
+export interface Metric {
+  readonly metric: string;
+  /** How answers were read; `none` where there is nothing to read. */
+  readonly filter: string;
+  readonly value: number;
+  readonly stderr: number | null;
+  /** Wilson's interval at 95 %. */
+  readonly interval: readonly [low: number, high: number];
+  /** Percentiles of 1000 resamples of the rows. */
+  readonly bootstrap: readonly [low: number, high: number];
+}
+
+export interface Sample {
+  /** In the split, from 0. */
+  readonly row: number;
+  readonly document: Document;
+  /** What the model was given, shots and all. */
+  readonly context: string;
+  readonly choices: readonly string[];
+  readonly output: RowOutput;
+  /** By filter, what was read out of the output. */
+  readonly answers: Readonly<Record<string, string | null>>;
+  /** By filter, then metric: 0 or 1. */
+  readonly scores: Readonly<Record<string, Readonly<Record<string, number>>>>;
+}
+
+/** Everything that decides the numbers, and the numbers. */
+export interface TaskResult {
+  readonly task: string;
+  readonly title: string;
+  readonly groups: readonly string[];
+  readonly protocol: Protocol;
+  readonly version: number;
+  readonly harnessName: string;
+  readonly shots: { readonly count: number; readonly order: string; readonly source: string | null };
+  readonly seed: number;
+  readonly data: { readonly source: string; readonly split: string; readonly digest: string; readonly rows: number };
+  /** Rows measured. */
+  readonly rows: number;
+  /** sha256 of all prompts (and continuations) as token ids, in order. */
+  readonly promptDigest: string;
+  /** How instructions became prompts; null where prompts are the task's own text. */
+  readonly template: Template | null;
+  readonly decoding: Decoding | null;
+  readonly extraction: Readonly<Record<string, Extraction | string>>;
+  readonly backbone: string;
+  readonly adapter: string | null;
+  readonly weights: string;
+  readonly metrics: readonly Metric[];
+  readonly overlap: Overlap | { readonly skipped: string };
+  readonly samples: readonly Sample[];
+}
+
+/**
+ * Measures one task.
+ * @throws InputError DATA_INVALID, DATA_UNAVAILABLE, FILE_UNREADABLE, FLAG_INVALID, PROMPT_TOO_LONG
+ */
+export async function evaluateTask(engine: Engine, task: Task, options: EvaluateOptions): Promise<TaskResult> {
+  const { protocol, data = {}, seed = 1234, adapter, weights = "float32", signal } = options;
+  const form = formOf(task, protocol);
+  const whole = await loadSplit(task, form.split, { ...data, signal });
+  const documents = whole.documents.slice(0, options.limit);
+  checkNeeds(task, form, documents, whole);
+  const count = options.shots ?? form.shots.count;
+  const shots = count > 0 ? await loadShots(task, form, { ...data, signal }) : undefined;
+  const samePool = form.shots.from === form.split && data.rows === undefined;
+  const contexts = contextsOf(form, documents, { count, pool: shots?.documents ?? [], seed, samePool });
+  const { tokenizer } = engine.backbone;
+  const decoding = form.kind === "generate" ? decodingOf(form, engine, options) : null;
+  const template = form.kind === "generate" && form.promptIs === "instruction" ? (options.template ?? "alpaca") : null;
+  const asks = documents.map((document, i): Ask => {
+    const context = contexts[i]!;
+    if (form.kind === "choice") return choiceAsk(tokenizer, form, document, context, engine.context);
+    const prompt = template
+      ? instructionTokens(tokenizer, context, template)
+      : continuedTokens(tokenizer, context, engine.context - decoding!.maxNewTokens);
+    return { kind: "generate", prompt, decoding: decoding! };
+  });
+  const outputs = await measure(engine, asks, { ...options, about: { task: task.name, protocol } });
+  const samples = documents.map((document, row): Sample => {
+    const output = outputs[row]!;
+    const choices = form.kind === "choice" ? choicesOf(form, document) : [];
+    const marks = form.kind === "choice" ? markChoice(form, document, output) : markText(form, document, output);
+    return { row, document, context: contexts[row]!, choices, output, ...marks };
+  });
+  const { training = { skipped: "no training rows are known" } } = options;
+  return {
+    task: task.name,
+    title: task.title,
+    groups: task.groups ?? [],
+    protocol,
+    version: form.version,
+    harnessName: form.harnessName ?? task.name,
+    shots: { count, order: form.shots.order, source: shots?.source ?? null },
+    seed,
+    data: { source: whole.source, split: form.split, digest: whole.digest, rows: whole.documents.length },
+    rows: documents.length,
+    promptDigest: digestOf(asks),
+    template,
+    decoding,
+    extraction:
+      form.kind === "choice"
+        ? { none: "the choice with the highest log-likelihood" }
+        : Object.fromEntries(form.readings.map(({ name, rule }) => [name, rule])),
+    backbone: engine.backbone.digest,
+    adapter: adapter?.digest ?? null,
+    weights,
+    metrics: metricsOf(samples, seed),
+    overlap: "skipped" in training ? training : findOverlap(documents.map(textOfDocument), training),
+    samples,
+  };
+}
+
+function checkNeeds(task: Task, form: Form, documents: readonly Document[], { source }: Rows): void {
+  const bad = documents.flatMap((document, i) =>
+    (form.needs ?? []).filter((field) => document[field] === undefined).map((field) => `row ${i + 1}: no "${field}"`),
+  );
+  if (bad.length === 0) return;
+  throw new InputError("DATA_INVALID", `${source} (${task.name} under this protocol)`, shorten(bad, 5));
+}
+
+async function loadShots(task: Task, form: Form, data: DataOptions): Promise<Pick<Rows, "documents" | "source">> {
+  const { from } = form.shots;
+  if (typeof from !== "string") return { documents: from, source: "the task's own" };
+  return await loadSplit(task, from, data, false);
+}
+
+function decodingOf(form: GenerateForm, engine: Engine, { beams = 1, maxNewTokens }: EvaluateOptions): Decoding {
+  const most = maxNewTokens ?? form.maxNewTokens;
+  if (most >= engine.context) {
+    const problem = `answers of ${most} tokens leave no room for a prompt in a context of ${engine.context}; ask for fewer`;
+    throw new InputError("FLAG_INVALID", "--max-new-tokens", problem);
+  }
+  return { beams, maxNewTokens: most, temperature: 0, stop: form.stop };
+}
+
+function choiceAsk(
+  tokenizer: Tokenizer,
+  form: ChoiceForm,
+  document: Document,
+  context: string,
+  positions: number,
+): Ask {
+  const pairs = choicesOf(form, document).map((choice) => encodePair(tokenizer, context, ` ${choice}`, positions));
+  return { kind: "choice", pairs };
+}
+
+/** Index of the largest; the first of equals, and none but numbers. */
+function largest(values: readonly number[]): number {
+  return values.reduce((best, value, i) => (value > values[best]! ? i : best), 0);
+}
+
+type Marks = Pick<Sample, "answers" | "scores">;
+
+function markChoice(form: ChoiceForm, document: Document, output: RowOutput): Marks {
+  if (output.kind !== "choice") throw new Error("a choice was measured as text");
+  const choices = choicesOf(form, document);
+  const sums = output.logLikelihoods;
+  const normed = sums.map((sum, i) => sum / Math.max(1, [...choices[i]!].length)); // characters, not UTF-16 units
+  const picked = { acc: largest(sums), acc_norm: largest(normed) };
+  const scores = Object.fromEntries(form.metrics.map((name) => [name, picked[name] === document.gold ? 1 : 0]));
+  return { answers: { none: choices[picked.acc]! }, scores: { none: scores } };
+}
+
+function markText(form: GenerateForm, document: Document, output: RowOutput): Marks {
+  if (output.kind !== "generate") throw new Error("a text was measured as choices");
+  const marks = form.readings.map((reading) => {
+    const answer = reading.read(output.text, document);
+    const right = answer !== undefined && reading.isCorrect(answer, document);
+    return { name: reading.name, answer: answer ?? null, score: { [form.metric]: right ? 1 : 0 } };
+  });
+  return {
+    answers: Object.fromEntries(marks.map(({ name, answer }) => [name, answer])),
+    scores: Object.fromEntries(marks.map(({ name, score }) => [name, score])),
+  };
+}
+
+function metricsOf(samples: readonly Sample[], seed: number): Metric[] {
+  return Object.entries(samples[0]!.scores).flatMap(([filter, scores]) =>
+    Object.keys(scores).map((metric): Metric => {
+      const values = samples.map((sample) => sample.scores[filter]![metric]!);
+      const { interval } = accuracyOf(
+        values.reduce((a, b) => a + b, 0),
+        values.length,
+      );
+      const stderr = standardError(values);
+      return { metric, filter, value: mean(values), stderr, interval, bootstrap: bootstrapInterval(values, seed) };
+    }),
+  );
+}

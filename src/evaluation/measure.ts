@@ -1,0 +1,117 @@
+/** @file Asks the engine for what rows need, in chunks that are kept as they come: likelihoods of choices, or answers. */
+import type { Engine } from "../generation/index.ts";
+import type { Adapter } from "../methods/index.ts";
+import type { ScoringPair } from "./prompts.ts";
+import { digestOf, type RowOutput, RowStore } from "./store.ts";
+
+/** How answers are decoded; always without drawing. */
+export interface Decoding {
+  readonly beams: number;
+  readonly maxNewTokens: number;
+  readonly temperature: 0;
+  readonly stop: readonly string[];
+}
+
+/** What a row asks of the model. */
+export type Ask =
+  | { readonly kind: "choice"; readonly pairs: readonly ScoringPair[] }
+  | { readonly kind: "generate"; readonly prompt: readonly number[]; readonly decoding: Decoding };
+
+export interface MeasureOptions {
+  readonly adapter?: Adapter | undefined;
+  /** How the backbone is held: it changes the numbers. Default float32. */
+  readonly weights?: string | undefined;
+  readonly store?: RowStore | undefined;
+  /** Written beside kept outputs. */
+  readonly about?: object | undefined;
+  readonly signal?: AbortSignal | undefined;
+  /** Rows that are finished. */
+  readonly onProgress?: ((done: number, total: number) => void) | undefined;
+}
+
+/** Rows between two writes, in times of what the engine decodes together. */
+const CHUNK = 4;
+
+const lengthOf = (ask: Ask): number =>
+  ask.kind === "generate"
+    ? ask.prompt.length
+    : ask.pairs.reduce((sum, { prompt, continuation }) => sum + prompt.length + continuation.length, 0);
+
+/**
+ * Outputs for `asks`, in their order; those that the store has are not made again.
+ * @throws what the engine throws; the signal's reason when it was aborted
+ */
+export async function measure(
+  engine: Engine,
+  asks: readonly Ask[],
+  options: MeasureOptions = {},
+): Promise<RowOutput[]> {
+  const { adapter, weights = "float32", store = new RowStore(), about = {}, signal, onProgress } = options;
+  const model = { backbone: engine.backbone.digest, adapter: adapter?.digest ?? null, weights };
+  const keys = asks.map((ask) => digestOf([model, ask]));
+  const missing = [...asks.keys()].filter((row) => store.get(keys[row]!) === undefined);
+  // Alike in length together; the longest first, so that the time left is never underestimated.
+  missing.sort((a, b) => lengthOf(asks[b]!) - lengthOf(asks[a]!));
+  let done = asks.length - missing.length;
+  if (done > 0) onProgress?.(done, asks.length);
+  const size = engine.maxBatch * CHUNK;
+  for (let first = 0; first < missing.length; first += size) {
+    signal?.throwIfAborted();
+    const rows = missing.slice(first, first + size);
+    const outputs = await run(
+      engine,
+      rows.map((row) => asks[row]!),
+      options,
+      (finished) => onProgress?.(done + finished, asks.length),
+    );
+    store.put(rows.map((row, i) => ({ key: keys[row]!, about: { ...about, row }, output: outputs[i]! })));
+    done += rows.length;
+    onProgress?.(done, asks.length);
+  }
+  return keys.map((key) => store.get(key)!);
+}
+
+async function run(
+  engine: Engine,
+  asks: readonly Ask[],
+  { adapter, signal }: MeasureOptions,
+  onProgress: (finished: number) => void,
+): Promise<RowOutput[]> {
+  const outputs = new Array<RowOutput>(asks.length);
+  const choices = [...asks.entries()].flatMap(([row, ask]) =>
+    ask.kind === "choice" ? ask.pairs.map((pair) => ({ row, pair })) : [],
+  );
+  if (choices.length) {
+    const scores = await engine.score(
+      choices.map(({ pair }) => pair),
+      adapter,
+      { signal, onProgress: (finished, total) => onProgress(Math.floor((finished / total) * asks.length)) },
+    );
+    for (const [row, ask] of asks.entries()) {
+      if (ask.kind !== "choice") continue;
+      const own = scores.filter((_, i) => choices[i]!.row === row);
+      outputs[row] = {
+        kind: "choice",
+        logLikelihoods: own.map(({ logprobs }) => logprobs.reduce((a, b) => a + b, 0)),
+        greedy: own.map(({ greedy }) => greedy),
+      };
+    }
+  }
+  const texts = [...asks.entries()].flatMap(([row, ask]) => (ask.kind === "generate" ? [{ row, ask }] : []));
+  if (texts.length) {
+    const results = await engine.generate(
+      texts.map(({ ask: { prompt, decoding } }) => ({
+        prompt,
+        options: { ...decoding },
+        ...(adapter ? { adapter } : {}),
+        ...(signal ? { signal } : {}),
+      })),
+      onProgress,
+    );
+    signal?.throwIfAborted();
+    for (const [i, { row }] of texts.entries()) {
+      outputs[row] = { kind: "generate", text: results[i]!.text, tokens: results[i]!.tokens.length };
+    }
+  }
+  return outputs;
+}

@@ -1,0 +1,97 @@
+/** @file From documents to what the model reads: shots in front, the template, and tokens cut as the harness cuts them. */
+import { InputError } from "../base/index.ts";
+import type { Tokenizer } from "../models/index.ts";
+import { renderPrompt, type Template } from "../training/index.ts";
+import { PythonRandom } from "./python-random.ts";
+import type { Document, Form } from "./task.ts";
+
+/** What a shot's prompt is followed by. */
+function answerOf(form: Form, document: Document): string {
+  return form.kind === "choice" ? choicesOf(form, document)[document.gold]! : document.target;
+}
+
+/** What may follow a document's prompt. */
+export function choicesOf(form: Form, document: Document): readonly string[] {
+  return (form.kind === "choice" ? form.choices?.(document) : undefined) ?? document.choices;
+}
+
+const delimiterOf = (form: Form): string => (form.kind === "choice" ? " " : form.delimiter);
+
+/**
+ * Contexts of documents, in their order: the description, the shots, the question.
+ * @param pool what shots are taken from
+ * @param samePool whether the pool is the rows that are measured, so that a question must not be its own shot
+ */
+export function contextsOf(
+  form: Form,
+  documents: readonly Document[],
+  shots: {
+    readonly count: number;
+    readonly pool: readonly Document[];
+    readonly seed: number;
+    readonly samePool: boolean;
+  },
+): string[] {
+  const { count, pool, samePool } = shots;
+  const random = new PythonRandom(shots.seed);
+  const needed = count + (samePool ? 1 : 0);
+  if (count > 0 && pool.length < needed) {
+    throw new InputError("FLAG_INVALID", "--num-fewshot", `asks for ${count} shots, there are rows for ${pool.length}`);
+  }
+  const chosen = (document: Document): readonly Document[] => {
+    if (count === 0) return [];
+    const others = (list: readonly Document[]) => (samePool ? list.filter((one) => one !== document) : list);
+    if (form.shots.order === "first") return others(pool).slice(0, count);
+    return others(random.sample(pool, needed)).slice(0, count);
+  };
+  return documents.map((document) => {
+    const solved = chosen(document).map((shot) => form.prompt(shot) + delimiterOf(form) + answerOf(form, shot));
+    return (form.description ?? "") + solved.map((text) => `${text}\n\n`).join("") + form.prompt(document);
+  });
+}
+
+/** Prompt of an instruction in the template that adapters are trained with. */
+export function instructionTokens(tokenizer: Tokenizer, instruction: string, template: Template): number[] {
+  const row = { number: 1, form: "instruction", instruction, input: "", output: "" } as const;
+  return renderPrompt({ ...row, fields: { instruction } }, tokenizer, { template });
+}
+
+/** Prompt to be continued: too long a one loses its beginning. */
+export function continuedTokens(tokenizer: Tokenizer, text: string, room: number): number[] {
+  return tokenizer.encode(text).slice(-room);
+}
+
+export interface ScoringPair {
+  readonly prompt: readonly number[];
+  readonly continuation: readonly number[];
+}
+
+/**
+ * Tokens of a context and a continuation, tokenised together; blanks at the end of the context count to the
+ * continuation. Of what is too long the beginning is cut off.
+ * @param positions that the model can read; the last token is not read, only looked up
+ */
+export function encodePair(
+  tokenizer: Tokenizer,
+  context: string,
+  continuation: string,
+  positions: number,
+): ScoringPair {
+  const kept = context.trimEnd();
+  const whole = tokenizer.encode(context + continuation);
+  const head = tokenizer.encode(kept);
+  let own = whole.slice(head.length);
+  let prompt = head;
+  if (kept === "") {
+    own = tokenizer.encode(context + continuation, { addSpecialTokens: false });
+    const [start] = [tokenizer.bosTokenId ?? tokenizer.eosTokenIds[0] ?? own[0]!];
+    if (start === own[0]) own = own.slice(1);
+    prompt = [start];
+  }
+  if (own.length === 0 || own.length > positions) {
+    const shown = JSON.stringify(continuation.slice(0, 40));
+    const problem = own.length === 0 ? "adds no token to its question" : `has ${own.length} tokens, more than fit`;
+    throw new InputError("DATA_INVALID", "a choice", `${shown} ${problem}`);
+  }
+  return { prompt: prompt.slice(Math.max(0, prompt.length + own.length - positions - 1)), continuation: own };
+}
