@@ -33,6 +33,13 @@ describe.each(cases)("%s", (path) => {
   });
 });
 
+test.each(["phi3/lora", "phi3/milora", "gemma3/prefix", "qwen2/milora"])("of other families: %s", (path) => {
+  const directory = join(fixtures, "families", path);
+  using told = Adapter.load(directory, readBackboneConfig(join(directory, "..")));
+  using alone = Adapter.load(directory, inferBackbone(directory));
+  expect(alone.digest).toBe(told.digest);
+});
+
 test.each([
   ["p-tuning-v2/plain", { num_layers: null }],
   ["ia3/projected", { feedforward_modules: ".*up_proj" }],

@@ -37,13 +37,13 @@ export function inferBackbone(directory: string): BackboneConfig {
   const outOf = (module: string) =>
     first(
       [".lora_B.weight", ".bias", ".bias_projection", ".delta", OUTPUT_SCALE].map((end) =>
-        dimension(shapes, module + end, 0),
+        dimension(shapes, `.${module}${end}`, 0),
       ),
     );
   const intoOf = (module: string) =>
     first([
-      ...[".lora_A.weight", ".delta"].map((end) => dimension(shapes, module + end, 1)),
-      dimension(shapes, module + INPUT_SCALE, 0),
+      ...[".lora_A.weight", ".delta"].map((end) => dimension(shapes, `.${module}${end}`, 1)),
+      dimension(shapes, `.${module}${INPUT_SCALE}`, 0),
     ]);
   const hiddenSize =
     first(["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "qkv_proj", "gate_up_proj"].map(intoOf)) ??
