@@ -35,7 +35,8 @@ interface Variant {
 }
 
 /** MiLoRA as in the paper, whatever a new adapter's defaults are. */
-const PAPER = { lora_alpha: 16, router_input: "raw", anneal: 0, balance: "load", load_balance_coefficient: 0.01 };
+const LOAD = { balance: "load", load_balance_coefficient: 0.01 };
+const PAPER = { lora_alpha: 16, router_input: "raw", anneal: 0, ...LOAD };
 
 const VARIANTS: readonly Variant[] = [
   { name: "LoRA", method: "lora" },
@@ -51,11 +52,13 @@ const OTHERS: readonly Variant[] = [
   { name: "LoRA alpha 4r", method: "lora", adapter: { lora_alpha: 64 } },
   { name: "LoRA on o up down", method: "lora", adapter: { target_modules: ["o_proj", "up_proj", "down_proj"] } },
   { name: "LoRA on v o down", method: "lora", adapter: { target_modules: ["v_proj", "o_proj", "down_proj"] } },
-  { name: "MiLoRA alpha r", method: "milora", adapter: { lora_alpha: 16 } },
-  { name: "MiLoRA hard from the start", method: "milora", adapter: { anneal: 0 } },
+  { name: "MiLoRA hard", method: "milora", adapter: { anneal: 0 } },
   { name: "MiLoRA alpha 7r/3", method: "milora", adapter: { lora_alpha: 37.33 } },
   { name: "MiLoRA no balance", method: "milora", adapter: { load_balance_coefficient: 0 } },
-  { name: "MiLoRA load balance", method: "milora", adapter: { balance: "load", load_balance_coefficient: 0.01 } },
+  { name: "MiLoRA load", method: "milora", adapter: LOAD },
+  { name: "MiLoRA load alpha 7r/3", method: "milora", adapter: { ...LOAD, lora_alpha: 37.33 } },
+  { name: "MiLoRA load alpha 7r/3 hard", method: "milora", adapter: { ...LOAD, lora_alpha: 37.33, anneal: 0 } },
+  { name: "MiLoRA load alpha r", method: "milora", adapter: { ...LOAD, lora_alpha: 16 } },
   { name: "MiLoRA k = 5", method: "milora", adapter: { top_k: 5 } },
   { name: "MiLoRA k = 7", method: "milora", adapter: { top_k: 7 } },
 ];
@@ -88,6 +91,8 @@ interface Run {
   };
   readonly seconds: number;
   readonly machine: string;
+  /** Made while the options were being chosen, by the same computation in another form. */
+  readonly trial?: true;
 }
 
 const ASSETS = join(benchmarksDirectory, "..", "assets");
