@@ -1,18 +1,16 @@
 /** @file Prepares a model: its weights in the form they have at run time, in the cache or as a directory of their own. */
-import { copyFileSync, existsSync, readdirSync, rmSync, statSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { InputError, readText, writeDirectoryAtomic, writeFileAtomic } from "../base/index.ts";
+import { InputError, readText, writeDirectoryAtomic } from "../base/index.ts";
 import { Backbone, type BackboneOptions, openTensors } from "./backbone.ts";
 import { knownDigest, preparedPath, rememberDigest } from "./cache.ts";
 import { calibrationRows, moments } from "./calibrate.ts";
+import { copyDescription } from "./description.ts";
 import { type Factors, factorize, quantizeRowsFaithfully } from "./feedback.ts";
 import { quantizedNames } from "./forward.ts";
-import { GgufModel } from "./gguf/model.ts";
-import { tokenizerFiles } from "./gguf/tokenizer.ts";
 import { openPrepared, PREPARED, type PreparedInfo, readPreparedInfo, writePrepared } from "./prepared.ts";
 import { resolveModel } from "./pull.ts";
 import type { QuantizedLinear } from "./quantize.ts";
-import { LEFT } from "./rewrite.ts";
 import { held } from "./weights.ts";
 
 export interface PrepareOptions extends Pick<BackboneOptions, "weights" | "blockSize"> {
@@ -127,21 +125,5 @@ function isSound(path: string, { config }: Backbone): boolean {
   } catch {
     rmSync(path, { force: true });
     return false;
-  }
-}
-
-/** All of a model but its weights: config, tokenizer, chat template. */
-function copyDescription(model: string, directory: string): void {
-  if (GgufModel.is(model)) {
-    using file = GgufModel.open(model);
-    const { tokenizerJson, config } = tokenizerFiles(file.metadata, model);
-    const files = { "config.json": file.config, "tokenizer.json": tokenizerJson, "tokenizer_config.json": config };
-    for (const [name, content] of Object.entries(files)) {
-      writeFileAtomic(join(directory, name), `${JSON.stringify(content)}\n`);
-    }
-    return;
-  }
-  for (const name of readdirSync(model).filter((file) => !LEFT.test(file))) {
-    if (statSync(join(model, name)).isFile()) copyFileSync(join(model, name), join(directory, name));
   }
 }

@@ -89,6 +89,64 @@ describe("files", () => {
   });
 });
 
+describe("shards and GGUF", () => {
+  const tensorsOf = (directory: string) =>
+    new Map(
+      readdirSync(directory)
+        .filter((name) => name.endsWith(".safetensors"))
+        .flatMap((name) => [...readSafetensors(join(directory, name)).tensors]),
+    );
+
+  test("files of at most a size, with an index of them; the same tensors", async () => {
+    using adapter = randomAdapter("llama-gqa");
+    const [whole, sharded] = [join(scratch, "whole"), join(scratch, "in-shards")];
+    await mergeAdapter(adapter, backboneAt("llama-gqa"), whole);
+    await mergeAdapter(adapter, backboneAt("llama-gqa"), sharded, { maxShardSize: 40_000 });
+    const files = readdirSync(sharded).filter((name) => name.endsWith(".safetensors"));
+    expect(files.length).toBeGreaterThan(2);
+    expect(files[0]).toBe(`model-00001-of-${String(files.length).padStart(5, "0")}.safetensors`);
+    for (const file of files) {
+      const { tensors } = readSafetensors(join(sharded, file));
+      const bytes = [...tensors.values()].reduce((sum, { data }) => sum + data.byteLength, 0);
+      expect(bytes).toBeLessThanOrEqual(40_000);
+    }
+    expect(new Map([...tensorsOf(sharded)].sort())).toEqual(new Map([...tensorsOf(whole)].sort()));
+    using merged = await Backbone.load(sharded);
+    using same = await Backbone.load(whole);
+    expect(merged.digest).toBe(same.digest);
+    // And back into one file.
+    const one = join(scratch, "one");
+    using other = randomAdapter("llama-untied");
+    await mergeAdapter(other, backboneAt("llama-untied"), one, { maxShardSize: 1e9 });
+    expect(readdirSync(one).filter((name) => name.startsWith("model"))).toEqual(["model.safetensors"]);
+  });
+
+  test.each([
+    ["llama-gqa-f32", "float32"],
+    ["llama-gqa-q4_0", "float32"],
+    ["llama-headdim-bf16", "bfloat16"],
+  ])("of a GGUF file, %s: a model directory with its config and tokenizer", async (name, dtype) => {
+    const from = join(FIXTURES, "gguf", `${name}.gguf`);
+    using bare = await Backbone.load(from);
+    using adapter = Adapter.create(methodOf("lora"), { r: 2, target_modules: ["q_proj", "down_proj"] }, bare.config, 3);
+    for (const { key } of adapter.specs) adapter.values(key).set(adapter.values(key).map((_, i) => Math.sin(i) / 4));
+    const output = join(scratch, `from-${name}`);
+    const changed = await mergeAdapter(adapter, from, output, { dtype: "float32" });
+    expect(changed).toHaveLength(2 * bare.config.numLayers);
+    using merged = await Backbone.load(output);
+    expect(merged.config).toEqual(bare.config);
+    const tokens = [1, 5, 9, 20];
+    expect(distance(logits(merged, undefined, tokens), logits(bare, adapter, tokens))).toBeLessThan(TOLERANCE);
+    expect(distance(logits(merged, undefined, tokens), logits(bare, undefined, tokens))).toBeGreaterThan(0.01);
+    expect(merged.tokenizer.tokenToId("w7")).toBe(7);
+    // Without --dtype weights are as the file has them, and those that were quantised float32.
+    const kept = join(scratch, `kept-${name}`);
+    await mergeAdapter(adapter, from, kept);
+    expect(tensorsOf(kept).get("model.layers.0.mlp.up_proj.weight")!.dtype).toBe(dtype);
+    expect(JSON.parse(readFileSync(join(kept, "config.json"), "utf8"))).toMatchObject({ dtype });
+  });
+});
+
 describe("dtype", () => {
   test("as in the checkpoint: bfloat16, rounded once", async () => {
     using adapter = randomAdapter("llama-headdim");

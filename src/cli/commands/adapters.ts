@@ -1,5 +1,5 @@
 /** @file `milora adapters`: what is done to adapter directories as a whole: merging into the backbone, other formats. */
-import { type Command, Option } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
 import { InputError } from "../../base/index.ts";
 import { Adapter, exportGguf, exportPeft, mergeAdapter } from "../../methods/index.ts";
 import { readBackboneConfig } from "../../models/index.ts";
@@ -10,7 +10,8 @@ interface MergeFlags {
   readonly model: string;
   readonly adapter: string;
   readonly output: string;
-  readonly dtype?: "float32";
+  readonly dtype?: "float32" | "bfloat16" | "float16";
+  readonly maxShardSize?: number;
   readonly json?: boolean;
 }
 
@@ -39,7 +40,16 @@ export function configure(command: Command): void {
       .addOption(needed(new Option("--adapter <dir>", "the adapter to fold in")))
       .addOption(needed(new Option("--output <dir>", "where the merged model directory is written")))
       .addOption(
-        new Option("--dtype <name>", "store weights as this (default: as the backbone does)").choices(["float32"]),
+        new Option(
+          "--dtype <name>",
+          "store weights as this (default: as the backbone does; quantised ones float32)",
+        ).choices(["float32", "bfloat16", "float16"]),
+      )
+      .addOption(
+        new Option(
+          "--max-shard-size <size>",
+          "split weights into files of at most this, e.g. 5GB (default: as they are)",
+        ).argParser(fileSize),
       )
       .addOption(jsonFlag())
       .action(merge),
@@ -63,9 +73,18 @@ export function configure(command: Command): void {
   );
 }
 
-async function merge({ model, adapter: directory, output, dtype, json }: MergeFlags): Promise<void> {
+/** `5GB`, `500MB`, or bytes; units are of 1000, as Hugging Face counts. */
+function fileSize(text: string): number {
+  const match = /^(\d+(?:\.\d+)?) ?([kmg]b)?$/i.exec(text.trim());
+  const units: Readonly<Record<string, number>> = { kb: 1e3, mb: 1e6, gb: 1e9 };
+  const value = Number(match?.[1]) * (units[match?.[2]?.toLowerCase() ?? ""] ?? 1);
+  if (!(value >= 1)) throw new InvalidArgumentError("It must be a size such as 5GB, 500MB, or a number of bytes.");
+  return value;
+}
+
+async function merge({ model, adapter: directory, output, dtype, maxShardSize, json }: MergeFlags): Promise<void> {
   using adapter = Adapter.load(directory, readBackboneConfig(model));
-  const changed = await mergeAdapter(adapter, model, output, dtype ? { dtype } : {});
+  const changed = await mergeAdapter(adapter, model, output, { dtype, maxShardSize });
   if (json) printJson({ output, changed });
   else print(`${changed.length} weights changed, written to ${output}`);
 }
