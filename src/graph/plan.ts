@@ -53,7 +53,13 @@ export function analyse(graph: Graph): Plan {
       absorbed.add(found.gemm);
     }
   }
-  for (const output of graph.outputs) if (output.replaces) checkInPlace(output, output.replaces, ordered);
+  const replaced = new Map<Value, Node[]>();
+  for (const { replaces } of graph.outputs) if (replaces) replaced.set(replaces, []);
+  for (const node of ordered)
+    for (const operand of new Set(node.inputs.map(resolve))) replaced.get(operand)?.push(node);
+  for (const output of graph.outputs) {
+    if (output.replaces) checkInPlace(output, output.replaces, replaced.get(output.replaces)!);
+  }
   return {
     nodes: lastFirst(
       ordered.filter((node) => !absorbed.has(node)),
@@ -112,13 +118,15 @@ function productToFuse(sum: Node, uses: ReadonlyMap<Value, number>): { gemm: Nod
  * An output bound to the buffer of an input may be written only when nothing can read the input any more: every node
  * that reads it must be the one that writes, or come before it on a path of data.
  */
-function checkInPlace({ name, value }: GraphOutput, input: Value, nodes: readonly Node[]): void {
+function checkInPlace({ name, value }: GraphOutput, input: Value, readers: readonly Node[]): void {
   const source = resolve(value);
   if (source.dtype !== input.dtype || !shapesEqual(source.shape, input.shape)) {
     throw new GraphError("SHAPE_MISMATCH", `output "${name}" is ${source} and cannot replace ${input}`);
   }
+  const writer = source.origin.kind === "node" ? source.origin.node : undefined;
+  if (readers.every((node) => node === writer)) return;
   const before = new Set<Node>();
-  const open = source.origin.kind === "node" ? [source.origin.node] : [];
+  const open = writer ? [writer] : [];
   for (let node = open.pop(); node !== undefined; node = open.pop()) {
     if (before.has(node)) continue;
     before.add(node);
@@ -127,7 +135,7 @@ function checkInPlace({ name, value }: GraphOutput, input: Value, nodes: readonl
       if (origin.kind === "node") open.push(origin.node);
     }
   }
-  const late = nodes.find((node) => !before.has(node) && node.inputs.some((operand) => resolve(operand) === input));
+  const late = readers.find((node) => !before.has(node));
   if (late) {
     const place = late.site === "" ? late.op.name : `${late.op.name} at "${late.site}"`;
     const advice = "make the output depend on that node, or bind separate buffers";
