@@ -166,6 +166,9 @@ describe("not supported", () => {
     expect(problemsOf({ ...LLAMA2, architectures: ["GPT2LMHeadModel"], model_type: "gpt2" })[0]).toMatch(
       /GPT2LMHeadModel is not supported \(supported: LlamaForCausalLM, MistralForCausalLM, /,
     );
+    expect(problemsOf({ architectures: ["Gemma3ForConditionalGeneration"], model_type: "gemma3" })[0]).toMatch(
+      /^architectures: Gemma3ForConditionalGeneration is not supported: it sees pictures too; use /,
+    );
     expect(problemsOf({ model_type: "mamba" })[0]).toMatch(/^model_type: mamba is not supported/);
     expect(problemsOf({})[0]).toMatch(/^model_type: missing/);
     expect(problemsOf([])).toHaveLength(1);

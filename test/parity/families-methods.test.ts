@@ -24,6 +24,7 @@ afterAll(() => rmSync(directory, { recursive: true }));
 /** What a family has that a method may get wrong. */
 const CASES: Readonly<Record<string, readonly string[]>> = {
   phi3: ["midora", "moelora", "ia3", "full", "iapt", "ssp"],
+  gemma: ["full"],
   qwen2: ["dora", "ia3", "full", "iapt"],
   gemma3: ["midora", "iapt", "p-tuning-v2", "parallel-adapter"],
   "llama-biases": ["midora", "ia3", "full"],

@@ -21,6 +21,7 @@ const fields = {
   sliding_window: window,
   max_window_layers: z.number().int().min(0).default(28),
   layer_types: layerTypes,
+  use_mrope: only(false),
 };
 
 /** With `use_sliding_window`, layers from `max_window_layers` on have a window, unless `layer_types` says otherwise. */
