@@ -32,12 +32,13 @@ function randomAdapter(backbone: string, method = "lora"): Adapter {
   return adapter;
 }
 
-test.each(readdirSync(join(FIXTURES, "merged")))("%s: logits as transformers computes them", async (method) => {
-  const expected = fixture<Expected>("merged", method, "expected.json");
-  using bare = await Backbone.load(backboneAt(expected.backbone));
+test.each(readdirSync(join(FIXTURES, "merged")))("%s: logits as transformers computes them", async (name) => {
+  const expected = fixture<Expected>("merged", name, "expected.json");
+  const source = join(FIXTURES, expected.backbone);
+  using bare = await Backbone.load(source);
   using adapter = Adapter.load(join(FIXTURES, expected.adapter), bare.config);
-  const output = join(scratch, method);
-  await mergeAdapter(adapter, backboneAt(expected.backbone), output);
+  const output = join(scratch, name);
+  await mergeAdapter(adapter, source, output, { dtype: "float32" });
   using merged = await Backbone.load(output);
   for (const { tokens, logits: wanted } of expected.sequences) {
     expect(distance(logits(merged, undefined, tokens), wanted.flat())).toBeLessThan(TOLERANCE);
@@ -163,6 +164,19 @@ describe("dtype", () => {
     const tokens = [1, 5, 9, 20];
     // Rounding to 8 bits of mantissa, no more.
     expect(distance(logits(merged, undefined, tokens), logits(bare, adapter, tokens))).toBeLessThan(0.1);
+  });
+
+  test("config.json stays as it is written but for the dtype: 5.0 is no 5 to transformers", async () => {
+    const from = join(FIXTURES, "families", "gemma2");
+    using adapter = Adapter.load(join(from, "lora"), readBackboneConfig(from));
+    const text = (directory: string) => readFileSync(join(directory, "config.json"), "utf8");
+    expect(text(from)).toContain('"final_logit_softcapping": 5.0,');
+    await mergeAdapter(adapter, from, join(scratch, "literal"), { dtype: "float32" });
+    expect(text(join(scratch, "literal"))).toBe(text(from).replace('"dtype": "bfloat16"', '"dtype": "float32"'));
+    const gguf = join(FIXTURES, "gguf", "gemma2.gguf");
+    using same = Adapter.load(join(from, "lora"), readBackboneConfig(gguf));
+    await mergeAdapter(same, gguf, join(scratch, "literal-gguf"));
+    expect(text(join(scratch, "literal-gguf"))).toMatch(/"rope_theta": 10000\.0,.*"final_logit_softcapping": 5\.0/s);
   });
 
   test("float32: exact, and config.json says so", async () => {
