@@ -3,7 +3,7 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { InputError } from "../../base/index.ts";
 import { Adapter, exportGguf, exportPeft, mergeAdapter } from "../../methods/index.ts";
 import { readBackboneConfig } from "../../models/index.ts";
-import { examples, jsonFlag, needed } from "../flags.ts";
+import { examples, jsonFlag, modelFlag, needed } from "../flags.ts";
 import { print, printJson } from "../terminal.ts";
 
 interface MergeFlags {
@@ -28,15 +28,13 @@ const MERGE = "milora adapters merge --model assets/tiny-llama --adapter runs/su
 const EXPORT =
   "milora adapters export --model assets/tiny-llama --adapter runs/lora/best --format gguf --output lora.gguf";
 
-const modelOption = () => needed(new Option("--model <path>", "backbone: a Hugging Face directory or a .gguf file"));
-
 export function configure(command: Command): void {
   examples(command, [MERGE, EXPORT, `${EXPORT} --json`]);
   examples(
     command
       .command("merge")
       .description("Fold an adapter into a copy of its backbone's checkpoint.")
-      .addOption(modelOption())
+      .addOption(modelFlag())
       .addOption(needed(new Option("--adapter <dir>", "the adapter to fold in")))
       .addOption(needed(new Option("--output <dir>", "where the merged model directory is written")))
       .addOption(
@@ -59,7 +57,7 @@ export function configure(command: Command): void {
     command
       .command("export")
       .description("Write an adapter for another program: llama.cpp (gguf) or Hugging Face PEFT (peft).")
-      .addOption(modelOption())
+      .addOption(modelFlag())
       .addOption(needed(new Option("--adapter <dir>", "the adapter to export")))
       .addOption(needed(new Option("--format <name>", "the program's format").choices(["gguf", "peft"])))
       .addOption(needed(new Option("--output <path>", "the file (gguf) or directory (peft) to write")))

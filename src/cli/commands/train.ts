@@ -53,7 +53,7 @@ const QUICK: Settings = { max_steps: 4, batch_size: 4, micro_batch_size: 4, eval
 export function configure(command: Command): void {
   examples(
     command
-      .option("--model <dir>", "backbone: a directory as Hugging Face saves it")
+      .option("--model <dir>", "backbone: a Hugging Face directory, a .gguf file, or ORG/NAME once pulled")
       .option("--train <file>", "training rows: JSON, JSONL, CSV or parquet; a directory, a pattern, or hf:org/name")
       .option("--dev <file|share>", "dev rows: a file, or a share of the training rows such as 0.05")
       .option("--method <name>", `one of ${[...methods.keys()].join(", ")}`)
