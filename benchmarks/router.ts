@@ -52,6 +52,11 @@ const OTHERS: readonly Variant[] = [
   { name: "LoRA alpha 4r", method: "lora", adapter: { lora_alpha: 64 } },
   { name: "LoRA on o up down", method: "lora", adapter: { target_modules: ["o_proj", "up_proj", "down_proj"] } },
   { name: "LoRA on v o down", method: "lora", adapter: { target_modules: ["v_proj", "o_proj", "down_proj"] } },
+  {
+    name: "LoRA on gate up down alpha 4r",
+    method: "lora",
+    adapter: { lora_alpha: 64, target_modules: ["gate_proj", "up_proj", "down_proj"] },
+  },
   { name: "MiLoRA hard", method: "milora", adapter: { anneal: 0 } },
   { name: "MiLoRA alpha 7r/3", method: "milora", adapter: { lora_alpha: 37.33 } },
   { name: "MiLoRA no balance", method: "milora", adapter: { load_balance_coefficient: 0 } },
