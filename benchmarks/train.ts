@@ -24,6 +24,7 @@ interface Variant {
   readonly script: string;
   readonly method: string;
   readonly weights?: TrainSettings["weights"];
+  readonly recompute?: TrainSettings["recompute"];
   readonly options: Readonly<Record<string, unknown>>;
 }
 
@@ -58,6 +59,15 @@ await main(async () => {
   const variants: Variant[] = [
     { name: `milora LoRA r${r}`, ...own, method: "lora", options: { r } },
     { name: `milora MiLoRA k=3 r${r}`, ...own, method: "milora", options: { r, top_k: 3 } },
+    { name: `milora LoRA r${r} checkpointing`, ...own, method: "lora", options: { r }, recompute: "all" },
+    {
+      name: `milora MiLoRA k=3 r${r} checkpointing`,
+      ...own,
+      method: "milora",
+      options: { r, top_k: 3 },
+      recompute: "all",
+    },
+    { name: `milora LoRA r${r} nothing recomputed`, ...own, method: "lora", options: { r }, recompute: "nothing" },
     { name: `milora LoRA r${r} int8`, ...own, method: "lora", options: { r }, weights: "int8" },
     { name: `milora LoRA r${r} int4`, ...own, method: "lora", options: { r }, weights: "int4" },
   ];
@@ -73,9 +83,9 @@ await main(async () => {
 
   const workers = new Map<string, Worker<TrainRound>>();
   try {
-    for (const { name, command, script: path, method, options: own, weights = "float32" } of chosen) {
+    for (const { name, command, script: path, method, options: own, weights = "float32", recompute } of chosen) {
       process.stderr.write(`starting ${name}\n`);
-      const settings: TrainSettings = { ...common, method, options: own, weights };
+      const settings: TrainSettings = { ...common, method, options: own, weights, ...(recompute && { recompute }) };
       workers.set(name, await Worker.start(name, command, [path, JSON.stringify(settings)]));
     }
     await takeTurns([...workers.values()], rounds);

@@ -7,6 +7,8 @@ export interface TrainSettings {
   readonly options: Readonly<Record<string, unknown>>;
   /** How the backbone is held; the peer knows float32 only. */
   readonly weights: "float32" | "int8" | "int4";
+  /** What of a layer is computed again in the backward pass; the peer knows no such thing. Default: milora's own. */
+  readonly recompute?: "nothing" | "light" | "all";
   /** Sequences a step, all in memory at once. */
   readonly batch: number;
   /** Tokens a sequence, all but the first supervised. */

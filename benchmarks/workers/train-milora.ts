@@ -25,6 +25,7 @@ await serve(async () => {
     microBatchSize: settings.batch,
     maxLength: settings.length,
     bilevel: false,
+    ...(settings.recompute && { recompute: settings.recompute }),
   });
   const sessionMs = performance.now() - built;
   const random = new Random(3);
