@@ -1,7 +1,7 @@
 /** @file Packed rows with windows, prefixes and length-dependent rotation: each sequence as if it were alone in its row. */
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { exportOnnx, Graph } from "../graph/index.ts";
+import { concat, exportOnnx, Graph, reshape } from "../graph/index.ts";
 import { Session, Tensor } from "../runtime/index.ts";
 import { Backbone } from "./backbone.ts";
 import type { AttentionPrefix } from "./forward.ts";
@@ -71,4 +71,23 @@ test.each(["mistral", "gemma2", "phi3", "phi3-long"])("%s", async (name) => {
     const unmarked = logitsOf(backbone, { tokens: row.tokens }, prefixed).subarray(first.length * V);
     expect(distance(rest, unmarked.subarray(0, rest.length))).toBeGreaterThan(0.1);
   }
+});
+
+// Head norms and two rotations; a length that decides on the rotation, for each batch by itself.
+test.each(["gemma3", "phi3-long", "llama-dynamic"])("%s: joined batches, each as if it passed alone", async (name) => {
+  using backbone = await Backbone.load(join(FAMILIES, name));
+  const V = backbone.config.vocabSize;
+  const [short, long] = [7, 41].map((n) => Array.from({ length: n }, (_, i) => 3 + ((i * i + 5 * i + n) % (V - 3))));
+  const g = new Graph("joined");
+  const batches = ["1", "2"].map((i) => ({ tokens: g.input(`tokens${i}`, "int64", [`B${i}`, `T${i}`]) }));
+  const flat = batches.map(({ tokens }) => reshape(tokens, [-1, 1]));
+  const { hidden, logits } = backbone.forward(g, { tokens: concat(flat, 0), attention: { kind: "joined", batches } });
+  g.output("logits", logits(hidden));
+  using session = Session.create(exportOnnx(g), { initializers: backbone.initializers() });
+  const row = (tokens: readonly number[]) =>
+    Tensor.from("int64", [1, tokens.length], BigInt64Array.from(tokens, BigInt));
+  using result = session.call({ tokens1: row(short!), tokens2: row(long!) }).logits!;
+  const together = (result.data as Float32Array).slice();
+  expect(distance(together.subarray(0, 7 * V), logitsOf(backbone, { tokens: short! }, false))).toBeLessThan(1e-4);
+  expect(distance(together.subarray(7 * V), logitsOf(backbone, { tokens: long! }, false))).toBeLessThan(1e-4);
 });
