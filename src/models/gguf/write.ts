@@ -57,7 +57,7 @@ function encode(value: GgufValue): Buffer[] {
   }
   if ("uint32" in value) return [uint32(VALUE.uint32), uint32(value.uint32)];
   if ("float32" in value) return [uint32(VALUE.float32), float32(value.float32)];
-  return [uint32(VALUE.array), uint32(VALUE.string), uint64(value.length), ...value.map(text)];
+  return [uint32(VALUE.array), uint32(VALUE.string), uint64(value.length), Buffer.concat(value.map(text))];
 }
 
 const padding = (bytes: number): number => (ALIGNMENT - (bytes % ALIGNMENT)) % ALIGNMENT;
@@ -68,7 +68,7 @@ function* serialize(
   tensors: readonly GgufTensorToWrite[],
 ): Generator<Uint8Array> {
   const head = [Buffer.from("GGUF"), uint32(3), uint64(tensors.length), uint64(metadata.size)];
-  for (const [key, value] of metadata) head.push(text(key), ...encode(value));
+  for (const [key, value] of metadata) head.push(text(key), Buffer.concat(encode(value)));
   let offset = 0;
   for (const { name, shape, type } of tensors) {
     head.push(text(name), uint32(shape.length), ...[...shape].reverse().map(uint64));
