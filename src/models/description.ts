@@ -34,7 +34,7 @@ export function copyDescription(model: string, to: string, dtype?: string): void
     const config = JSON.stringify(file.config, null, 2).replace(FLOAT_FIELDS, "$1.0");
     writeFileAtomic(join(to, "config.json"), `${dtype === undefined ? config : withDtype(config, dtype)}\n`);
     if (!hasTokenizer(file.metadata)) return;
-    const tokenizer = tokenizerFiles(file.metadata, model);
+    const tokenizer = tokenizerFiles(file.metadata, model, true);
     write("tokenizer.json", tokenizer.tokenizerJson);
     write("tokenizer_config.json", { tokenizer_class: "PreTrainedTokenizerFast", ...tokenizer.config });
     return;

@@ -1,18 +1,9 @@
-/** @file A SentencePiece vocabulary with scores, as GGUF files hold it, in the form of tokenizer.json. */
+/** @file A SentencePiece vocabulary with scores as a BPE with merges, which the libraries of transformers read. */
+import { PIECE, type SentencePieceVocabulary } from "../tokenizer/sentencepiece.ts";
 
-/** Kinds of tokens, as in sentencepiece_model.proto. */
-export const TOKEN = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
+type Vocabulary = Pick<SentencePieceVocabulary, "pieces" | "scores" | "types" | "addDummyPrefix" | "byteFallback">;
 
-export interface Vocabulary {
-  readonly pieces: readonly string[];
-  /** The higher, the earlier a piece is put together. */
-  readonly scores: ArrayLike<number>;
-  readonly types: ArrayLike<number>;
-  /** A space is put before a text. */
-  readonly addDummyPrefix: boolean;
-}
-
-const MERGED: readonly number[] = [TOKEN.normal, TOKEN.userDefined, TOKEN.unused];
+const MERGED: readonly number[] = [PIECE.normal, PIECE.userDefined, PIECE.unused];
 /** Longer pieces have no place in a vocabulary; each would have as many ways to be put together. */
 const MAX_PIECE = 512;
 
@@ -44,16 +35,16 @@ function mergesOf({ pieces, scores, types }: Vocabulary): [string, string][] {
 }
 
 /** The parts of tokenizer.json beside the added tokens: a BPE with byte fallback, spaces written as ▁. */
-export function sentencePieceJson(vocabulary: Vocabulary): Record<string, unknown> {
+export function portableJson(vocabulary: Vocabulary): Record<string, unknown> {
   const { pieces, types, addDummyPrefix } = vocabulary;
-  const unknown = pieces.findIndex((_, id) => types[id] === TOKEN.unknown);
+  const unknown = pieces.findIndex((_, id) => types[id] === PIECE.unknown);
   const replace = { type: "Replace", pattern: { String: " " }, content: "▁" };
   return {
     model: {
       type: "BPE",
       unk_token: unknown < 0 ? null : pieces[unknown],
       fuse_unk: true,
-      byte_fallback: pieces.some((_, id) => types[id] === TOKEN.byte),
+      byte_fallback: vocabulary.byteFallback,
       ignore_merges: false,
       vocab: Object.fromEntries(pieces.map((piece, id) => [piece, id])),
       merges: mergesOf(vocabulary),

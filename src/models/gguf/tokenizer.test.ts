@@ -34,10 +34,14 @@ const load = (file: string, changes: Record<string, MetadataValue | undefined> =
 
 describe.each(tokenizers)("$file", ({ file, cases }) => {
   const tokenizer = load(file);
+  const portable = Tokenizer.from(tokenizerFiles(metadataOf(file), file, true));
 
   test.each(cases)("ids and text of the reference: $text", ({ text, ids, decoded }) => {
     expect(tokenizer.encode(text)).toEqual(ids);
     expect(tokenizer.decode(ids)).toBe(decoded);
+    // So does what is written for other libraries.
+    expect(portable.encode(text)).toEqual(ids);
+    expect(portable.decode(ids)).toBe(decoded);
   });
 });
 

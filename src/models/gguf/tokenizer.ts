@@ -1,7 +1,8 @@
 /** @file The tokenizer of a GGUF file, in the form of tokenizer.json and tokenizer_config.json. */
 import { InputError } from "../../base/index.ts";
+import { PIECE, sentencePieceJson } from "../tokenizer/sentencepiece.ts";
 import type { GgufHeader } from "./header.ts";
-import { sentencePieceJson, TOKEN } from "./sentencepiece.ts";
+import { portableJson } from "./sentencepiece.ts";
 
 type Metadata = GgufHeader["metadata"];
 
@@ -92,14 +93,27 @@ function byteLevelJson({ tokens, metadata, where }: Tokens, { patterns, ignoreMe
   };
 }
 
+function sentencePieceParts({ tokens: pieces, types, metadata }: Tokens, scores: ArrayLike<number>, portable: boolean) {
+  const vocabulary = {
+    kind: "bpe" as const,
+    pieces,
+    scores,
+    types,
+    byteFallback: pieces.some((_, id) => types[id] === PIECE.byte),
+    addDummyPrefix: metadata.get("tokenizer.ggml.add_space_prefix") !== false,
+    prefixAfterSpecial: true,
+  };
+  return portable ? portableJson(vocabulary) : sentencePieceJson(vocabulary);
+}
+
 /** Tokens that are found by their spelling before a text is cut. */
 function addedTokens({ tokens, types, metadata }: Tokens) {
   // Phi-3's end tokens take the blanks after them; the file does not say so, llama.cpp goes by the model, too.
   const rstrip = metadata.get("general.architecture") === "phi3" && metadata.get("tokenizer.ggml.model") === "llama";
   return tokens.flatMap((content, id) => {
     const type = types[id]!;
-    if (type !== TOKEN.control && type !== TOKEN.userDefined && type !== TOKEN.unknown) return [];
-    const special = type !== TOKEN.userDefined;
+    if (type !== PIECE.control && type !== PIECE.userDefined && type !== PIECE.unknown) return [];
+    const special = type !== PIECE.userDefined;
     return [
       {
         id,
@@ -122,9 +136,15 @@ export function hasTokenizer(metadata: Metadata): boolean {
 
 /**
  * The content of tokenizer.json and tokenizer_config.json.
+ * @param portable whether the libraries of transformers must be able to read it: a SentencePiece vocabulary is then
+ *   written as the BPE that gives the same tokens, which takes a second or two
  * @throws InputError `TOKENIZER_MISSING`, `TOKENIZER_UNSUPPORTED`, `TOKENIZER_INVALID`
  */
-export function tokenizerFiles(metadata: Metadata, where: string): { tokenizerJson: object; config: object } {
+export function tokenizerFiles(
+  metadata: Metadata,
+  where: string,
+  portable = false,
+): { tokenizerJson: object; config: object } {
   if (!hasTokenizer(metadata)) {
     throw new InputError("TOKENIZER_MISSING", where, "has no tokenizer; give token ids");
   }
@@ -135,7 +155,7 @@ export function tokenizerFiles(metadata: Metadata, where: string): { tokenizerJs
   const tokens = list as string[];
   const numbers = (key: string): ArrayLike<number> => {
     const values = metadata.get(key);
-    if (values === undefined) return new Int32Array(tokens.length).fill(TOKEN.normal);
+    if (values === undefined) return new Int32Array(tokens.length).fill(PIECE.normal);
     if ((values instanceof Int32Array || values instanceof Float32Array) && values.length === tokens.length)
       return values;
     throw new InputError("TOKENIZER_INVALID", where, `${key} has not one number for each of ${tokens.length} tokens`);
@@ -153,12 +173,7 @@ export function tokenizerFiles(metadata: Metadata, where: string): { tokenizerJs
     throw new InputError("TOKENIZER_UNSUPPORTED", where, problem);
   }
   const parts = sentencePiece
-    ? sentencePieceJson({
-        pieces: tokens,
-        scores: numbers("tokenizer.ggml.scores"),
-        types: given.types,
-        addDummyPrefix: metadata.get("tokenizer.ggml.add_space_prefix") !== false,
-      })
+    ? sentencePieceParts(given, numbers("tokenizer.ggml.scores"), portable)
     : byteLevelJson(given, known!);
   const tokenOf = (name: string): { id: number; content: string } | undefined => {
     const id = metadata.get(`tokenizer.ggml.${name}_token_id`);
@@ -174,8 +189,8 @@ export function tokenizerFiles(metadata: Metadata, where: string): { tokenizerJs
   return {
     tokenizerJson: {
       version: "1.0",
-      added_tokens: addedTokens(given),
       ...parts,
+      added_tokens: addedTokens(given),
       post_processor:
         frame.length === 0
           ? null
