@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Random } from "../../src/base/index.ts";
 import { Engine } from "../../src/generation/index.ts";
-import { Adapter, mergeAdapter, methodOf } from "../../src/methods/index.ts";
+import { Adapter, mergeAdapter, methodOf, methods } from "../../src/methods/index.ts";
 import { Backbone, moduleNames } from "../../src/models/index.ts";
 import { distance, FIXTURES, Passes, pass } from "./support.ts";
 
@@ -23,10 +23,10 @@ afterAll(() => rmSync(directory, { recursive: true }));
 
 /** What a family has that a method may get wrong. */
 const CASES: Readonly<Record<string, readonly string[]>> = {
-  phi3: ["midora", "moelora", "ia3", "full", "iapt", "ssp"],
+  phi3: [...methods.keys()],
   gemma: ["full"],
   qwen2: ["dora", "ia3", "full", "iapt"],
-  gemma3: ["midora", "iapt", "p-tuning-v2", "parallel-adapter"],
+  gemma3: ["midora", "iapt", "p-tuning-v2", "parallel-adapter", "learned-adapter"],
   "llama-biases": ["midora", "ia3", "full"],
 };
 
