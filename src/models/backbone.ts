@@ -112,7 +112,9 @@ export class Backbone implements Disposable {
       const backbone = Backbone.#map(own, config, directory);
       if (options.weights === undefined || formName(formOf(options)) === formName(backbone.weights)) return backbone;
       backbone.dispose();
-      const problem = `its weights are prepared as ${formName(backbone.weights)}; ask for that form, or for none`;
+      const { kind, ...rest } = backbone.weights;
+      const form = "blockSize" in rest ? `${kind} in blocks of ${rest.blockSize}` : kind;
+      const problem = `its weights are prepared as ${form}; ask for that form (weights: ${kind}), or name the model it was made of`;
       throw new InputError("WEIGHTS_PREPARED", directory, problem);
     }
     const form = formOf(options);

@@ -148,4 +148,18 @@ describe("a directory of its own", () => {
     writeFileSync(config, readFileSync(config, "utf8").replace(/"rope_theta": [^,]*/, '"rope_theta": 5000.0'));
     await expect(Backbone.load(output)).rejects.toThrow(/another config.json/);
   });
+
+  test.each(["llama-gqa-q4_0.gguf", "gemma2.gguf", "phi3.gguf"])("of a GGUF file: %s", async (name) => {
+    const file = join("test/fixtures/gguf", name);
+    const output = join(root, `own-${name}`);
+    await prepareModel(file, { weights: "int4", output });
+    using plain = await Backbone.load(file, { weights: "int4" });
+    using own = await Backbone.load(output);
+    expect(contents(own)).toEqual(contents(plain));
+    expect(own.digest).toBe(plain.digest);
+    await prepareModel(file, { weights: "int8" });
+    using cached = await Backbone.load(file, { weights: "int8" });
+    using loaded = await Backbone.load(file, { weights: "int8", cached: false });
+    expect(contents(cached)).toEqual(contents(loaded));
+  });
 });
