@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 import { GgufModel } from "../../src/models/gguf/model.ts";
 import { hasTokenizer, tokenizerFiles } from "../../src/models/gguf/tokenizer.ts";
-import { SafetensorsFile } from "../../src/models/index.ts";
+import { SafetensorsFile, Tokenizer } from "../../src/models/index.ts";
 import { byteDamage, damageBytes, damageJson, jsonDamage, scratch, settings, Tally, TIMEOUT } from "./support.ts";
 
 const directory = scratch();
@@ -73,7 +73,11 @@ function readGguf(path: string): void {
     expect(model.readFloat32(name, new Float32Array(size))).toHaveLength(size);
   }
   if (!hasTokenizer(model.metadata)) return;
-  expect(JSON.stringify(tokenizerFiles(model.metadata, path))).toContain("added_tokens");
+  const tokenizer = Tokenizer.from({ ...tokenizerFiles(model.metadata, path), where: path });
+  const ids = tokenizer.encode("Hello, wörld 12!\n <s>");
+  expect(ids.every((id) => Number.isInteger(id) && id >= 0)).toBe(true);
+  expect(typeof tokenizer.decode(ids)).toBe("string");
+  expect(JSON.stringify(tokenizerFiles(model.metadata, path, true))).toContain("added_tokens");
 }
 
 test.each(["llama-gqa-q4_0", "blocks", "metadata", "tokenizer-spm", "tokenizer-smollm"])(
