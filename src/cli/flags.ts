@@ -2,22 +2,24 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { InputError } from "../base/index.ts";
 
-const neededFlags = new WeakSet<Option>();
+const neededFlags = new WeakMap<Option, (command: Command) => boolean>();
 
 /**
  * Marks a flag that a command cannot do without. Commander's own mandatory options are looked at before unknown ones,
  * so that a misspelt flag would be reported as missing.
+ *
+ * @param when whether it is needed, given the other flags; default always
  */
-export function needed(option: Option): Option {
-  neededFlags.add(option);
-  option.description = `${option.description} (required)`;
+export function needed(option: Option, when?: (command: Command) => boolean): Option {
+  neededFlags.set(option, when ?? (() => true));
+  if (!when) option.description = `${option.description} (required)`;
   return option;
 }
 
 /** Throws `InputError` FLAG_INVALID naming all needed flags that were not given. */
 export function checkNeeded(command: Command): void {
   const missing = command.options.filter(
-    (option) => neededFlags.has(option) && command.getOptionValue(option.attributeName()) === undefined,
+    (option) => neededFlags.get(option)?.(command) && command.getOptionValue(option.attributeName()) === undefined,
   );
   if (missing.length === 0) return;
   throw new InputError("FLAG_INVALID", command.name(), `needs ${missing.map((option) => option.long).join(", ")}`);
@@ -60,9 +62,11 @@ export function collect(value: string, previous: readonly string[] | undefined):
   return [...(previous ?? []), value];
 }
 
-export function modelFlag(): Option {
+/** @param when as of `needed` */
+export function modelFlag(when?: (command: Command) => boolean): Option {
   return needed(
     new Option("--model <dir>", "backbone: a Hugging Face directory, a .gguf file, or ORG/NAME once pulled"),
+    when,
   );
 }
 

@@ -7,7 +7,7 @@ import type { Extraction } from "./extract.ts";
 import { accuracyOf, bootstrapInterval, mean, standardError } from "./interval.ts";
 import { type DataOptions, loadSplit, type Rows } from "./load.ts";
 import { type Ask, type Decoding, type MeasureOptions, measure } from "./measure.ts";
-import { findOverlap, type Overlap, textOfDocument, type trainingTexts } from "./overlap.ts";
+import { findOverlap, type Overlap, type TrainingTexts, textOfDocument } from "./overlap.ts";
 import { choicesOf, contextsOf, continuedTokens, encodePair, instructionTokens } from "./prompts.ts";
 import { formOf } from "./registry.ts";
 import { digestOf, type RowOutput } from "./store.ts";
@@ -29,7 +29,7 @@ export interface EvaluateOptions extends Omit<MeasureOptions, "about"> {
   /** How instructions become prompts; must be what the adapter was trained with. Default alpaca. */
   readonly template?: Template | undefined;
   /** Training rows to look for the test's questions in; or why there are none. */
-  readonly training?: Awaited<ReturnType<typeof trainingTexts>> | { readonly skipped: string } | undefined;
+  readonly training?: TrainingTexts | { readonly skipped: string } | undefined;
 }
 
 /** A mean over rows, with how sure it is. */
@@ -80,7 +80,8 @@ export interface TaskResult {
   readonly extraction: Readonly<Record<string, Extraction | string>>;
   readonly backbone: string;
   readonly adapter: string | null;
-  readonly weights: string;
+  /** How the backbone was held. */
+  readonly weights: Engine["backbone"]["weights"];
   readonly metrics: readonly Metric[];
   readonly overlap: Overlap | { readonly skipped: string };
   readonly samples: readonly Sample[];
@@ -91,7 +92,7 @@ export interface TaskResult {
  * @throws InputError DATA_INVALID, DATA_UNAVAILABLE, FILE_UNREADABLE, FLAG_INVALID, PROMPT_TOO_LONG
  */
 export async function evaluateTask(engine: Engine, task: Task, options: EvaluateOptions): Promise<TaskResult> {
-  const { protocol, data = {}, seed = 1234, adapter, weights = "float32", signal } = options;
+  const { protocol, data = {}, seed = 1234, adapter, signal } = options;
   const form = formOf(task, protocol);
   const whole = await loadSplit(task, form.split, { ...data, signal });
   const documents = whole.documents.slice(0, options.limit);
@@ -139,11 +140,38 @@ export async function evaluateTask(engine: Engine, task: Task, options: Evaluate
         : Object.fromEntries(form.readings.map(({ name, rule }) => [name, rule])),
     backbone: engine.backbone.digest,
     adapter: adapter?.digest ?? null,
-    weights,
+    weights: engine.backbone.weights,
     metrics: metricsOf(samples, seed),
     overlap: "skipped" in training ? training : findOverlap(documents.map(textOfDocument), training),
     samples,
   };
+}
+
+/**
+ * Reads the rows of all tasks once, so that a long measurement does not end at the last task's missing file.
+ * @throws InputError naming what is wrong with each
+ */
+export async function checkData(tasks: readonly Task[], options: Pick<EvaluateOptions, "protocol" | "data" | "shots">) {
+  const errors: InputError[] = [];
+  for (const task of tasks) {
+    const form = formOf(task, options.protocol);
+    try {
+      const rows = await loadSplit(task, form.split, options.data ?? {});
+      checkNeeds(task, form, rows.documents, rows);
+      if ((options.shots ?? form.shots.count) > 0) await loadShots(task, form, options.data ?? {});
+    } catch (error) {
+      if (!(error instanceof InputError)) throw error;
+      errors.push(error);
+    }
+  }
+  if (errors.length === 1) throw errors[0];
+  if (errors.length > 1) {
+    const problems = shorten(
+      errors.map(({ message }) => message),
+      5,
+    );
+    throw new InputError(errors[0]!.code, "tasks", problems, { cause: errors[0] });
+  }
 }
 
 function checkNeeds(task: Task, form: Form, documents: readonly Document[], { source }: Rows): void {

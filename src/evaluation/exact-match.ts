@@ -1,4 +1,4 @@
-/** @file Accuracy by generation (Hu et al. 2023): write an answer, read the label out of it, compare. */
+/** @file Accuracy by generation on rows of a file (Hu et al. 2023): write an answer, read the label out of it, compare. */
 import { createHash } from "node:crypto";
 import type { Engine } from "../generation/index.ts";
 import type { Adapter } from "../methods/index.ts";
@@ -6,6 +6,8 @@ import type { Tokenizer } from "../models/index.ts";
 import { renderPrompt, type Template } from "../training/index.ts";
 import { chooseExtraction, type Extraction, extractAnswer, isCorrect } from "./extract.ts";
 import { type Accuracy, accuracyOf } from "./interval.ts";
+import { type Decoding, measure } from "./measure.ts";
+import { findOverlap, type Overlap, type TrainingTexts } from "./overlap.ts";
 import { type LabelledRow, questionOf } from "./rows.ts";
 
 export interface ExactMatchOptions {
@@ -16,6 +18,8 @@ export interface ExactMatchOptions {
   readonly beams?: number;
   /** Longest answer in tokens. Default 32, as in LLM-Adapters. */
   readonly maxNewTokens?: number;
+  /** Training rows to look for the questions in; or why there are none. */
+  readonly training?: TrainingTexts | { readonly skipped: string };
   readonly signal?: AbortSignal;
   /** Called as rows are finished. */
   readonly onProgress?: (done: number, total: number) => void;
@@ -38,11 +42,12 @@ export interface ExactMatchResult {
   readonly accuracy: Accuracy;
   readonly extraction: Extraction;
   readonly template: Template;
-  readonly decoding: { readonly beams: number; readonly maxNewTokens: number; readonly temperature: 0 };
+  readonly decoding: Omit<Decoding, "stop">;
   /** sha256 of all prompts as token ids, in order. */
   readonly promptDigest: string;
   /** Digest of the adapter; null for the bare backbone. */
   readonly adapter: string | null;
+  readonly overlap: Overlap | { readonly skipped: string };
   readonly rows: readonly ScoredRow[];
 }
 
@@ -54,20 +59,18 @@ export async function exactMatch(
   options: ExactMatchOptions = {},
 ): Promise<ExactMatchResult> {
   const { adapter, template = "alpaca", beams = 1, maxNewTokens = 32, signal, onProgress } = options;
+  const { training = { skipped: "no training rows are known" } } = options;
   const extraction = chooseExtraction(rows.map((row) => ({ instruction: questionOf(row), answer: row.answer })));
   const prompts = rows.map((row) => renderPrompt(row, tokenizer, { template }));
-  const results = await engine.generate(
-    prompts.map((prompt) => ({
-      prompt,
-      options: { maxNewTokens, beams, temperature: 0 },
-      ...(adapter ? { adapter } : {}),
-      ...(signal ? { signal } : {}),
-    })),
-    onProgress,
+  const decoding = { beams, maxNewTokens, temperature: 0 } as const;
+  const outputs = await measure(
+    engine,
+    prompts.map((prompt) => ({ kind: "generate", prompt, decoding: { ...decoding, stop: [] } })),
+    { adapter, signal, onProgress },
   );
-  signal?.throwIfAborted();
   const scored = rows.map((row, i): ScoredRow => {
-    const output = results[i]!.text;
+    const made = outputs[i]!;
+    const output = made.kind === "generate" ? made.text : "";
     const extracted = extractAnswer(output, extraction);
     const correct = isCorrect(extracted, row.answer, extraction);
     return { number: row.number, answer: row.answer, output, extracted: extracted ?? null, correct };
@@ -77,14 +80,15 @@ export async function exactMatch(
     accuracy: accuracyOf(scored.filter((row) => row.correct).length, scored.length),
     extraction,
     template,
-    decoding: { beams, maxNewTokens, temperature: 0 },
-    promptDigest: digestOf(prompts),
+    decoding,
+    promptDigest: digestOfPrompts(prompts),
     adapter: adapter?.digest ?? null,
+    overlap: "skipped" in training ? training : findOverlap(rows.map(questionOf), training),
     rows: scored,
   };
 }
 
-function digestOf(prompts: readonly (readonly number[])[]): string {
+function digestOfPrompts(prompts: readonly (readonly number[])[]): string {
   const hash = createHash("sha256");
   for (const prompt of prompts) hash.update(`${prompt.join(",")}\n`);
   return hash.digest("hex");

@@ -1,6 +1,26 @@
-/** @file Door of the room `evaluation`: accuracy by generation, perplexity. */
+/** @file Door of the room `evaluation`: tasks and protocols, accuracy by generation, perplexity. */
+export {
+  checkData,
+  type EvaluateOptions,
+  evaluateTask,
+  type Metric,
+  type Sample,
+  type TaskResult,
+} from "./evaluate.ts";
 export { type ExactMatchOptions, type ExactMatchResult, exactMatch, type ScoredRow } from "./exact-match.ts";
 export { chooseExtraction, type Extraction, extractAnswer, isCorrect } from "./extract.ts";
 export { type Accuracy, accuracyOf } from "./interval.ts";
+export {
+  findOverlap,
+  type Overlap,
+  type TrainingSource,
+  type TrainingTexts,
+  trainingSourcesOf,
+  trainingTexts,
+} from "./overlap.ts";
 export { type PerplexityResult, perplexity, textPerplexity } from "./perplexity.ts";
+export { findTasks, loadTasks } from "./registry.ts";
+export { type GroupResult, groupResults, harnessTable, type RunFacts, summaryOf, writeResults } from "./report.ts";
 export { type LabelledRow, loadLabelledRows } from "./rows.ts";
+export { RowStore } from "./store.ts";
+export { type Document, type Form, PROTOCOLS, type Protocol, type Task } from "./task.ts";

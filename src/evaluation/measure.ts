@@ -19,8 +19,6 @@ export type Ask =
 
 export interface MeasureOptions {
   readonly adapter?: Adapter | undefined;
-  /** How the backbone is held: it changes the numbers. Default float32. */
-  readonly weights?: string | undefined;
   readonly store?: RowStore | undefined;
   /** Written beside kept outputs. */
   readonly about?: object | undefined;
@@ -46,8 +44,9 @@ export async function measure(
   asks: readonly Ask[],
   options: MeasureOptions = {},
 ): Promise<RowOutput[]> {
-  const { adapter, weights = "float32", store = new RowStore(), about = {}, signal, onProgress } = options;
-  const model = { backbone: engine.backbone.digest, adapter: adapter?.digest ?? null, weights };
+  const { adapter, store = new RowStore(), about = {}, signal, onProgress } = options;
+  const { digest, weights } = engine.backbone;
+  const model = { backbone: digest, weights, adapter: adapter?.digest ?? null };
   const keys = asks.map((ask) => digestOf([model, ask]));
   const missing = [...asks.keys()].filter((row) => store.get(keys[row]!) === undefined);
   // Alike in length together; the longest first, so that the time left is never underestimated.

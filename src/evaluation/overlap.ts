@@ -1,6 +1,8 @@
 /** @file Whether questions of a test occur in training rows: runs of 13 words that both have. */
 import { createHash } from "node:crypto";
-import { loadRows, type Row } from "../training/index.ts";
+import { existsSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import { type Columns, loadRows, type Row, readRunConfig } from "../training/index.ts";
 import type { Document } from "./task.ts";
 
 /** Words in a run, as in GPT-3's check (Brown et al. 2020, appendix C). */
@@ -50,10 +52,7 @@ export function textOfRow(row: Row): string {
 }
 
 /** Texts of test rows, compared with training rows; `texts[i]` is what row i asks, without its template. */
-export function findOverlap(
-  texts: readonly string[],
-  training: { readonly names: readonly string[]; readonly texts: readonly string[] },
-): Overlap {
+export function findOverlap(texts: readonly string[], training: TrainingTexts): Overlap {
   const owners = new Map<string, Set<number>>();
   const lengths = new Set<number>();
   let unchecked = 0;
@@ -98,9 +97,41 @@ export function textOfDocument({ passage, question }: Document): string {
   return passage === undefined ? question : `${passage} ${question}`;
 }
 
-/** Texts of training rows by the names they are loaded by. Rows of any form. */
-export async function trainingTexts(names: readonly string[], signal?: AbortSignal) {
+/** Where training rows are, and under which columns. */
+export interface TrainingSource {
+  readonly path: string;
+  readonly columns?: Columns | undefined;
+}
+
+export interface TrainingTexts {
+  readonly names: readonly string[];
+  readonly texts: readonly string[];
+}
+
+/** Texts of training rows of any form. */
+export async function trainingTexts(sources: readonly TrainingSource[], signal?: AbortSignal): Promise<TrainingTexts> {
   const texts: string[] = [];
-  for (const name of names) texts.push(...(await loadRows(name, { free: true, signal })).map(textOfRow));
-  return { names, texts };
+  for (const { path, columns } of sources) {
+    texts.push(...(await loadRows(path, { free: true, columns, signal })).map(textOfRow));
+  }
+  return { names: sources.map(({ path }) => path), texts };
+}
+
+/** How far above an adapter its run's directory may be: `run/best`, `run/checkpoints/step-100`. */
+const LEVELS = 3;
+
+/** What an adapter was trained on, where its run's config.json is still above it. */
+export function trainingSourcesOf(adapter: string): TrainingSource[] | undefined {
+  let directory = resolve(adapter);
+  for (let level = 0; level <= LEVELS; level++, directory = dirname(directory)) {
+    if (!existsSync(join(directory, "config.json"))) continue;
+    try {
+      const { train, columns } = readRunConfig(directory).data;
+      const sources = typeof train === "string" ? [train] : train;
+      return sources.map((source) => (typeof source === "string" ? { path: source, columns } : { columns, ...source }));
+    } catch {
+      // Some other config.json: that of a model, for one.
+    }
+  }
+  return undefined;
 }

@@ -44,7 +44,7 @@ export async function findTasks(names: readonly string[], protocol: Protocol): P
       const meant = nearest(name, [...known.keys()]);
       return `no task "${name}"${meant === undefined ? "" : `, did you mean "${meant}"?`}`;
     });
-    throw new InputError("TASK_UNKNOWN", "--tasks", [...problems, "`milora eval --tasks list` has all names"]);
+    throw new InputError("TASK_UNKNOWN", "--tasks (`milora eval --tasks list` has all names)", problems);
   }
   const found = [...new Set(names.flatMap((name) => known.get(name)!))];
   const without = found.filter((task) => !task.protocols[protocol]);

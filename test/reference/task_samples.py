@@ -29,7 +29,6 @@ def save(task, split, rows):
 def labelled(row, stem):
     question, choices = row["question"]["stem"], row["question"]["choices"]
     return {
-        "id": row["id"],
         stem: question,
         "choices": {"text": [c["text"] for c in choices], "label": [c["label"] for c in choices]},
         "answerKey": row["answerKey"],
