@@ -97,3 +97,25 @@ test.each(["llama-gqa-q4_0", "blocks", "metadata", "tokenizer-spm", "tokenizer-s
   },
   TIMEOUT,
 );
+
+test.each(["llama", "unigram"])(
+  "tokenizer.model, %s with damaged bytes",
+  async (name) => {
+    const tally = new Tally();
+    const source = readFileSync(`test/fixtures/tokenizers/sentencepiece/${name}.model`);
+    await fc.assert(
+      fc.asyncProperty(damages(byteDamage), async (list) => {
+        writeFileSync(join(directory.path, "tokenizer.model"), damageBytes(source, list));
+        await tally.check(() => {
+          const tokenizer = Tokenizer.load(directory.path);
+          const ids = tokenizer.encode("Hello, wörld 12!\n <s>");
+          expect(ids.every((id) => Number.isInteger(id) && id >= 0)).toBe(true);
+          expect(typeof tokenizer.decode(ids)).toBe("string");
+        });
+      }),
+      settings(300),
+    );
+    tally.conclude();
+  },
+  TIMEOUT,
+);
