@@ -130,7 +130,8 @@ export class Backbone implements Disposable {
     }
     using checkpoint = openTensors(directory);
     const backbone = new Backbone(config, form, await loadWeights(checkpoint, config, form), directory);
-    if (damaged) await writePrepared(prepared, backbone);
+    // Where the cache cannot be written to, the model is here all the same.
+    if (damaged) await writePrepared(prepared, backbone).catch(() => undefined);
     return backbone;
   }
 

@@ -1,9 +1,9 @@
 /** @file Prepares a model: its weights in the form they have at run time, in the cache or as a directory of their own. */
 import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { InputError, readText, writeDirectoryAtomic } from "../base/index.ts";
+import { InputError, readText, reasonOf, writeDirectoryAtomic } from "../base/index.ts";
 import { Backbone, type BackboneOptions, openTensors } from "./backbone.ts";
-import { knownDigest, preparedPath, rememberDigest } from "./cache.ts";
+import { cacheDirectory, knownDigest, preparedPath, rememberDigest } from "./cache.ts";
 import { calibrationRows, moments } from "./calibrate.ts";
 import { copyDescription } from "./description.ts";
 import { type Factors, factorize, quantizeRowsFaithfully } from "./feedback.ts";
@@ -33,10 +33,19 @@ export interface Prepared extends PreparedInfo {
 /**
  * Makes the run-time form of a model's weights, once; loading then maps it. In the cache it is found by the model's
  * digest, so copies of a model share it. Several processes may prepare one model at once: each file appears whole.
- * @throws InputError what loading throws, OUTPUT_EXISTS, WEIGHTS_PREPARED
+ * @throws InputError what loading throws, OUTPUT_EXISTS, OUTPUT_UNWRITABLE, WEIGHTS_PREPARED
  */
 export async function prepareModel(name: string, options: PrepareOptions = {}): Promise<Prepared> {
-  const model = resolveModel(name);
+  try {
+    return await prepare(resolveModel(name), options);
+  } catch (error) {
+    const { code, syscall } = error as NodeJS.ErrnoException;
+    if (syscall === undefined || !["EACCES", "EPERM", "EROFS", "ENOSPC", "ENOTDIR"].includes(code ?? "")) throw error;
+    throw new InputError("OUTPUT_UNWRITABLE", options.output ?? cacheDirectory(), reasonOf(error), { cause: error });
+  }
+}
+
+async function prepare(model: string, options: PrepareOptions): Promise<Prepared> {
   const { output, calibrate, signal, onProgress, ...form } = options;
   if (output !== undefined && existsSync(output)) {
     throw new InputError("OUTPUT_EXISTS", output, "exists already; remove it or choose another directory");

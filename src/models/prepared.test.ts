@@ -122,6 +122,14 @@ describe("the cache", () => {
     expect(readdirSync(join(path, ".."))).toHaveLength(1);
   });
 
+  test("a cache that cannot be written to is an error of its own", async () => {
+    const file = join(root, `file-${number}`);
+    writeFileSync(file, "");
+    vi.stubEnv("MILORA_CACHE", file);
+    await expect(prepareModel(model, { weights: "int4" })).rejects.toMatchObject({ code: "OUTPUT_UNWRITABLE" });
+    (await Backbone.load(model, { weights: "int4" })).dispose();
+  });
+
   test("the data are aligned", async () => {
     const { path } = await prepareModel(TINY, { weights: "int4" });
     using file = SafetensorsFile.open(path);
