@@ -104,6 +104,7 @@ export function hu2023(options: AdaptersOptions): GenerateForm {
     stop: [],
     maxNewTokens: options.maxNewTokens ?? 32,
     metric: "exact_match",
+    answer: answerOf,
     readings: [
       {
         name: "first-match",

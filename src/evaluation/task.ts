@@ -43,6 +43,8 @@ export interface Shots {
   readonly from: Split | readonly Document[];
   /** `first`: always the first. `sampled`: drawn anew for every question, as the harness draws them. */
   readonly order: "first" | "sampled";
+  /** Drawn besides and left out: the harness does so for tasks that have no test split. */
+  readonly spare?: number;
 }
 
 interface FormBase {
@@ -92,6 +94,8 @@ export interface GenerateForm extends FormBase {
   readonly maxNewTokens: number;
   readonly metric: string;
   readonly readings: readonly Reading[];
+  /** What a right output says, for rows to train on. */
+  answer?(document: Document): string;
 }
 
 export type Form = ChoiceForm | GenerateForm;

@@ -1,6 +1,8 @@
 /** @file Door of the room `training`: runs from a config, the step machinery alone, and how rows become tokens. */
 export { batchOfStep, Collated, Order, stepsPerEpoch } from "./batches.ts";
 export {
+  configDigest,
+  decisiveFields,
   resolveTrainingConfig,
   type TrainingConfig,
   type TrainingConfigInput,

@@ -1,6 +1,6 @@
 /** @file How much of everything: the paper's experiments, the same on the bundled model, and a run through all code in minutes. */
 import { fileURLToPath } from "node:url";
-import { type Preset as Settings, presetSettings, type TrainingConfigInput } from "../../training/index.ts";
+import { presetSettings, type Preset as Settings, type TrainingConfigInput } from "../../training/index.ts";
 import { PAPER_METHODS, PAPER_TASKS } from "./paper.ts";
 
 const asset = (name: string): string => fileURLToPath(new URL(`../../../assets/${name}`, import.meta.url));
@@ -135,7 +135,6 @@ const smoke: Preset = {
     max_steps: 2,
     batch_size: 2,
     micro_batch_size: 2,
-    max_length: 96,
   }),
 };
 
