@@ -28,6 +28,14 @@ function float16Table(): Uint32Array {
   return halfTable;
 }
 
+let halfValues: Float32Array | undefined;
+
+/** The number of a float16 bit pattern; nothing is allocated, so that it may be called for each of millions. */
+export function float16Value(bits: number): number {
+  halfValues ??= new Float32Array(float16Table().buffer);
+  return halfValues[bits]!;
+}
+
 /** Writes `source` (bfloat16 bit patterns) to `target` as float32; exact. */
 export function bfloat16ToFloat32(source: Uint16Array, target: Float32Array): void {
   const bits = new Uint32Array(target.buffer, target.byteOffset, source.length);

@@ -1,18 +1,14 @@
 /** @file Weights of GGUF files as float32, block by block, with the arithmetic of ggml's reference (ggml-quants.c). */
-import { bfloat16ToFloat32, float16ToFloat32 } from "../floats.ts";
+import { bfloat16ToFloat32, float16ToFloat32, float16Value } from "../floats.ts";
 
 /** Writes the weights of whole blocks to `target`. `bytes` begins on no particular boundary. */
 type Dequantizer = (bytes: Uint8Array, target: Float32Array) => void;
 
 const K = 256;
-const half = new Uint16Array(1);
-const single = new Float32Array(1);
 
 /** The float16 at `at`. */
 function float16(bytes: Uint8Array, at: number): number {
-  half[0] = bytes[at]! | (bytes[at + 1]! << 8);
-  float16ToFloat32(half, single);
-  return single[0]!;
+  return float16Value(bytes[at]! | (bytes[at + 1]! << 8));
 }
 
 /** `bytes` as numbers of another width; copied where they are not aligned. */

@@ -1,6 +1,6 @@
 /** @file Quantised blocks of GGUF files moved as they are into the layout of `MatMulNBits`: same levels, same scales. */
 import { InputError } from "../../base/index.ts";
-import { float16ToFloat32 } from "../floats.ts";
+import { float16Value } from "../floats.ts";
 import type { QuantizedLinear } from "../quantize.ts";
 
 /** Blocks of 32 weights with one float16 scale and the levels after it: w = scale · (level − zero point). */
@@ -53,19 +53,23 @@ export function repack(type: string, target: QuantizedLinear, name: string): Mov
   const { bits, blockSize, quantized, scales } = target;
   if (blocks === undefined || blockSize !== 32 || bits < blocks.bits) return undefined;
   const levels = new Int8Array(32);
-  const half = new Uint16Array(1);
   return (bytes, first) => {
     for (let at = 0, block = first; at < bytes.length; at += blocks.bytes, block++) {
-      half[0] = bytes[at]! | (bytes[at + 1]! << 8);
-      float16ToFloat32(half, scales.subarray(block, block + 1));
-      if (!Number.isFinite(scales[block])) {
+      const scale = float16Value(bytes[at]! | (bytes[at + 1]! << 8));
+      scales[block] = scale;
+      if (!Number.isFinite(scale)) {
         throw new InputError("WEIGHT_NOT_FINITE", name, "holds a number that is not finite");
       }
-      blocks.unpack(bytes, at, levels);
-      if (bits === 8) for (let i = 0; i < 32; i++) quantized[32 * block + i] = levels[i]! + 128;
-      else {
-        for (let i = 0; i < 16; i++) {
-          quantized[16 * block + i] = (levels[2 * i]! + 8) | ((levels[2 * i + 1]! + 8) << 4);
+      if (bits === 8) {
+        blocks.unpack(bytes, at, levels);
+        for (let i = 0; i < 32; i++) quantized[32 * block + i] = levels[i]! + 128;
+      } else {
+        // Q4_0: the same nibbles in another order, neighbours in one byte.
+        for (let i = 0; i < 8; i++) {
+          const even = bytes[at + 2 + 2 * i]!;
+          const odd = bytes[at + 3 + 2 * i]!;
+          quantized[16 * block + i] = (even & 15) | ((odd & 15) << 4);
+          quantized[16 * block + 8 + i] = (even >> 4) | (odd & 0xf0);
         }
       }
     }
