@@ -99,8 +99,7 @@ export async function evaluateTask(engine: Engine, task: Task, options: Evaluate
   checkNeeds(task, form, documents, whole);
   const count = options.shots ?? form.shots.count;
   const shots = count > 0 ? await loadShots(task, form, { ...data, signal }) : undefined;
-  const samePool = form.shots.from === form.split && data.rows === undefined;
-  const contexts = contextsOf(form, documents, { count, pool: shots?.documents ?? [], seed, samePool });
+  const contexts = contextsOf(form, documents, { count, pool: shots?.documents ?? [], seed });
   const { tokenizer } = engine.backbone;
   const decoding = form.kind === "generate" ? decodingOf(form, engine, options) : null;
   const template = form.kind === "generate" && form.promptIs === "instruction" ? (options.template ?? "alpaca") : null;

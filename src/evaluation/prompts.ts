@@ -17,36 +17,25 @@ export function choicesOf(form: Form, document: Document): readonly string[] {
 
 const delimiterOf = (form: Form): string => (form.kind === "choice" ? " " : form.delimiter);
 
-/**
- * Contexts of documents, in their order: the description, the shots, the question.
- * @param pool what shots are taken from
- * @param samePool whether the pool is the rows that are measured, so that a question must not be its own shot
- */
+/** Contexts of documents, in their order: the description, shots from the pool, the question. */
 export function contextsOf(
   form: Form,
   documents: readonly Document[],
-  shots: {
-    readonly count: number;
-    readonly pool: readonly Document[];
-    readonly seed: number;
-    readonly samePool: boolean;
-  },
+  shots: { readonly count: number; readonly pool: readonly Document[]; readonly seed: number },
 ): string[] {
-  const { count, pool, samePool } = shots;
+  const { count, pool } = shots;
+  const { order, spare = 0 } = form.shots;
   const random = new PythonRandom(shots.seed);
-  const needed = count + (samePool ? 1 : 0);
-  if (count > 0 && pool.length < needed) {
+  const needed = count > 0 && order === "sampled" ? count + spare : count;
+  if (pool.length < needed) {
     throw new InputError("FLAG_INVALID", "--num-fewshot", `asks for ${count} shots, there are rows for ${pool.length}`);
   }
-  const chosen = (document: Document): readonly Document[] => {
-    if (count === 0) return [];
-    const others = (list: readonly Document[]) => (samePool ? list.filter((one) => one !== document) : list);
-    if (form.shots.order === "first") return others(pool).slice(0, count);
-    return others(random.sample(pool, needed)).slice(0, count);
-  };
   return documents.map((document) => {
-    const solved = chosen(document).map((shot) => form.prompt(shot) + delimiterOf(form) + answerOf(form, shot));
-    return (form.description ?? "") + solved.map((text) => `${text}\n\n`).join("") + form.prompt(document);
+    const drawn = count > 0 && order === "sampled" ? random.sample(pool, needed) : pool;
+    const solved = drawn
+      .slice(0, count)
+      .map((shot) => `${form.prompt(shot)}${delimiterOf(form)}${answerOf(form, shot)}\n\n`);
+    return (form.description ?? "") + solved.join("") + form.prompt(document);
   });
 }
 

@@ -76,7 +76,9 @@ export function harnessTable(results: readonly TaskResult[]): string {
   const pad = (cells: readonly string[]) =>
     `|${cells.map((cell, i) => (RIGHT.has(i) ? cell.padStart(widths[i]!) : cell.padEnd(widths[i]!))).join("|")}|`;
   const rule = `|${widths.map((width, i) => (RIGHT.has(i) ? `${"-".repeat(width - 1)}:` : "-".repeat(width))).join("|")}|`;
-  return [pad(HEADER), rule, ...lines.map(pad)].join("\n");
+  const centred = HEADER.map((title, i) => title.padStart(title.length + Math.floor((widths[i]! - title.length) / 2)));
+  const titles = `|${centred.map((title, i) => title.padEnd(widths[i]!)).join("|")}|`;
+  return [titles, rule, ...lines.map(pad)].join("\n");
 }
 
 const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex");
@@ -113,10 +115,7 @@ export function harnessResults(results: readonly TaskResult[], facts: RunFacts):
   return {
     results: { ...own, ...grouped },
     ...(groups.length > 0 && { groups: grouped }),
-    group_subtasks: {
-      ...Object.fromEntries(groups.map(({ name, tasks }) => [name, tasks.map((task) => names.get(task)!)])),
-      ...by(() => []),
-    },
+    group_subtasks: Object.fromEntries(groups.map(({ name, tasks }) => [name, tasks.map((task) => names.get(task)!)])),
     configs: by(configOf),
     versions: by(({ version }) => version),
     "n-shot": by(({ shots }) => shots.count),

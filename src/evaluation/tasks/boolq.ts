@@ -38,6 +38,7 @@ const boolq: Task = {
     "lm-eval": questionAnswer("validation", {
       version: 2,
       metrics: ["acc"],
+      shots: { count: 0, from: "train", order: "sampled", spare: 1 },
       needs: ["passage"],
       prompt: ({ passage, question }) => `${passage}\nQuestion: ${question}?\nAnswer:`,
     }),

@@ -38,7 +38,9 @@ const piqa: Task = {
       answer: ({ gold }) => `solution${gold + 1}`,
       extraction: { kind: "pattern", pattern: "solution1|solution2" },
     }),
-    "lm-eval": questionAnswer("validation"),
+    "lm-eval": questionAnswer("validation", {
+      shots: { count: 0, from: "train", order: "sampled", spare: 1 },
+    }),
   },
 };
 
