@@ -6,12 +6,13 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { InputError } from "../../base/index.ts";
 import { Backbone } from "../backbone.ts";
 import { readBackboneConfig } from "../config-file.ts";
-import { quantizedNames } from "../forward.ts";
+import { quantizedNames, type Site } from "../forward.ts";
 import { dequantize } from "../quantize.ts";
 import { readSafetensors } from "../safetensors.ts";
 import { DEQUANTIZERS } from "./dequantize.ts";
 import { GgufModel } from "./model.ts";
-import { storedRow } from "./names.ts";
+import { ggufModule, storedRow } from "./names.ts";
+import { type GgufTensorToWrite, type GgufValue, writeGguf } from "./write.ts";
 
 const FILES = "test/fixtures/gguf";
 const BACKBONES = "test/fixtures/backbones";
@@ -193,6 +194,49 @@ describe("models", () => {
     const path = join(scratch, "model-00001-of-00002.gguf");
     copyFileSync(`${FILES}/llama-gqa-q4_0.gguf`, path);
     expect(errorOf(() => GgufModel.open(path)).message).toContain("model-00002-of-00002.gguf is missing");
+  });
+
+  test("a model in two files is the model in one, whichever of them is named", async () => {
+    using whole = GgufModel.open(`${FILES}/llama-gqa-f32.gguf`);
+    const tensors = [...whole.tensors].map(([name, { shape, tensor }]): GgufTensorToWrite => {
+      const size = shape.reduce((product, dimension) => product * dimension, 1);
+      const values = () => {
+        const read = whole.readFloat32(name, new Float32Array(size));
+        const moved = ggufModule({ path: name.replace(/\.weight$/, "") } as Site, config)?.storedRow;
+        if (!moved) return read;
+        const stored = new Float32Array(size);
+        const columns = shape[1]!;
+        for (let row = 0; row < shape[0]!; row++) {
+          stored.set(read.subarray(row * columns, (row + 1) * columns), moved(row) * columns);
+        }
+        return stored;
+      };
+      return { name: tensor.name, shape, type: "F32", values };
+    });
+    const config = readBackboneConfig(`${FILES}/llama-gqa-f32.gguf`);
+    const settings = (part: number) =>
+      new Map<string, GgufValue>([
+        ["general.architecture", "llama"],
+        ["split.no", { uint32: part }],
+        ["split.count", { uint32: 2 }],
+        ["llama.context_length", { uint32: config.maxPositions }],
+        ["llama.embedding_length", { uint32: config.hiddenSize }],
+        ["llama.block_count", { uint32: config.numLayers }],
+        ["llama.feed_forward_length", { uint32: config.intermediateSize }],
+        ["llama.attention.head_count", { uint32: config.numHeads }],
+        ["llama.attention.head_count_kv", { uint32: config.numKvHeads }],
+        ["llama.attention.layer_norm_rms_epsilon", { float32: config.rmsNormEps }],
+      ]);
+    const paths = [1, 2].map((part) => join(scratch, `split-0000${part}-of-00002.gguf`));
+    writeGguf(paths[0]!, settings(0), tensors.slice(0, 7));
+    writeGguf(paths[1]!, settings(1), tensors.slice(7));
+    using one = await Backbone.load(`${FILES}/llama-gqa-f32.gguf`);
+    for (const path of paths) {
+      using split = await Backbone.load(path);
+      expect(split.digest).toBe(one.digest);
+    }
+    copyFileSync(paths[0]!, join(scratch, "alone.gguf"));
+    expect(errorOf(() => GgufModel.open(join(scratch, "alone.gguf"))).message).toContain("is one of 2 parts");
   });
 
   test("a directory that only has a GGUF file says which file to name", () => {
