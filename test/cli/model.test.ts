@@ -1,8 +1,12 @@
 /** @file `milora model`: facts, prepared models in the cache and as directories, what they cost in quality, refusals. */
-import { existsSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { join } from "node:path";
-import { expect, test } from "vitest";
-import { fixture, milora, temporary, tiny } from "./milora.ts";
+import { expect, onTestFinished, test } from "vitest";
+import { fixture, milora, root, temporary, tiny } from "./milora.ts";
 
 const small = fixture("backbones", "llama-untied");
 
@@ -65,6 +69,60 @@ test("prepare --calibrate --measure --output: a model of its own, closer to floa
   expect(used).toMatchObject({ code: 0 });
   const other = await milora(["generate", "--model", output, "--weights", "int8", "--prompt", "x"], { env });
   expect(other).toMatchObject({ code: 2, stderr: expect.stringMatching(/prepared as int4/) });
+});
+
+test("pull, interrupted and gone on with; the name then works as --model", async () => {
+  const commit = "b".repeat(40);
+  const files = readdirSync(small).filter((name) => name !== "expected.json");
+  const shard = "model-00002-of-00003.safetensors";
+  let stuck = true;
+  const ranges: (string | undefined)[] = [];
+  const server = createServer((request, response) => {
+    const path = decodeURIComponent(request.url!.split("?")[0]!);
+    const json = (value: unknown) => response.setHeader("content-type", "application/json").end(JSON.stringify(value));
+    if (path.endsWith("/revision/main")) return json({ _id: "1", id: "org/model", sha: commit, private: false });
+    if (path.includes("/tree/")) {
+      return json(
+        files.map((name) => {
+          const content = readFileSync(join(small, name));
+          const oid = createHash("sha256").update(content).digest("hex");
+          return { type: "file", path: name, size: content.length, oid, lfs: { oid, size: content.length } };
+        }),
+      );
+    }
+    const name = path.split("/").at(-1)!;
+    const content = readFileSync(join(small, name));
+    const from = Number(/bytes=(\d+)-/.exec(request.headers.range ?? "")?.[1] ?? 0);
+    if (name === shard) ranges.push(request.headers.range);
+    if (from > 0) response.writeHead(206, { "content-range": `bytes ${from}-${content.length - 1}/${content.length}` });
+    if (name === shard && stuck) return response.write(content.subarray(0, 500)); // and nothing more
+    return response.end(content.subarray(from));
+  });
+  await new Promise<void>((done) => server.listen(0, "127.0.0.1", done));
+  onTestFinished(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  const HF_ENDPOINT = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const env = { MILORA_CACHE: temporary(), HF_ENDPOINT, HF_TOKEN: "" };
+  const part = join(env.MILORA_CACHE, "models/org/model", commit, `${shard}.part`);
+  const waiting = setInterval(() => {
+    if (existsSync(part) && statSync(part).size === 500) process.kill(-child.pid!, "SIGINT");
+  }, 50);
+  const child = spawn(process.execPath, [join(root, "dist/cli/main.js"), "model", "pull", "org/model"], { env: { ...process.env, ...env }, detached: true, stdio: "ignore" }); // biome-ignore format: one line
+  const code = await new Promise((done) => child.on("exit", done));
+  clearInterval(waiting);
+  expect(code).toBe(130);
+  expect(statSync(part).size).toBe(500);
+  stuck = false;
+  const pulled = await milora(["model", "pull", "org/model", "--json"], { env });
+  expect(JSON.parse(pulled.stdout)).toMatchObject({ commit, files: expect.arrayContaining([shard, "config.json"]) });
+  expect(ranges).toEqual([undefined, "bytes=500-"]);
+  const logits = (model: string) => milora(["logits", "--model", model, "--tokens", "1,5,7", "--json"], { env });
+  expect((await logits("org/model")).stdout).toBe((await logits(small)).stdout);
+  const info = await milora(["model", "info", "org/model", "--verify", "--json"], { env });
+  expect(JSON.parse(info.stdout)).toMatchObject({ commit });
+  expect((JSON.parse(info.stdout) as { verified: string[] }).verified).toHaveLength(files.length);
 });
 
 test("what cannot be done is said in one line", async () => {

@@ -100,6 +100,7 @@ async function pull(name: string, flags: PullFlags): Promise<void> {
       include: flags.include,
       signal: interrupt.signal,
       onProgress(done, total, file) {
+        if (bar === undefined) note(`fetching ${name}: ${megabytes(total - done)} of ${megabytes(total)} …`);
         bar ??= startProgress(name, total);
         before ??= done;
         const rate = (done - before) / 1e6 / Math.max(0.001, (Date.now() - started) / 1000);
