@@ -83,9 +83,14 @@ export async function exactMatch(
     decoding,
     promptDigest: digestOfPrompts(prompts),
     adapter: adapter?.digest ?? null,
-    overlap: "skipped" in training ? training : findOverlap(rows.map(questionOf), training),
+    overlap: "skipped" in training ? training : findOverlap(rows.map(withoutLabels), training),
     rows: scored,
   };
+}
+
+/** The question without the list of labels that it may end with, which rows of one task have in common. */
+function withoutLabels(row: LabelledRow): string {
+  return questionOf(row).replace(/\s*Answer format:[^\n]*$/, "");
 }
 
 function digestOfPrompts(prompts: readonly (readonly number[])[]): string {

@@ -1,6 +1,6 @@
 /** @file Tests of the Wilson interval against published values. */
 import { expect, test } from "vitest";
-import { accuracyOf } from "./interval.ts";
+import { accuracyOf, bootstrapInterval, pooledError, standardError } from "./interval.ts";
 
 test("agrees with published Wilson intervals", () => {
   // Newcombe (1998), table I, method 3 (score without continuity correction).
@@ -21,4 +21,23 @@ test("agrees with published Wilson intervals", () => {
 test("stays within 0 and 1 at the ends", () => {
   expect(accuracyOf(20, 20).interval).toEqual([expect.closeTo(1 - 0.1611, 4), 1]);
   expect(accuracyOf(0, 0)).toEqual({ correct: 0, total: 0, value: 0, interval: [0, 1] });
+});
+
+test("standard errors are those of the sample, and the bootstrap agrees with them", () => {
+  expect(standardError([1, 0, 0, 1])).toBeCloseTo(Math.sqrt(1 / 3) / 2, 12);
+  expect(standardError([1])).toBeNull();
+  const values = Array.from({ length: 400 }, (_, i) => (i % 4 === 0 ? 1 : 0));
+  const [low, high] = bootstrapInterval(values, 7);
+  const half = 1.96 * standardError(values)!;
+  expect(Math.abs(low - (0.25 - half))).toBeLessThan(0.006);
+  expect(Math.abs(high - (0.25 + half))).toBeLessThan(0.006);
+  expect(bootstrapInterval(values, 7)).toEqual([low, high]);
+  expect(bootstrapInterval(values, 8)).not.toEqual([low, high]);
+});
+
+test("errors of equal parts pool to that of the whole without what lies between the parts", () => {
+  const part = [1, 0, 1, 0, 0, 1, 1, 0];
+  const error = standardError(part)!;
+  expect(pooledError([error, error], [8, 8])).toBeCloseTo(error / Math.SQRT2, 12);
+  expect(pooledError([null, error], [1, 8])).toBeNull();
 });
