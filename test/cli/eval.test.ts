@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 import { milora, temporary, tiny } from "./milora.ts";
 
-const SLOW = 120_000;
+const SLOW = { timeout: 120_000 };
 const samples = "assets/data/samples";
 const base = ["eval", "--model", tiny, "--data-dir", samples];
 
