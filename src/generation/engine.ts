@@ -153,7 +153,13 @@ export class Engine implements Disposable {
       checkTokens(problems, `prompt ${index}`, prompt, vocabSize);
       checkTokens(problems, `continuation ${index}`, continuation, vocabSize, { allowEmpty: true });
       // The last token is never read, only looked up.
-      this.#checkLength(problems, `row ${index}`, prompt.length + Math.max(0, continuation.length - 1));
+      // The last token is asked for and never read.
+      this.#checkLength(
+        problems,
+        `row ${index}`,
+        prompt.length + continuation.length,
+        Math.min(1, continuation.length),
+      );
     });
     problems.throwIfAny("score");
     const { signal, onProgress } = options;
@@ -249,9 +255,9 @@ export class Engine implements Disposable {
     return { [Symbol.dispose]: () => this.#calls-- };
   }
 
-  #checkLength(problems: Problems, label: string, length: number): void {
+  #checkLength(problems: Problems, label: string, length: number, unread = 0): void {
     const { context } = this.#shared;
-    if (length > context) {
+    if (length - unread > context) {
       problems.add("PROMPT_TOO_LONG", `${label} has ${length} tokens, the context holds ${context}`);
     }
   }
