@@ -98,17 +98,21 @@ export async function evaluateTask(engine: Engine, task: Task, options: Evaluate
   const documents = whole.documents.slice(0, options.limit);
   checkNeeds(task, form, documents, whole);
   const count = options.shots ?? form.shots.count;
+  if (count > 0 && form.kind === "generate" && form.promptIs === "instruction") {
+    throw new InputError("FLAG_INVALID", "--num-fewshot", `${task.name} under ${protocol} is asked without shots`);
+  }
   const shots = count > 0 ? await loadShots(task, form, { ...data, signal }) : undefined;
   const contexts = contextsOf(form, documents, { count, pool: shots?.documents ?? [], seed });
   const { tokenizer } = engine.backbone;
-  const decoding = form.kind === "generate" ? decodingOf(form, engine, options) : null;
+  const context = await engine.contextOf(adapter);
+  const decoding = form.kind === "generate" ? decodingOf(form, context, options) : null;
   const template = form.kind === "generate" && form.promptIs === "instruction" ? (options.template ?? "alpaca") : null;
   const asks = documents.map((document, i): Ask => {
-    const context = contexts[i]!;
-    if (form.kind === "choice") return choiceAsk(tokenizer, form, document, context, engine.context);
+    const text = contexts[i]!;
+    if (form.kind === "choice") return choiceAsk(tokenizer, form, document, text, context);
     const prompt = template
-      ? instructionTokens(tokenizer, context, template)
-      : continuedTokens(tokenizer, context, engine.context - decoding!.maxNewTokens);
+      ? instructionTokens(tokenizer, text, template)
+      : continuedTokens(tokenizer, text, context - decoding!.maxNewTokens);
     return { kind: "generate", prompt, decoding: decoding! };
   });
   const outputs = await measure(engine, asks, { ...options, about: { task: task.name, protocol } });
@@ -187,10 +191,10 @@ async function loadShots(task: Task, form: Form, data: DataOptions): Promise<Pic
   return await loadSplit(task, from, data, false);
 }
 
-function decodingOf(form: GenerateForm, engine: Engine, { beams = 1, maxNewTokens }: EvaluateOptions): Decoding {
+function decodingOf(form: GenerateForm, context: number, { beams = 1, maxNewTokens }: EvaluateOptions): Decoding {
   const most = maxNewTokens ?? form.maxNewTokens;
-  if (most >= engine.context) {
-    const problem = `answers of ${most} tokens leave no room for a prompt in a context of ${engine.context}; ask for fewer`;
+  if (most >= context) {
+    const problem = `answers of ${most} tokens leave no room for a prompt in a context of ${context}; ask for fewer`;
     throw new InputError("FLAG_INVALID", "--max-new-tokens", problem);
   }
   return { beams, maxNewTokens: most, temperature: 0, stop: form.stop };

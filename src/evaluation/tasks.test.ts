@@ -182,4 +182,5 @@ test("a result names what decides it", async () => {
   const bare = await evaluateTask(engine, task, { ...options, template: "none" });
   expect(bare.promptDigest).not.toBe(result.promptDigest);
   await expect(evaluateTask(engine, task, { ...options, maxNewTokens: 1024 })).rejects.toThrow(/leave no room/);
+  await expect(evaluateTask(engine, task, { ...options, shots: 2 })).rejects.toThrow(/is asked without shots/);
 });

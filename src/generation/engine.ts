@@ -83,9 +83,12 @@ export class Engine implements Disposable {
     return new Engine(backbone, options);
   }
 
-  /** Most positions of a sequence. */
-  get context(): number {
-    return this.#shared.context;
+  /** Most tokens of a sequence under an adapter: the context, less the adapter's attention prefix. */
+  async contextOf(adapter?: Adapter): Promise<number> {
+    if (!adapter) return this.#shared.context;
+    using _call = this.#enter();
+    using lease = await this.#shared.sessions.lease({ kind: "prefill", adapter });
+    return this.#shared.context - lease.prefix;
   }
 
   /** Number of open sessions; for metrics and tests. */

@@ -101,3 +101,8 @@ test("the prefix counts against the context", async () => {
   await expect(engine.generate([request(17)])).rejects.toThrow(/prefix takes 5 of 40 positions/);
   expect((await engine.generate([request(16)]))[0]!.tokens).toHaveLength(16);
 });
+
+test("a prefix leaves that much less of the context", async () => {
+  expect(await engine.contextOf()).toBe(40);
+  expect(await engine.contextOf(adapter)).toBe(40 - LENGTH);
+});
