@@ -8,7 +8,7 @@ import { version } from "./version.ts";
 /** What a file in commands/ exports. */
 export interface CommandModule {
   /** Adds flags, help and action to the command. */
-  configure(command: Command): void;
+  configure(command: Command): void | Promise<void>;
 }
 
 /** In the order of the help. A command's file is loaded only when it is called, so that `--help` is quick. */
@@ -24,6 +24,10 @@ const COMMANDS: Record<string, { summary: string; load(): Promise<CommandModule>
   },
   generate: { summary: "write a continuation or an answer", load: () => import("./commands/generate.ts") },
   eval: { summary: "measure accuracy and perplexity on labelled rows", load: () => import("./commands/eval.ts") },
+  reproduce: {
+    summary: "run the paper's tables and figures and set our numbers beside its own",
+    load: () => import("./commands/reproduce.ts"),
+  },
   inspect: { summary: "show what an adapter holds, or count parameters", load: () => import("./commands/inspect.ts") },
   methods: {
     summary: "list the methods and count their parameters",
@@ -80,7 +84,7 @@ export async function buildProgram(argv: readonly string[]): Promise<Command> {
       .command(name)
       .summary(summary)
       .description(`${summary[0]!.toUpperCase()}${summary.slice(1)}.`);
-    if (argv.slice(0, 2).includes(name)) (await load()).configure(command); // `milora train …` and `milora help train`
+    if (argv.slice(0, 2).includes(name)) await (await load()).configure(command); // `milora train …` and `milora help train`
   }
   return program;
 }

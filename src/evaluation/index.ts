@@ -18,6 +18,7 @@ export {
   trainingSourcesOf,
   trainingTexts,
 } from "./overlap.ts";
+export * from "./paper/index.ts";
 export { type PerplexityResult, perplexity, textPerplexity } from "./perplexity.ts";
 export { findTasks, loadTasks } from "./registry.ts";
 export { type GroupResult, groupResults, harnessTable, type RunFacts, summaryOf, writeResults } from "./report.ts";

@@ -21,6 +21,8 @@ export interface Series {
   readonly dashed?: boolean;
   /** A dot at each point, with its value as a tooltip. */
   readonly dots?: boolean;
+  /** For each point, the ends of a vertical line through it. */
+  readonly spread?: readonly (readonly [low: number, high: number])[];
 }
 
 export interface LineChart {
@@ -32,6 +34,8 @@ export interface LineChart {
   readonly height?: number;
   /** Ends of the vertical axis, where they are not to follow from the points. */
   readonly domain?: readonly [number, number];
+  /** What 0, 1, … of the horizontal axis are called. */
+  readonly labels?: readonly string[];
 }
 
 /** More points than this are drawn as the means of as many bins, above the span of each. */
@@ -101,7 +105,8 @@ export function lineChart(chart: LineChart): string {
   }
   const frame = { left: 52, right: width - 10, top: 38, bottom: height - 26 };
   const [xLow, xHigh] = span(all.map(([x]) => x));
-  const [yLow, yHigh] = chart.domain ?? padded(span(all.map(([, y]) => y)), log);
+  const ends = series.flatMap(({ spread }) => spread?.flat() ?? []);
+  const [yLow, yHigh] = chart.domain ?? padded(span([...all.map(([, y]) => y), ...ends]), log);
   const scale = log ? Math.log10 : (y: number) => y;
   const px = (x: number) => fixed(frame.left + ((x - xLow) / (xHigh - xLow || 1)) * (frame.right - frame.left));
   const py = (y: number) => {
@@ -113,11 +118,17 @@ export function lineChart(chart: LineChart): string {
     parts.push(`<line x1="${frame.left}" x2="${frame.right}" y1="${py(y)}" y2="${py(y)}" class="grid"/>`);
     parts.push(`<text x="${frame.left - 6}" y="${py(y)}" dy="3.5" class="tick end">${numberText(y)}</text>`);
   }
-  for (const x of ticks(xLow, xHigh, 5)) {
-    parts.push(`<text x="${px(x)}" y="${frame.bottom + 14}" class="tick middle">${numberText(x)}</text>`);
+  for (const x of chart.labels ? chart.labels.keys() : ticks(xLow, xHigh, 5)) {
+    if (x < xLow || x > xHigh) continue;
+    const name = escapeHtml(chart.labels?.[x] ?? numberText(x));
+    parts.push(`<text x="${px(x)}" y="${frame.bottom + 14}" class="tick middle">${name}</text>`);
   }
   parts.push(`<text x="${frame.right}" y="${height - 2}" class="tick end">${escapeHtml(chart.x)}</text>`);
-  for (const { points, colour, dashed, dots } of series) {
+  for (const { points, colour, dashed, dots, spread } of series) {
+    for (const [i, [low, high]] of spread?.entries() ?? []) {
+      const x = px(points[i]![0]);
+      parts.push(`<line x1="${x}" x2="${x}" y1="${py(low)}" y2="${py(high)}" class="line c${colour}"/>`);
+    }
     const bins = binned(points);
     if (bins.length < points.length) {
       const upper = bins.map(({ x, high }) => `${px(x)},${py(high)}`);

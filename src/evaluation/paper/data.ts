@@ -19,8 +19,9 @@ export interface Source {
   /** For estimates: a few of them. */
   readonly sample: readonly Row[];
   readonly texts: readonly string[];
-  /** Writes them where training finds them, once, and returns the path. */
-  write(): string;
+  /** Where training finds them, once they are written. */
+  readonly path: string;
+  write(): void;
 }
 
 /** What training takes of a name: rows, and dev rows where the data set has any that are not measured on. */
@@ -103,7 +104,7 @@ export class Data {
       }
       const dev = this.#devSplit(task, form.split);
       const train = await this.#source(name, "train", task, form);
-      return { train, dev: dev && (await this.#source(name, dev, task, form)) };
+      return { train, dev: dev === undefined ? undefined : await this.#source(name, dev, task, form) };
     });
   }
 
@@ -164,9 +165,9 @@ export class Data {
       digest,
       sample: asRows.filter((_, i) => i % step === 0).slice(0, SAMPLE),
       texts: asRows.map(textOfRow),
+      path,
       write: () => {
         if (!existsSync(path)) writeFileAtomic(path, lines);
-        return path;
       },
     };
   }

@@ -38,6 +38,11 @@ export class CellStore {
     return join(this.directory, "runs", id);
   }
 
+  /** Whether a training has left something to go on from. */
+  begun(id: string): boolean {
+    return existsSync(join(this.runDirectory(id), "config.json"));
+  }
+
   /** Where the adapter of a finished run is. */
   adapter(id: string): string {
     return join(this.runDirectory(id), "best");

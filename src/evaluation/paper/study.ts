@@ -88,8 +88,8 @@ export interface Figure {
 export interface Column {
   readonly key: string;
   readonly title: string;
-  /** Digits after the point of numbers; default 1. */
-  readonly digits?: number;
+  /** Digits after the point of numbers, default 1; `plain`: as many as it takes. */
+  readonly digits?: number | "plain";
 }
 
 export type Value = string | number | Figure | null | undefined;

@@ -1,0 +1,114 @@
+/** @file `milora reproduce`: the paper's tables and figures, planned, run as far as they are missing, and reported. */
+import { type Command, Option } from "commander";
+import { MiloraError } from "../../base/index.ts";
+import {
+  costOf,
+  findPreset,
+  findStudies,
+  loadStudies,
+  measurePace,
+  openCells,
+  openWorld,
+  type Preset,
+  planOf,
+  reportOf,
+  runPlan,
+} from "../../evaluation/index.ts";
+import { configureRuntime } from "../../runtime/index.ts";
+import { collect, examples, integer, jsonFlag, threadsFlag } from "../flags.ts";
+import { onInterrupt } from "../interrupt.ts";
+import { follow } from "../reproduce/follow.ts";
+import { planJson, planText, resultsText } from "../reproduce/show.ts";
+import { writeReports } from "../reproduce/write.ts";
+import { note, print, printJson } from "../terminal.ts";
+
+interface Flags {
+  readonly preset: string;
+  readonly model?: string;
+  readonly backbone?: readonly string[];
+  readonly dataDir?: string;
+  readonly output?: string;
+  readonly seeds?: number;
+  readonly plan?: boolean;
+  readonly threads?: number;
+  readonly json?: boolean;
+}
+
+export async function configure(command: Command): Promise<void> {
+  const studies = await loadStudies();
+  const list = studies.map(({ name, title }) => `  ${name.padEnd(7)} ${title.replace(/^[^:]*: /, "")}`).join("\n");
+  examples(
+    command
+      .argument("<names...>", "tables and figures, or all")
+      .option("--preset <name>", "paper, small or smoke: how much of everything", "small")
+      .option("--model <dir>", "another backbone than the preset's")
+      .addOption(new Option("--backbone <dir>", "a backbone for table 7; may be repeated").argParser(collect))
+      .option("--data-dir <dir>", "data of the tasks; without it what is bundled, else the Hugging Face hub")
+      .option("--output <dir>", "adapters, outputs and reports (default: runs/reproduce-<preset>)")
+      .option("--seeds <n>", "seeds instead of the preset's number", integer(1))
+      .option("--plan", "only say what would be done, and what it would cost")
+      .addOption(threadsFlag())
+      .addOption(jsonFlag())
+      .addHelpText("after", `\nTables and figures:\n${list}`)
+      .action(reproduce),
+    [
+      "milora reproduce all --plan",
+      "milora reproduce table1 fig4 --preset small",
+      "milora reproduce all --preset paper --model models/llama-2-7b --data-dir data --output runs/paper",
+    ],
+  );
+}
+
+function presetOf({ preset: name, model, backbone, dataDir, seeds }: Flags): Preset {
+  const preset = findPreset(name);
+  return {
+    ...preset,
+    ...(model !== undefined && { model }),
+    ...(backbone !== undefined && { backbones: backbone }),
+    ...(dataDir !== undefined && { dataDirectory: dataDir }),
+    ...(seeds !== undefined && { seeds }),
+  };
+}
+
+async function reproduce(names: readonly string[], flags: Flags): Promise<void> {
+  const preset = presetOf(flags);
+  await findStudies(names); // before anything is opened
+  if (flags.threads !== undefined) configureRuntime({ threads: flags.threads });
+  const output = flags.output ?? `runs/reproduce-${preset.name}`;
+  using interrupt = onInterrupt("saving; the same command goes on from here …");
+  const { signal } = interrupt;
+  using world = openWorld(preset, output);
+  const plan = await planOf(names, preset, world);
+  const say = flags.json ? note : print;
+  // Of the smallest preset a trial would take as long as the thing itself.
+  const measured = openCells(plan).length > 0 && (flags.plan || preset.name !== "smoke");
+  const cost = costOf(plan, measured ? await measurePace(plan, world, signal) : undefined);
+  if (flags.plan) {
+    if (flags.json) printJson(planJson(plan, cost));
+    else print(planText(plan, cost));
+    return;
+  }
+  say(planText(plan, cost));
+  say("");
+  const { failures } = await runAll();
+  const report = reportOf(plan, world.store, failures);
+  const page = writeReports(output, report);
+  if (flags.json) printJson({ report: page, ...report });
+  else print(`\n${resultsText(report)}\n\n${page}`);
+  if (failures.length === 0) return;
+  const [first] = failures;
+  const more = failures.length > 1 ? `, and ${failures.length - 1} more` : "";
+  const message = `${first!.label} failed: ${first!.reason}${more}; ${page} has all others, and the same command tries again`;
+  throw new MiloraError("CELLS_FAILED", message, { exitCode: 1 });
+
+  async function runAll() {
+    using progress = follow(plan);
+    try {
+      return await runPlan(plan, world, { signal, onEvent: progress.onEvent });
+    } catch (error) {
+      // Interrupted: what is finished is reported all the same.
+      if (signal.aborted) note(`so far: ${writeReports(output, reportOf(plan, world.store, []))}`);
+      throw error;
+    }
+  }
+}

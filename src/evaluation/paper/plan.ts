@@ -1,0 +1,321 @@
+/** @file From tables and figures to what has to be done: trainings and cells, each known by what decides it, each once. */
+import { basename } from "node:path";
+import { MiloraError, reasonOf } from "../../base/index.ts";
+import { methodOf } from "../../methods/index.ts";
+import {
+  decisiveFields,
+  renderRow,
+  resolveTrainingConfig,
+  stepsPerEpoch,
+  type TrainingConfigInput,
+} from "../../training/index.ts";
+import { formOf, loadTasks } from "../registry.ts";
+import { digestOf } from "../store.ts";
+import { type Data, protocolOf, type Source } from "./data.ts";
+import type { ModelFacts, Models } from "./models.ts";
+import { TABLE6, TITLES, taskTitle } from "./paper.ts";
+import type { Preset } from "./presets.ts";
+import { type CellStore, machineName } from "./store.ts";
+import { type Cell, canonical, type Scope, type Study, type Training } from "./study.ts";
+
+export type State = "done" | "begun" | "missing";
+
+export interface PlannedRun {
+  readonly id: string;
+  readonly label: string;
+  readonly training: Training;
+  readonly model: string;
+  readonly config: TrainingConfigInput | undefined;
+  /** Makes the files that `config` names. */
+  readonly write: () => void;
+  readonly rows: number;
+  readonly steps: number;
+  /** Undefined while rows or tokenizer are not here. */
+  readonly tokens: number | undefined;
+  readonly parameters: number | undefined;
+  readonly state: State;
+  /** Why it cannot be done. */
+  readonly problem?: MiloraError;
+}
+
+export interface PlannedCell {
+  readonly id: string;
+  readonly label: string;
+  readonly cell: Cell;
+  readonly run: PlannedRun | undefined;
+  readonly model: string;
+  /** Rows to be measured; undefined where they are not here. */
+  readonly rows: number | undefined;
+  readonly state: State;
+  /** Left out on purpose, and why: this is no failure. */
+  readonly skipped?: string;
+  readonly problem?: MiloraError;
+}
+
+export interface Plan {
+  readonly scope: Scope;
+  readonly studies: readonly Study[];
+  readonly runs: readonly PlannedRun[];
+  readonly cells: readonly PlannedCell[];
+  /** Cells of each study, by its name. */
+  readonly needs: ReadonlyMap<string, readonly PlannedCell[]>;
+  /** The cell that a study's cell became, by its `canonical` text. */
+  readonly byKey: ReadonlyMap<string, PlannedCell>;
+}
+
+/** Goes up when the same settings would give other numbers. */
+const VERSION = 1;
+
+export interface World {
+  readonly models: Models;
+  readonly data: Data;
+  readonly store: CellStore;
+}
+
+const problemOf = (error: unknown): MiloraError => {
+  if (error instanceof MiloraError) return error;
+  throw error;
+};
+
+/** The preset with what its names stand for. */
+export async function scopeOf(preset: Preset, models: Models): Promise<Scope> {
+  const tasks = await loadTasks();
+  const { config } = await models.facts(preset.model);
+  return {
+    ...preset,
+    backbone: config,
+    tasksOf(name) {
+      if (tasks.has(name)) return [name];
+      return [...tasks.values()].filter(({ groups }) => groups?.includes(name)).map((task) => task.name);
+    },
+  };
+}
+
+function labelOf({ method, data, seed, adapter, model }: Training): string {
+  const settings = Object.entries(adapter ?? {}).map(([key, value]) => {
+    const text = Array.isArray(value) ? [...new Set(value)].join("/") : String(value);
+    return `${key} ${text}`;
+  });
+  const parts = [TITLES[method] ?? method, ...settings, data.map(taskTitle).join(" + "), `seed ${seed}`];
+  return [...parts, ...(model === undefined ? [] : [basename(model)])].join(" · ");
+}
+
+export class Planner {
+  readonly #scope: Scope;
+  readonly #world: World;
+  readonly #runs = new Map<string, PlannedRun>();
+  readonly #byTraining = new Map<string, PlannedRun>();
+  readonly #cells = new Map<string, PlannedCell>();
+  readonly #byKey = new Map<string, PlannedCell>();
+
+  constructor(scope: Scope, world: World) {
+    this.#scope = scope;
+    this.#world = world;
+  }
+
+  async plan(studies: readonly Study[]): Promise<Plan> {
+    const needs = new Map<string, readonly PlannedCell[]>();
+    for (const study of studies) {
+      const cells = new Set<PlannedCell>();
+      for (const cell of study.cells(this.#scope)) cells.add(await this.#cell(cell));
+      needs.set(study.name, [...cells]);
+    }
+    const [runs, cells] = [[...this.#runs.values()], [...this.#cells.values()]];
+    return { scope: this.#scope, studies, runs, cells, needs, byKey: this.#byKey };
+  }
+
+  async #cell(cell: Cell): Promise<PlannedCell> {
+    const key = canonical(cell);
+    const known = this.#byKey.get(key);
+    if (known) return known;
+    const made = await this.#newCell(cell);
+    // Two ways to ask for the same thing, e.g. with a default written out, are one cell.
+    const cellOfId = this.#cells.get(made.id) ?? made;
+    this.#cells.set(cellOfId.id, cellOfId);
+    this.#byKey.set(key, cellOfId);
+    return cellOfId;
+  }
+
+  async #newCell(cell: Cell): Promise<PlannedCell> {
+    const model = ("training" in cell ? cell.training.model : undefined) ?? this.#scope.model;
+    const run = "training" in cell ? await this.#run(cell.training) : undefined;
+    const about = { cell, run, model };
+    const finish = (decided: unknown, label: string, more: Partial<PlannedCell> = {}): PlannedCell => {
+      const id = digestOf([VERSION, cell.kind, run?.id ?? null, decided]).slice(0, 16);
+      const state = this.#world.store.get(id) ? "done" : "missing";
+      return { id, label, state, rows: undefined, ...(run?.problem && { problem: run.problem }), ...more, ...about };
+    };
+    if (cell.kind === "judged") {
+      return finish("mt_bench", `${run!.label} → MT-Bench`, { skipped: "needs a judge" });
+    }
+    if (cell.kind === "speed") {
+      const { speedTokens, speedRounds } = this.#scope;
+      const decided = [cell.beams, speedTokens, speedRounds, machineName()];
+      return finish(decided, `${run!.label} → speed, ${cell.beams} beams`, { rows: speedRounds + 1 });
+    }
+    if (cell.kind === "rows") return finish(await this.#counted(cell.source), `rows of ${taskTitle(cell.source)}`);
+    const label = `${run!.label} → ${cell.kind === "routes" ? "routes on " : ""}${taskTitle(cell.task)}`;
+    const { beams, limit, maxNewTokens } = this.#scope;
+    try {
+      const task = (await loadTasks()).get(cell.task);
+      if (!task) {
+        const turns = await this.#world.data.turns();
+        return finish([cell.task, digestOf(turns), limit], label, {
+          rows: Math.min(limit ?? turns.length, turns.length),
+        });
+      }
+      const protocol = protocolOf(task);
+      const { digest, documents } = await this.#world.data.test(task);
+      const rows = Math.min(limit ?? documents.length, documents.length);
+      const decided = [task.name, protocol, formOf(task, protocol).version, digest, limit, beams, maxNewTokens];
+      return finish(cell.kind === "routes" ? decided.slice(0, 5) : decided, label, { rows });
+    } catch (error) {
+      return finish([cell.task, limit, beams], label, { problem: problemOf(error) });
+    }
+  }
+
+  /** Digests of the rows that are counted. */
+  async #counted(name: string): Promise<unknown> {
+    const { data } = this.#world;
+    const tasks = await loadTasks();
+    const digests: unknown[] = [name];
+    for (const task of this.#scope.tasksOf(name)) {
+      digests.push(await data.test(tasks.get(task)!).then(({ digest }) => digest, String));
+    }
+    const sources = await data.training(name).catch(() => undefined);
+    return [...digests, sources?.train.digest, sources?.dev?.digest];
+  }
+
+  async #run(training: Training): Promise<PlannedRun> {
+    const key = canonical(training);
+    const known = this.#byTraining.get(key);
+    if (known) return known;
+    const made = await this.#newRun(training);
+    const run = this.#runs.get(made.id) ?? made;
+    this.#runs.set(run.id, run);
+    this.#byTraining.set(key, run);
+    return run;
+  }
+
+  async #newRun(training: Training): Promise<PlannedRun> {
+    const { method, data, seed } = training;
+    const model = training.model ?? this.#scope.model;
+    const facts = await this.#world.models.facts(model);
+    const common = { label: labelOf(training), training, model };
+    const papers = data.reduce((sum, name) => sum + (TABLE6[name]?.train ?? 0), 0);
+    let sources: Awaited<ReturnType<Data["training"]>>[] = [];
+    let problem: MiloraError | undefined = facts.problem;
+    try {
+      sources = [];
+      for (const name of data) sources.push(await this.#world.data.training(name));
+    } catch (error) {
+      problem ??= problemOf(error);
+      sources = [];
+    }
+    const rows = sources.length ? sources.reduce((sum, { train }) => sum + train.rows, 0) : papers;
+    const settings = this.#scope.settings(method, rows);
+    const adapter = { ...settings.adapter, ...training.adapter };
+    const devs = this.#scope.dev ? sources.map(({ dev }) => dev) : [];
+    const whole = devs.length > 0 && devs.every((dev) => dev !== undefined);
+    const trains = sources.map(({ train }) => train);
+    const config: TrainingConfigInput = {
+      ...settings,
+      model,
+      method,
+      adapter,
+      data: {
+        train: "unknown",
+        dev: this.#scope.dev ? 0.05 : 0,
+        template: "alpaca",
+      },
+      seed,
+      output_dir: "unknown",
+    };
+    try {
+      const resolved = resolveTrainingConfig({
+        ...config,
+        adapter: facts.config
+          ? (methodOf(method).newConfig(adapter, facts.config) as Record<string, unknown>)
+          : adapter,
+      });
+      const decided = [
+        [...decisiveFields(resolved)].sort(([a], [b]) => (a < b ? -1 : 1)),
+        [facts.digest ?? model, trains.map(({ digest }) => digest), devs.map((dev) => (whole ? dev!.digest : null))],
+      ];
+      const id = digestOf([VERSION, ...decided]).slice(0, 16);
+      const { epochs, batch_size, max_steps } = resolved;
+      const planned = Math.ceil(epochs * stepsPerEpoch(Math.max(1, this.#learned(rows, whole)), batch_size));
+      const steps = Math.min(planned, max_steps ?? planned);
+      const perRow = tokensPerRow(trains, facts, resolved.max_length);
+      return {
+        id,
+        ...common,
+        config: problem ? undefined : withFiles(config, trains, whole ? (devs as Source[]) : undefined, this.#out(id)),
+        write: () => {
+          for (const source of [...trains, ...(whole ? (devs as Source[]) : [])]) source.write();
+        },
+        rows,
+        steps,
+        tokens: perRow === undefined ? undefined : Math.round(steps * Math.min(batch_size, rows) * perRow),
+        parameters: facts.config && countOf(method, resolved.adapter, facts),
+        state: this.#stateOf(id),
+        ...(problem && { problem }),
+      };
+    } catch (error) {
+      const id = digestOf([VERSION, canonical(training)]).slice(0, 16);
+      const nothing = { config: undefined, write: () => {}, steps: 0, tokens: undefined, parameters: undefined };
+      return { id, ...common, ...nothing, rows, state: "missing", problem: problem ?? problemOf(error) };
+    }
+  }
+
+  /** Rows that remain when some are split off. */
+  #learned(rows: number, whole: boolean): number {
+    return this.#scope.dev && !whole ? rows - Math.max(1, Math.round(rows * 0.05)) : rows;
+  }
+
+  #out(id: string): string {
+    return this.#world.store.runDirectory(id);
+  }
+
+  #stateOf(id: string): State {
+    const { store } = this.#world;
+    if (store.get(id)) return "done";
+    return store.begun(id) ? "begun" : "missing";
+  }
+}
+
+function withFiles(
+  config: TrainingConfigInput,
+  trains: readonly Source[],
+  devs: readonly Source[] | undefined,
+  output: string,
+): TrainingConfigInput {
+  const named = (sources: readonly Source[]) => sources.map((source) => ({ path: source.path, name: source.name }));
+  const one = trains.length === 1;
+  const dev = devs === undefined ? config.data.dev! : one ? devs[0]!.path : named(devs);
+  return { ...config, data: { ...config.data, train: one ? trains[0]!.path : named(trains), dev }, output_dir: output };
+}
+
+function tokensPerRow(trains: readonly Source[], { tokenizer }: ModelFacts, maxLength: number): number | undefined {
+  if (!tokenizer || trains.length === 0) return undefined;
+  let [tokens, rows] = [0, 0];
+  for (const { sample, rows: all } of trains) {
+    const own = sample.reduce((sum, row) => {
+      const { prompt, response } = renderRow(row, tokenizer, { template: "alpaca" });
+      return sum + Math.min(maxLength, prompt.length + response.length);
+    }, 0);
+    tokens += (own / sample.length) * all;
+    rows += all;
+  }
+  return tokens / rows;
+}
+
+function countOf(method: string, adapter: unknown, { config }: ModelFacts): number {
+  const { tunable } = methodOf(method).countParameters(adapter, config!);
+  return Object.values(tunable).reduce((a, b) => a + b, 0);
+}
+
+/** What a planned thing cannot be done for, as one error. */
+export function problemsOf(plan: Plan): string[] {
+  return [...new Set(plan.cells.flatMap(({ problem }) => (problem ? [reasonOf(problem)] : [])))];
+}

@@ -1,0 +1,25 @@
+/** @file What planning and running work on: backbones, data, finished cells. */
+import { join } from "node:path";
+import { Data } from "./data.ts";
+import { Models } from "./models.ts";
+import { type Plan, Planner, scopeOf, type World } from "./plan.ts";
+import type { Preset } from "./presets.ts";
+import { findStudies } from "./registry.ts";
+import { CellStore } from "./store.ts";
+
+/** @param output directory of all that is made */
+export function openWorld(preset: Preset, output: string): World & Disposable {
+  const models = new Models();
+  const data = new Data(preset.dataDirectory, join(output, "data"));
+  return { models, data, store: new CellStore(output), [Symbol.dispose]: () => models[Symbol.dispose]() };
+}
+
+/**
+ * What the tables and figures of these names need, and what of it is there already.
+ * @param names `table1` … `fig5`, or `all`
+ * @throws InputError FLAG_INVALID for unknown names
+ */
+export async function planOf(names: readonly string[], preset: Preset, world: World): Promise<Plan> {
+  const studies = await findStudies(names);
+  return await new Planner(await scopeOf(preset, world.models), world).plan(studies);
+}
