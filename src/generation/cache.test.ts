@@ -3,7 +3,9 @@ import { afterEach, expect, test } from "vitest";
 import { SHAPES } from "../models/index.ts";
 import { BufferPool, initialCapacity, KvCache } from "./cache.ts";
 
-const config = { ...SHAPES["smollm2-135m"], numLayers: 2, numKvHeads: 2, headDim: 4 };
+const config = { ...SHAPES["smollm2-135m"], numLayers: 2, numKvHeads: 2, headDim: 6 };
+/** Features a head takes in the cache: the next multiple of 8. */
+const WIDTH = 8;
 const opened: Disposable[] = [];
 const using = <T extends Disposable>(value: T): T => {
   opened.push(value);
@@ -20,7 +22,7 @@ function read(cache: KvCache, row: number, start: number, end: number): number[]
       const data = tensor.data as Float32Array;
       const values: number[] = [];
       for (let head = 0; head < 2; head++) {
-        values.push(...data.subarray((head * cache.capacity + start) * 4, (head * cache.capacity + end) * 4));
+        values.push(...data.subarray((head * cache.capacity + start) * WIDTH, (head * cache.capacity + end) * WIDTH));
       }
       tensor.dispose();
       return values;
@@ -46,8 +48,8 @@ test("copying a row copies just the given positions, of every layer and head", (
   const before = [0, 1, 2].map((row) => read(cache, row, 0, 5));
   cache.copyRow(2, 0, 1, 4);
   expect(read(cache, 0, 1, 4)).toEqual(read(cache, 2, 1, 4));
-  expect(read(cache, 0, 0, 1)).toEqual(before[0]!.filter((_, i) => i % 20 < 4));
-  expect(read(cache, 0, 4, 5)).toEqual(before[0]!.filter((_, i) => i % 20 >= 16));
+  expect(read(cache, 0, 0, 1)).toEqual(before[0]!.filter((_, i) => i % (5 * WIDTH) < WIDTH));
+  expect(read(cache, 0, 4, 5)).toEqual(before[0]!.filter((_, i) => i % (5 * WIDTH) >= 4 * WIDTH));
   expect(read(cache, 1, 0, 5)).toEqual(before[1]);
   expect(read(cache, 2, 0, 5)).toEqual(before[2]);
 });

@@ -1,5 +1,5 @@
 /** @file Key-value cache of a batch: one flat buffer, written in place by the sessions, from a pool of reused buffers. */
-import type { BackboneConfig } from "../models/index.ts";
+import { type BackboneConfig, cacheHeadDim } from "../models/index.ts";
 import { Tensor } from "../runtime/index.ts";
 
 /** Keys and values of a layer, float32 [rows, kvHeads, S, headDim] each: views that whoever asked for them disposes. */
@@ -63,7 +63,7 @@ export class KvCache implements Disposable {
     this.#pool = pool;
     this.#layers = config.numLayers;
     this.#heads = config.numKvHeads;
-    this.#dim = config.headDim;
+    this.#dim = cacheHeadDim(config);
     this.#capacity = capacity;
     this.#buffer = pool.take(this.#blocks * rows * this.#rowSize(capacity));
   }

@@ -222,6 +222,19 @@ function fullAttention(g: Graph, config: BackboneConfig, tokens: Value, packed: 
   };
 }
 
+/** Width of a head in the KV cache: the runtime's attention takes multiples of 8, narrower heads are filled with zeros. */
+export function cacheHeadDim({ headDim }: BackboneConfig): number {
+  return Math.ceil(headDim / 8) * 8;
+}
+
+/** Fills heads up with zeros: [B, T, count · from] → [B, T, count · to]. */
+function widened(g: Graph, x: Value, count: number, from: number, to: number): Value {
+  if (from === to) return x;
+  const [B, T] = x.shape as [Dim, Dim];
+  const filling = zeros(g, [B, T, count, to - from]);
+  return reshape(concat([reshape(x, [B, T, count, from]), filling], 3), [B, T, count * to]);
+}
+
 /**
  * Appends to a KV cache in place. A prefix fills the first places of the cache when the prompt passes: its rows go in
  * before the prompt's with queries of zeros, whose results are dropped.
@@ -270,11 +283,12 @@ function cachedAttention(
       key = concat([first(prefix.key), key], 1);
       value = concat([first(prefix.value), value], 1);
     }
-    const cacheShape = [B, numKvHeads, "S", headDim];
+    const width = cacheHeadDim(config);
+    const cacheShape = [B, numKvHeads, "S", width];
     const result = groupQueryAttention({
-      query,
-      key,
-      value,
+      query: widened(g, query, numHeads, headDim, width),
+      key: widened(g, key, numKvHeads, headDim, width),
+      value: widened(g, value, numKvHeads, headDim, width),
       pastKey: g.input(`past.${layer}.key`, "float32", cacheShape),
       pastValue: g.input(`past.${layer}.value`, "float32", cacheShape),
       seqlensK: mode.lastPositions,
@@ -282,13 +296,15 @@ function cachedAttention(
       ...(fused ? tables(g, config, rope) : {}),
       numHeads,
       kvNumHeads: numKvHeads,
-      ...(scale !== undefined && { scale }),
+      ...(scale === undefined && width === headDim ? {} : { scale: scale ?? 1 / Math.sqrt(headDim) }),
       ...(softcap !== undefined && { softcap }),
       ...(window !== undefined && { localWindowSize: window }),
     });
     g.output(`present.${layer}.key`, result.presentKey);
     g.output(`present.${layer}.value`, result.presentValue);
-    const own = prefix ? slice(result.y, 1, prefix.length) : result.y; // [B, T, heads · headDim]
-    return reshape(own, [q.shape[0]!, numHeads * headDim]);
+    const own = prefix ? slice(result.y, 1, prefix.length) : result.y; // [B, T, heads · width]
+    if (width === headDim) return reshape(own, [q.shape[0]!, numHeads * headDim]);
+    const heads = slice(reshape(own, [q.shape[0]!, numHeads, width]), 2, 0, headDim);
+    return reshape(heads, [q.shape[0]!, numHeads * headDim]);
   };
 }

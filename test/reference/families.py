@@ -55,11 +55,14 @@ CASES = {
     "phi3-long": ("Phi3", dict(num_attention_heads=2, num_key_value_heads=1, original_max_position_embeddings=32,
         rope_parameters=dict(rope_type="longrope", rope_theta=1e4, partial_rotary_factor=0.5,
             short_factor=LONG[0], long_factor=LONG[1]))),
+    # Heads that the runtime's attention does not take: 4 features, as in many test models, and 10 with a window.
+    "llama-narrow": ("Llama", dict(hidden_size=16, num_key_value_heads=4)),
+    "mistral-narrow": ("Mistral", dict(head_dim=10, sliding_window=8)),
 }  # fmt: skip
 # Lengths of the sequences: short ones, and one beyond every window and original length. Those of phi3-long and the 12
 # tokens after them are all on one side of 32.
 LENGTHS = [3, 6, 11, 50]
-PREFIXED = ["mistral", "gemma3"]  # windows on all layers, and on some
+PREFIXED = ["mistral", "gemma3", "mistral-narrow"]  # windows on all layers, and on some
 ADAPTED = ["mistral", "gemma", "gemma2", "gemma3", "qwen2", "qwen3", "phi3", "llama-biases"]
 
 

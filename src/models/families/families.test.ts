@@ -293,7 +293,7 @@ describe("not supported, named by field", () => {
     [mistral, "hidden_act", { hidden_act: "gelu" }],
     [mistral, "layer_types", { layer_types: ["full_attention"] }],
     [mistral, "sliding_window", { sliding_window: 0 }],
-    [mistral, "head_dim", { head_dim: 100 }],
+    [mistral, "head_dim", { head_dim: 101 }],
     [gemma, "hidden_activation", { hidden_activation: "relu" }],
     [gemma, "use_bidirectional_attention", { use_bidirectional_attention: true }],
     [gemma2, "hidden_activation", { hidden_activation: "gelu" }],

@@ -105,8 +105,8 @@ export function readSizes(data: CommonFields, defaults: Defaults, problems: stri
     problems.push(
       `num_attention_heads: ${heads} does not divide hidden_size ${data.hidden_size}, and there is no head_dim`,
     );
-  } else if (headDim % 8 !== 0) {
-    problems.push(`head_dim: ${headDim} is not a multiple of 8, which the runtime's attention needs`);
+  } else if (headDim % 2 !== 0) {
+    problems.push(`head_dim: ${headDim} is odd; rotary embeddings need an even one`);
   }
   // A field that is null says that there is none; one that is missing, what transformers' class says.
   const id = <T>(given: T | undefined, otherwise: number | undefined): T | number | undefined =>
