@@ -4,13 +4,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { resolveTrainingConfig } from "../training/index.ts";
-import { findOverlap, trainingSourcesOf, trainingTexts } from "./overlap.ts";
+import { asTraining, findOverlap, trainingSourcesOf, trainingTexts } from "./overlap.ts";
 
 const words = (from: number, count: number): string =>
   Array.from({ length: count }, (_, i) => `word${from + i}`).join(" ");
 
 const find = (texts: readonly string[], training: readonly string[]) =>
-  findOverlap(texts, { names: ["train"], texts: training });
+  findOverlap(texts, asTraining(["train"], training));
 
 test("13 words in a row are found, in any case and with any signs between them; 12 are not", () => {
   const texts = [`Start ${words(0, 13)} end of it`, `Start ${words(100, 12)} end of it`, words(200, 30)];
@@ -51,7 +51,7 @@ test("the training rows of an adapter are those of its run", async () => {
       } as never),
     );
   writeFileSync(join(run, "config.json"), config(rows));
-  expect(await trainingTexts(trainingSourcesOf(adapter)!)).toEqual({ names: [rows], texts: ["one? two"] });
+  expect(await trainingTexts(trainingSourcesOf(adapter)!)).toMatchObject({ names: [rows], rows: [["one", "two"]] });
   writeFileSync(join(run, "config.json"), config([{ path: rows, name: "own" }, "b.jsonl"]));
   expect(trainingSourcesOf(run)!.map(({ path }) => path)).toEqual([rows, "b.jsonl"]);
 });

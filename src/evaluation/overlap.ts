@@ -37,10 +37,6 @@ function wordsOf(text: string): string[] {
   );
 }
 
-function* runsOf(words: readonly string[], length: number): Generator<string> {
-  for (let i = 0; i + length <= words.length; i++) yield words.slice(i, i + length).join(" ");
-}
-
 /** All that a training row shows the model. */
 export function textOfRow(row: Row): string {
   if (row.form === "instruction") return `${row.instruction} ${row.input} ${row.output}`;
@@ -51,45 +47,54 @@ export function textOfRow(row: Row): string {
     .join(" ");
 }
 
+/** Runs that begin with the same words. */
+interface Head {
+  readonly runs: { readonly words: readonly string[]; readonly rows: Set<number> }[];
+}
+
 /** Texts of test rows, compared with training rows; `texts[i]` is what row i asks, without its template. */
 export function findOverlap(texts: readonly string[], training: TrainingTexts): Overlap {
-  const owners = new Map<string, Set<number>>();
-  const lengths = new Set<number>();
+  // By their first words, so that every place of a training row needs one look only.
+  const heads = new Map<string, Head>();
   let unchecked = 0;
   for (const [row, text] of texts.entries()) {
     const words = wordsOf(text);
     const length = Math.min(WORDS, words.length);
-    if (length < FEWEST) {
-      unchecked++;
-      continue;
-    }
-    lengths.add(length);
-    for (const run of runsOf(words, length)) {
-      const rows = owners.get(run);
-      if (rows) rows.add(row);
-      else owners.set(run, new Set([row]));
-    }
+    if (length < FEWEST) unchecked++;
+    for (let i = 0; length >= FEWEST && i + length <= words.length; i++) addRun(heads, words.slice(i, i + length), row);
   }
   const most = Math.max(FRAME_ROWS, texts.length * FRAME_SHARE);
-  for (const [run, rows] of owners) if (rows.size > most) owners.delete(run);
   const found = new Set<number>();
-  const hash = createHash("sha256");
-  for (const text of training.texts) {
-    hash.update(`${text}\n`);
-    const words = wordsOf(text);
-    for (const length of lengths) {
-      for (const run of runsOf(words, length)) for (const row of owners.get(run) ?? []) found.add(row);
+  for (const words of training.rows) {
+    for (let i = 0; i + FEWEST <= words.length; i++) {
+      const head = heads.get(words.slice(i, i + FEWEST).join(" "));
+      for (const run of head?.runs ?? []) {
+        if (run.rows.size > most || !run.words.every((word, j) => word === words[i + j])) continue;
+        for (const row of run.rows) found.add(row);
+      }
     }
   }
   return {
     training: training.names,
-    trainingRows: training.texts.length,
-    trainingDigest: hash.digest("hex"),
+    trainingRows: training.rows.length,
+    trainingDigest: training.digest,
     words: WORDS,
     checked: texts.length - unchecked,
     unchecked,
     rows: [...found].sort((a, b) => a - b),
   };
+}
+
+function addRun(heads: Map<string, Head>, words: readonly string[], row: number): void {
+  const key = words.slice(0, FEWEST).join(" ");
+  let head = heads.get(key);
+  if (!head) {
+    head = { runs: [] };
+    heads.set(key, head);
+  }
+  const same = head.runs.find((run) => run.words.length === words.length && run.words.every((w, i) => w === words[i]));
+  if (same) same.rows.add(row);
+  else head.runs.push({ words, rows: new Set([row]) });
 }
 
 /** What a document asks, without its choices: those stand apart in every prompt. */
@@ -103,18 +108,30 @@ export interface TrainingSource {
   readonly columns?: Columns | undefined;
 }
 
+/** Training rows as words. */
 export interface TrainingTexts {
   readonly names: readonly string[];
-  readonly texts: readonly string[];
+  readonly rows: readonly (readonly string[])[];
+  /** sha256 of the texts. */
+  readonly digest: string;
 }
 
-/** Texts of training rows of any form. */
+export function asTraining(names: readonly string[], texts: readonly string[]): TrainingTexts {
+  const hash = createHash("sha256");
+  for (const text of texts) hash.update(`${text}\n`);
+  return { names, rows: texts.map(wordsOf), digest: hash.digest("hex") };
+}
+
+/** Training rows of any form. */
 export async function trainingTexts(sources: readonly TrainingSource[], signal?: AbortSignal): Promise<TrainingTexts> {
   const texts: string[] = [];
   for (const { path, columns } of sources) {
     texts.push(...(await loadRows(path, { free: true, columns, signal })).map(textOfRow));
   }
-  return { names: sources.map(({ path }) => path), texts };
+  return asTraining(
+    sources.map(({ path }) => path),
+    texts,
+  );
 }
 
 /** How far above an adapter its run's directory may be: `run/best`, `run/checkpoints/step-100`. */

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { InputError, writeFileAtomic } from "../../base/index.ts";
 import { filesOf, loadRows, outputOf, type Row, readRecords } from "../../training/index.ts";
 import { loadSplit } from "../load.ts";
-import { findOverlap, textOfDocument, textOfRow } from "../overlap.ts";
+import { asTraining, findOverlap, textOfDocument, textOfRow } from "../overlap.ts";
 import { loadTasks } from "../registry.ts";
 import type { Document, GenerateForm, Protocol, Split, Task } from "../task.ts";
 import type { Values } from "./study.ts";
@@ -56,6 +56,8 @@ function rowOf(form: GenerateForm, document: Document): object {
   const free = document.choices.length === 0; // its target has the reasoning
   return { instruction: form.prompt(document), input: "", output: free ? document.target : reasoned, answer };
 }
+
+const passageOf = (instruction: string): string => instruction.split("\n\n").slice(1, -1).join("\n\n");
 
 export class Data {
   readonly #directory: string | undefined;
@@ -202,11 +204,11 @@ export class Data {
     if (!sources) return { train: null, dev: null, test, overlap: null };
     const { train, dev } = sources;
     const { documents } = await this.test(found[0]!);
-    // Of the bundled tasks the passage is in the instruction, not in the question.
+    // Of the bundled tasks the passage is in the instruction, between frames that all rows have.
     const texts = documents.map((document) =>
-      found[0]!.data.bundled === undefined ? textOfDocument(document) : String(document.fields.instruction),
+      found[0]!.data.bundled === undefined ? textOfDocument(document) : passageOf(String(document.fields.instruction)),
     );
-    const overlap = findOverlap(texts, { names: [name], texts: train.texts }).rows.length;
+    const overlap = findOverlap(texts, asTraining([name], train.texts)).rows.length;
     return { train: train.rows, dev: dev?.rows ?? null, test, overlap };
   }
 }
