@@ -8,7 +8,11 @@ import {
   type Report,
   valueText,
 } from "../../evaluation/index.ts";
+import { shorten } from "../../training/index.ts";
 import { duration, grouped, paint, table } from "../terminal.ts";
+
+/** Data sets of one hub, for one, are all missing at once. */
+const MOST_PROBLEMS = 12;
 
 /** Hours where minutes say too little. */
 function timeText(seconds: number | undefined): string {
@@ -44,12 +48,13 @@ export function planText(plan: Plan, cost: Cost): string {
   if (cost.runs + cost.cells > 0) {
     const unknown =
       cost.unknown > 0 ? ` and those of ${grouped(cost.unknown)} trainings whose rows or tokenizer are not here` : "";
-    const both = cost.trainingSeconds === undefined || cost.measuringSeconds === undefined;
-    const whole = both ? "unknown" : timeText(cost.trainingSeconds! + cost.measuringSeconds!);
+    const { trainingSeconds: training, measuringSeconds: measuring } = cost;
+    const whole = training === undefined || measuring === undefined ? undefined : training + measuring;
+    const parts = `training ${timeText(training)}, measuring ${timeText(measuring)}; from ${cost.measured}`;
     lines.push(
       `tokens to train on: ${grouped(cost.tokens)}${unknown}`,
       `rows to measure: ${grouped(cost.rows)}`,
-      `time: ${whole} (training ${timeText(cost.trainingSeconds)}, measuring ${timeText(cost.measuringSeconds)}; from ${cost.measured})`,
+      ...(cost.measured ? [`time: ${timeText(whole)} (${parts})`] : []),
       `disk: ${bytesText(cost.diskBytes)}`,
     );
   }
@@ -59,7 +64,7 @@ export function planText(plan: Plan, cost: Cost): string {
     lines.push(
       "",
       paint("yellow", `${cost.blocked} cells cannot be measured as things are:`),
-      ...problems.map((line) => `  ${line}`),
+      ...shorten(problems, MOST_PROBLEMS).map((line) => `  ${line}`),
     );
   }
   return lines.join("\n");
@@ -67,9 +72,9 @@ export function planText(plan: Plan, cost: Cost): string {
 
 /** The plan for programs. */
 export function planJson(plan: Plan, cost: Cost): object {
-  const runs = openRuns(plan).map(({ id, label, model, rows, steps, tokens, parameters, state, problem }) => ({
+  const runs = openRuns(plan).map(({ id, label, model, rows, steps, tokens, parameters, state, problems }) => ({
     ...{ id, label, model, rows, steps, tokens, parameters, state },
-    ...(problem && { problem: problem.message }),
+    problems: problems.map(({ message }) => message),
   }));
   const cells = plan.cells.map(({ id, label, cell, run, rows, state, skipped, problem }) => ({
     ...{ id, label, kind: cell.kind, run: run?.id ?? null, rows, state, skipped },

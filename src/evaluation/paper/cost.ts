@@ -31,7 +31,7 @@ export interface Cost {
   readonly measuringSeconds: number | undefined;
   /** Adapters and outputs, and the checkpoints of what is trained at one time. */
   readonly diskBytes: number;
-  /** What the hours are from. */
+  /** What the seconds are from; empty where nothing was measured. */
   readonly measured: string;
 }
 
@@ -70,7 +70,7 @@ export async function measurePace(plan: Plan, world: World, signal?: AbortSignal
   const fromCells = trained.size + rows.size;
   const patient = () => performance.now() - started < PATIENCE_MS;
   for (const run of openRuns(plan)) {
-    if (run.problem || trained.has(kindOf(run)) || !patient()) continue;
+    if (run.problems.length > 0 || trained.has(kindOf(run)) || !patient()) continue;
     signal?.throwIfAborted();
     const seconds = await tryTraining(run, world, signal);
     if (seconds !== undefined) note(trained, kindOf(run), seconds);
@@ -86,9 +86,9 @@ export async function measurePace(plan: Plan, world: World, signal?: AbortSignal
     training: (run) => middle(trained, kindOf(run)),
     row: (cell) => middle(rows, taskOf(cell)),
     about:
-      fromCells > 0
-        ? `finished cells and short trials on this machine (${machine})`
-        : `short trials on this machine (${machine})`,
+      trained.size + rows.size === 0
+        ? "" // nothing that could be tried is here
+        : `${fromCells > 0 ? "finished cells and " : ""}short trials on this machine (${machine})`,
   };
 }
 
@@ -186,6 +186,6 @@ export function costOf(plan: Plan, pace: Pace | undefined): Cost {
     measuringSeconds: pace && total(measuring),
     // float32; a checkpoint has the adapter and AdamW's two moments, and the one before stays until it is written
     diskBytes: 4 * numbers(runs.map(({ parameters }) => parameters)) + company * 2 * 3 * 4 * largest + ROW_BYTES * rows,
-    measured: pace?.about ?? "not measured",
+    measured: pace?.about ?? "",
   };
 }

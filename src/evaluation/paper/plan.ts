@@ -35,7 +35,7 @@ export interface PlannedRun {
   readonly parameters: number | undefined;
   readonly state: State;
   /** Why it cannot be done. */
-  readonly problem?: MiloraError;
+  readonly problems: readonly MiloraError[];
 }
 
 export interface PlannedCell {
@@ -143,7 +143,15 @@ export class Planner {
     const finish = (decided: unknown, label: string, more: Partial<PlannedCell> = {}): PlannedCell => {
       const id = digestOf([VERSION, cell.kind, run?.id ?? null, decided]).slice(0, 16);
       const state = this.#world.store.get(id) ? "done" : "missing";
-      return { id, label, state, rows: undefined, ...(run?.problem && { problem: run.problem }), ...more, ...about };
+      return {
+        id,
+        label,
+        state,
+        rows: undefined,
+        ...(run?.problems[0] && { problem: run.problems[0] }),
+        ...more,
+        ...about,
+      };
     };
     if (cell.kind === "judged") {
       return finish("mt_bench", `${run!.label} → MT-Bench`, { skipped: "needs a judge" });
@@ -151,7 +159,9 @@ export class Planner {
     if (cell.kind === "speed") {
       const { speedTokens, speedRounds } = this.#scope;
       const decided = [cell.beams, speedTokens, speedRounds, machineName()];
-      return finish(decided, `${run!.label} → speed, ${cell.beams} beams`, { rows: speedRounds + 1 });
+      return finish(decided, `${run!.label} → speed, ${cell.beams === 1 ? "greedy" : `${cell.beams} beams`}`, {
+        rows: speedRounds + 1,
+      });
     }
     if (cell.kind === "rows") return finish(await this.#counted(cell.source), `rows of ${taskTitle(cell.source)}`);
     const label = `${run!.label} → ${cell.kind === "routes" ? "routes on " : ""}${taskTitle(cell.task)}`;
@@ -204,12 +214,11 @@ export class Planner {
     const common = { label: labelOf(training), training, model };
     const papers = data.reduce((sum, name) => sum + (TABLE6[name]?.train ?? 0), 0);
     let sources: Awaited<ReturnType<Data["training"]>>[] = [];
-    let problem: MiloraError | undefined = facts.problem;
+    const problems: MiloraError[] = facts.problem ? [facts.problem] : [];
     try {
-      sources = [];
       for (const name of data) sources.push(await this.#world.data.training(name));
     } catch (error) {
-      problem ??= problemOf(error);
+      problems.push(problemOf(error));
       sources = [];
     }
     const rows = sources.length ? sources.reduce((sum, { train }) => sum + train.rows, 0) : papers;
@@ -240,7 +249,11 @@ export class Planner {
       });
       const decided = [
         [...decisiveFields(resolved)].sort(([a], [b]) => (a < b ? -1 : 1)),
-        [facts.digest ?? model, trains.map(({ digest }) => digest), devs.map((dev) => (whole ? dev!.digest : null))],
+        [
+          facts.digest ?? model,
+          trains.length ? trains.map(({ digest }) => digest) : data,
+          devs.map((dev) => (whole ? dev!.digest : null)),
+        ],
       ];
       const id = digestOf([VERSION, ...decided]).slice(0, 16);
       const { epochs, batch_size, max_steps } = resolved;
@@ -250,7 +263,9 @@ export class Planner {
       return {
         id,
         ...common,
-        config: problem ? undefined : withFiles(config, trains, whole ? (devs as Source[]) : undefined, this.#out(id)),
+        config: problems.length
+          ? undefined
+          : withFiles(config, trains, whole ? (devs as Source[]) : undefined, this.#out(id)),
         write: () => {
           for (const source of [...trains, ...(whole ? (devs as Source[]) : [])]) source.write();
         },
@@ -259,12 +274,12 @@ export class Planner {
         tokens: perRow === undefined ? undefined : Math.round(steps * Math.min(batch_size, rows) * perRow),
         parameters: facts.config && countOf(method, resolved.adapter, facts),
         state: this.#stateOf(id),
-        ...(problem && { problem }),
+        problems,
       };
     } catch (error) {
       const id = digestOf([VERSION, canonical(training)]).slice(0, 16);
       const nothing = { config: undefined, write: () => {}, steps: 0, tokens: undefined, parameters: undefined };
-      return { id, ...common, ...nothing, rows, state: "missing", problem: problem ?? problemOf(error) };
+      return { id, ...common, ...nothing, rows, state: "missing", problems: [...problems, problemOf(error)] };
     }
   }
 
@@ -279,7 +294,7 @@ export class Planner {
 
   #stateOf(id: string): State {
     const { store } = this.#world;
-    if (store.get(id)) return "done";
+    if (store.get(id) && store.hasAdapter(id)) return "done";
     return store.begun(id) ? "begun" : "missing";
   }
 }
@@ -315,7 +330,8 @@ function countOf(method: string, adapter: unknown, { config }: ModelFacts): numb
   return Object.values(tunable).reduce((a, b) => a + b, 0);
 }
 
-/** What a planned thing cannot be done for, as one error. */
-export function problemsOf(plan: Plan): string[] {
-  return [...new Set(plan.cells.flatMap(({ problem }) => (problem ? [reasonOf(problem)] : [])))];
+/** Why things cannot be done, each reason once. */
+export function problemsOf({ cells }: Plan): string[] {
+  const reasons = cells.flatMap(({ problem, run }) => [...(run?.problems ?? []), ...(problem ? [problem] : [])]);
+  return [...new Set(reasons.map(reasonOf))];
 }

@@ -98,11 +98,12 @@ class Runner {
 
   async #train(runs: readonly PlannedRun[]): Promise<void> {
     const ready = runs.filter((run) => {
-      if (run.problem) {
+      const [problem] = run.problems;
+      if (problem) {
         this.#failed.add(run);
-        this.#fail(run.label, run.problem);
+        this.#fail(run.label, problem);
       }
-      return run.problem === undefined;
+      return problem === undefined;
     });
     if (ready.length === 0) return;
     this.#options.signal?.throwIfAborted();

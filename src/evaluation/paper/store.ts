@@ -48,6 +48,10 @@ export class CellStore {
     return join(this.runDirectory(id), "best");
   }
 
+  hasAdapter(id: string): boolean {
+    return existsSync(join(this.adapter(id), "adapter_config.json"));
+  }
+
   rowsPath(id: string): string {
     return join(this.directory, "rows", `${id}.jsonl`);
   }
