@@ -106,7 +106,7 @@ export class Data {
       }
       const dev = this.#devSplit(task, form.split);
       const train = await this.#source(name, "train", task, form);
-      return { train, dev: dev === undefined ? undefined : await this.#source(name, dev, task, form) };
+      return { train, dev: dev === undefined ? undefined : await this.#devSource(name, dev, task, form) };
     });
   }
 
@@ -117,6 +117,16 @@ export class Data {
       data.files?.[split] !== undefined ||
       (this.#directory !== undefined && existsSync(join(this.#directory, name, `${split}.jsonl`)));
     return ["dev", "validation"].find((split) => split !== measured && here(split));
+  }
+
+  /** Undefined where the directory has none: a share of the training rows does then. */
+  async #devSource(name: string, split: Split, task: Task, form: GenerateForm): Promise<Source | undefined> {
+    try {
+      return await this.#source(name, split, task, form);
+    } catch (error) {
+      if (error instanceof InputError && error.code === "FILE_UNREADABLE") return undefined;
+      throw error;
+    }
   }
 
   async #source(name: string, split: Split, task: Task, form: GenerateForm): Promise<Source> {

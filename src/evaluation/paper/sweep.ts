@@ -44,9 +44,9 @@ export function sweep(knob: Sweep): Study {
         const lines = methods.map((method, i): Line => {
           const found = knob.values(scope).flatMap((value): { at: number; figure: Figure }[] => {
             const figure = accuracyFigure(scope, results, trainingOf(scope, method, task, value), task);
-            const at = knob.at(scope, method, value);
+            const at = figure ? knob.at(scope, method, value) : undefined;
             rows.push({ task: taskTitle(task), method: TITLES[method], value, at, accuracy: figure });
-            return figure ? [{ at, figure }] : [];
+            return figure && at !== undefined ? [{ at, figure }] : [];
           });
           return {
             label: TITLES[method]!,
