@@ -134,7 +134,7 @@ export async function evaluateTask(engine: Engine, task: Task, options: Evaluate
     seed,
     data: { source: whole.source, split: form.split, digest: whole.digest, rows: whole.documents.length },
     rows: documents.length,
-    promptDigest: digestOf(asks),
+    promptDigest: digestOf(asks.map((ask) => (ask.kind === "choice" ? ask.pairs : ask.prompt))),
     template,
     decoding,
     extraction:

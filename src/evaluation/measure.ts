@@ -23,7 +23,7 @@ export interface MeasureOptions {
   /** Written beside kept outputs. */
   readonly about?: object | undefined;
   readonly signal?: AbortSignal | undefined;
-  /** Rows that are finished. */
+  /** Rows that are finished; first of all those that were kept. */
   readonly onProgress?: ((done: number, total: number) => void) | undefined;
 }
 
@@ -52,7 +52,7 @@ export async function measure(
   // Alike in length together; the longest first, so that the time left is never underestimated.
   missing.sort((a, b) => lengthOf(asks[b]!) - lengthOf(asks[a]!));
   let done = asks.length - missing.length;
-  if (done > 0) onProgress?.(done, asks.length);
+  onProgress?.(done, asks.length);
   const size = engine.maxBatch * CHUNK;
   for (let first = 0; first < missing.length; first += size) {
     signal?.throwIfAborted();
@@ -62,7 +62,10 @@ export async function measure(
       rows.map((row) => asks[row]!),
       options,
       (finished) => onProgress?.(done + finished, asks.length),
-    );
+    ).catch((error: unknown) => {
+      signal?.throwIfAborted(); // a run that was stopped says less of why
+      throw error;
+    });
     store.put(rows.map((row, i) => ({ key: keys[row]!, about: { ...about, row }, output: outputs[i]! })));
     done += rows.length;
     onProgress?.(done, asks.length);

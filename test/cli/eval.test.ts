@@ -1,8 +1,11 @@
 /** @file `milora eval --tasks` as a child process: the list, the table, the files, going on, what is refused. */
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { expect, test } from "vitest";
-import { milora, temporary, tiny } from "./milora.ts";
+import { milora, root, temporary, tiny } from "./milora.ts";
 
 const SLOW = { timeout: 120_000 };
 const samples = "assets/data/samples";
@@ -111,4 +114,27 @@ test("what cannot be measured is refused before the model is loaded", async () =
     expect(stderr).toMatch(message);
     expect(stderr.trimEnd()).not.toContain("\n");
   }
+});
+
+test("Ctrl-C keeps what there is; the same command goes on", SLOW, async () => {
+  const output = join(temporary(), "eval");
+  const names = ["date_understanding", "navigate", "snarks"].map((name) => `bbh_${name}`).join(",");
+  const args = [...base, "--tasks", names, "--protocol", "lm-eval", "--batch-size", "1", "--output", output];
+  const command = [...args, "--max-new-tokens", "500"];
+  const child = spawn(process.execPath, [join(root, "dist/cli/main.js"), ...command], { cwd: root });
+  let stderr = "";
+  child.stderr.on("data", (text: Buffer) => {
+    stderr += text.toString();
+  });
+  while (!existsSync(join(output, "rows.jsonl")) && child.exitCode === null) await setTimeout(20);
+  child.kill("SIGINT");
+  const [code] = (await once(child, "exit")) as [number];
+  expect(code).toBe(130);
+  expect(stderr).toMatch(/the same command goes on from here .*\nerror: interrupted\n$/);
+  const kept = readFileSync(join(output, "rows.jsonl"), "utf8");
+  const again = await milora(command);
+  expect(again.code).toBe(0);
+  const rows = readFileSync(join(output, "rows.jsonl"), "utf8");
+  expect(rows.startsWith(kept)).toBe(true);
+  expect(rows.trimEnd().split("\n")).toHaveLength(6);
 });

@@ -96,13 +96,14 @@ async function withProgress<T>(
 ): Promise<T> {
   const started = performance.now();
   let progress: ReturnType<typeof startProgress> | undefined;
-  let before: number | undefined;
+  let kept: number | undefined; // rows that an earlier run has left
   try {
     return await run((done, total) => {
-      progress ??= startProgress(task.name, total);
-      before ??= done; // found in the store
-      const rate = ((done - before) / (performance.now() - started)) * 1000;
-      progress.update(done, [`${done} of ${total} rows`, ...(rate > 0 ? [`${rate.toFixed(1)} rows/s`] : [])]);
+      kept ??= done;
+      const fresh = done - kept;
+      progress ??= startProgress(task.name, total - kept);
+      const rate = (fresh / (performance.now() - started)) * 1000;
+      progress.update(fresh, [`${done} of ${total} rows`, ...(fresh > 0 ? [`${rate.toFixed(1)} rows/s`] : [])]);
     });
   } finally {
     progress?.stop();
