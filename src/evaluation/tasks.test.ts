@@ -2,7 +2,7 @@
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, onTestFinished, test, vi } from "vitest";
 import { Engine } from "../generation/index.ts";
 import { Backbone } from "../models/index.ts";
 import { checkData, evaluateTask } from "./evaluate.ts";
@@ -93,6 +93,33 @@ test("rows are found by task and split, under other names, without a header, or 
   expect((await loadSplit(arc, "test", { directory: samples, rows })).documents).toHaveLength(2);
   // Shots are not taken from it.
   expect((await loadSplit(arc, "train", { directory: samples, rows }, false)).documents).toHaveLength(6);
+});
+
+test("parquet files of the hub give what their rows as JSON give", async () => {
+  for (const name of ["arc_easy", "mmlu_anatomy"]) {
+    const task = await taskOf(name);
+    const rows = join(root, `test/fixtures/lm-eval/${name}.parquet`);
+    expect(await loadSplit(task, "test", { rows })).toMatchObject({
+      documents: (await loadSplit(task, "test", { directory: samples })).documents,
+    });
+  }
+});
+
+test("without a directory the hub is asked, for config and split", async () => {
+  vi.stubEnv("HF_HUB_OFFLINE", "");
+  vi.stubEnv("HF_ENDPOINT", "http://127.0.0.1:9"); // nobody listens there
+  vi.stubEnv("MILORA_CACHE", join(directory, "cache"));
+  onTestFinished(() => void vi.unstubAllEnvs());
+  const [mmlu, piqa] = [await taskOf("mmlu_anatomy"), await taskOf("piqa")];
+  const code = "DATA_UNAVAILABLE";
+  await expect(loadSplit(mmlu, "dev", {})).rejects.toMatchObject({
+    code,
+    message: expect.stringMatching(/^hf:cais\/mmlu:anatomy\/dev: /),
+  });
+  await expect(loadSplit(piqa, "validation", {})).rejects.toMatchObject({
+    code,
+    message: expect.stringMatching(/^hf:baber\/piqa\/validation: /),
+  });
 });
 
 test("what is wrong with the data of all tasks is said at once", async () => {

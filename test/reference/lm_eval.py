@@ -15,6 +15,7 @@ from random import Random
 
 sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]  # this file's own name
 
+import datasets  # noqa: E402
 import lm_eval  # noqa: E402
 import yaml  # noqa: E402
 from lm_eval.api.metrics import exact_match_hf_evaluate  # noqa: E402
@@ -173,7 +174,15 @@ def samples_of_python():
     return cases
 
 
+def parquet():
+    """Sample rows as the hub keeps them: nested columns, 64-bit integers."""
+    for task, split in (("arc_easy", "test"), ("mmlu_anatomy", "test")):
+        rows = datasets.Dataset.from_list([json.loads(line) for line in open(SAMPLES / task / f"{split}.jsonl", encoding="utf-8")])
+        rows.to_parquet(OUT / f"{task}.parquet")
+
+
 def main():
+    parquet()
     lm = HFLM(pretrained=str(ROOT / "assets/tiny-llama"), dtype="float32", device="cpu", batch_size=1)
     measured = []
     whole = {}
