@@ -5,7 +5,7 @@ import { Random } from "../base/index.ts";
 import { Adapter, methodOf, methods } from "../methods/index.ts";
 import { Backbone } from "../models/index.ts";
 import type { Example } from "./data.ts";
-import { JointTrainer } from "./joint.ts";
+import { JointTrainer, mostThorough } from "./joint.ts";
 import { Trainer, type TrainerOptions } from "./trainer.ts";
 
 const model = join(import.meta.dirname, "../../test/fixtures/backbones/llama-gqa");
@@ -205,6 +205,13 @@ describe("JointTrainer", () => {
       trainer[Symbol.dispose]();
       adapter.dispose();
     }
+  });
+
+  it("recomputes what the most thorough member asks for, whatever their order", () => {
+    expect(mostThorough(["light", "all"])).toBe("all");
+    expect(mostThorough(["all", "light", "nothing"])).toBe("all");
+    expect(mostThorough([undefined, "nothing", "light"])).toBe("light");
+    expect(mostThorough([undefined, undefined])).toBeUndefined();
   });
 
   it("refuses methods that change the backbone itself, by name", () => {

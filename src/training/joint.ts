@@ -1,5 +1,6 @@
 /** @file Steps of several adapters at once on one frozen backbone: their rows pass it together, all else is each one's own. */
 import { InputError } from "../base/index.ts";
+import type { Recomputation } from "../graph/index.ts";
 import type { Method } from "../methods/index.ts";
 import { Collated, countTokens, IDLE, IDLE_LENGTH, supervisedTokens, Together } from "./batches.ts";
 import type { Example } from "./data.ts";
@@ -34,6 +35,13 @@ export function requireJoinable(methods: readonly Method[]): void {
  * ones dequantises them anew; with many rows nothing is left to gain that would pay for cutting and joining them.
  */
 const TOGETHER_UP_TO = { float32: 192, int8: 1024, int4: 1024 } as const;
+
+const THOROUGH: readonly (Recomputation | undefined)[] = ["nothing", "light", "all"];
+
+/** What adapters recompute that pass together: what comes out is the same, and the one that must save memory does. */
+export function mostThorough(asked: readonly (Recomputation | undefined)[]): Recomputation | undefined {
+  return THOROUGH.findLast((what) => asked.includes(what));
+}
 
 /** Which of the trainers pass together, by their places. */
 function clustersOf(trainers: readonly Trainer[]): number[][] {
@@ -87,7 +95,7 @@ export class JointTrainer implements Disposable {
         like?.session ?? backbone,
         own.map(({ accumulated, options: { packing } }) => ({ accumulated, packed: packing })),
         options.tuning,
-        own.find(({ options: { recompute } }) => recompute)?.options.recompute,
+        mostThorough(own.map(({ options: { recompute } }) => recompute)),
       );
       const cluster = { members, session, like };
       known.set(key, like ?? cluster);
