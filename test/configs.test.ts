@@ -66,6 +66,32 @@ test.each(others)("the paper's settings of %s are its defaults on LLaMA-2 7B", (
   expect(made(presetSettings("paper", name).adapter)).toEqual(made({}));
 });
 
+/** Section 4 of the paper, in the order in which routers choose among them. */
+const SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+const MODULES: Readonly<Record<string, readonly string[]>> = {
+  ...Object.fromEntries(
+    ["adalora", "bitfit", "dora", "lora", "midora", "milora", "moelora"].map((name) => [name, SEVEN]),
+  ),
+  ia3: ["q_proj", "k_proj", "up_proj"],
+};
+
+test.each(Object.entries(MODULES))("the paper's modules of %s are those of LLaMA", (name, modules) => {
+  const { newConfig } = methodOf(name);
+  const { adapter } = presetSettings("paper", name);
+  expect(adapter).not.toHaveProperty("target_modules");
+  for (const shape of ["llama-2-7b", "llama-2-13b"] as const) {
+    expect(newConfig(adapter, SHAPES[shape])).toEqual(
+      newConfig({ ...adapter, target_modules: modules }, SHAPES[shape]),
+    );
+  }
+});
+
+test.each([...methods.keys()])("the paper's settings of %s are taken on Phi-3, whose modules are fused", (name) => {
+  const phi3 = readBackboneConfig(join(root, "test/fixtures/families/phi3"));
+  const { newConfig, parameters } = methodOf(name);
+  expect(parameters(newConfig(presetSettings("paper", name).adapter, phi3), phi3).length).toBeGreaterThan(0);
+});
+
 test("the paper's batches are of 128 rows from 10,000 training rows on", () => {
   expect(presetSettings("paper", "lora", 9_999).batch_size).toBe(16);
   expect(presetSettings("paper", "lora", 10_000).batch_size).toBe(128);

@@ -10,12 +10,9 @@ export type Preset = Omit<Partial<TrainingConfigInput>, "model" | "method" | "da
 
 type Adapters = Readonly<Record<string, Readonly<Record<string, unknown>>>>;
 
-const ALL_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-
 const PAPER_MILORA = {
   r: 32,
   lora_alpha: 32,
-  target_modules: ALL_MODULES,
   top_k: 3,
   gate: "straight_through",
   pooler: "self_attention",
@@ -26,21 +23,23 @@ const PAPER_MILORA = {
   anneal: 0,
 };
 
-/** Section 4 and appendices of Zhang et al. 2024 (arXiv 2410.18035): the settings for LLaMA-2 7B. */
+/**
+ * Section 4 and appendices of Zhang et al. 2024 (arXiv 2410.18035): the settings for LLaMA-2 7B. The modules are the
+ * methods' defaults, which are the paper's on LLaMA, and on other families those that hold them.
+ */
 const PAPER_ADAPTERS: Adapters = {
-  adalora: { init_r: 64, target_r: 32, lora_alpha: 64, target_modules: ALL_MODULES },
-  bitfit: { target_modules: ALL_MODULES, projection_dim: 64 },
-  dora: { r: 32, lora_alpha: 32, target_modules: ALL_MODULES },
-  ia3: { target_modules: ["q_proj", "k_proj", "up_proj"], feedforward_modules: [], projection_dim: 128 },
+  adalora: { init_r: 64, target_r: 32, lora_alpha: 64 },
+  bitfit: { projection_dim: 64 },
+  dora: { r: 32, lora_alpha: 32 },
+  ia3: { feedforward_modules: [], projection_dim: 128 },
   iapt: { num_virtual_tokens: 4, bottleneck: 320 },
   "learned-adapter": { bottleneck: 160 },
-  lora: { r: 32, lora_alpha: 32, target_modules: ALL_MODULES },
+  lora: { r: 32, lora_alpha: 32 },
   midora: PAPER_MILORA,
   milora: PAPER_MILORA,
   moelora: {
     r: 32,
     lora_alpha: 32,
-    target_modules: ALL_MODULES,
     num_experts: 8,
     top_k: 4,
     load_balance_coefficient: 0.01,
