@@ -29,4 +29,5 @@ export { readSafetensors, SafetensorsFile, type StoredTensor, writeSafetensors }
 export type { TensorEntry } from "./safetensors-header.ts";
 export { SHAPES, type ShapeName } from "./shapes.ts";
 export type { ChatMessage, ChatTemplateOptions } from "./tokenizer/chat-template.ts";
+export { JinjaTemplate } from "./tokenizer/jinja.ts";
 export { type TokenIds, Tokenizer, type TokenizerParts } from "./tokenizer.ts";

@@ -70,6 +70,17 @@ describe("PromptTemplate", () => {
     expect(chat.render(row({ messages: turns }))).toBe("user: hi\n");
   });
 
+  it("compares and strips as Python does", () => {
+    const template = new PromptTemplate(
+      '{% if n == "1" %}text{% elif n == 1 %}number{% endif %} {{ question.strip("?") }}',
+    );
+    expect(template.required).toEqual(["question"]);
+    expect(template.render(row({ n: 1, question: "??why?", output: "x" }))).toBe("number why");
+    expect(template.render(row({ n: "1", question: "why", output: "x" }))).toBe("text why");
+    const today = new PromptTemplate("{{ strftime_now('%Y') }}{{ question }}");
+    expect(today.render(row({ question: "", output: "x" }))).toMatch(/^\d{4}$/);
+  });
+
   it("refuses what is no Jinja", () => {
     expect(() => new PromptTemplate("{% if x %}", "mine.jinja")).toThrow(/mine\.jinja: is no Jinja template \(/);
   });

@@ -1,7 +1,7 @@
 /** @file A user's own prompt template in Jinja: which fields of a row it needs, and what it makes of them. */
 import { readFileSync } from "node:fs";
-import { Template as Jinja } from "@huggingface/jinja";
 import { InputError, reasonOf } from "../base/index.ts";
+import { JinjaTemplate } from "../models/index.ts";
 import type { Row } from "./rows.ts";
 import { nearest } from "./text.ts";
 
@@ -108,7 +108,7 @@ export class PromptTemplate {
   readonly name: string;
   /** Fields that every row must have: those that are printed or gone through, and not only asked for. */
   readonly required: readonly string[];
-  readonly #compiled: Jinja;
+  readonly #compiled: JinjaTemplate;
 
   /** @throws InputError TEMPLATE_INVALID when it is no Jinja, or shows the answer */
   constructor(source: string, name = "template") {
@@ -116,8 +116,8 @@ export class PromptTemplate {
     this.name = name;
     const names = new Names();
     try {
-      this.#compiled = new Jinja(source);
-      names.visit(this.#compiled.parsed);
+      this.#compiled = new JinjaTemplate(source);
+      names.visit(this.#compiled.parsed());
     } catch (error) {
       throw new InputError("TEMPLATE_INVALID", name, `is no Jinja template (${reasonOf(error)})`, { cause: error });
     }

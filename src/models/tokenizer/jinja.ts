@@ -1,5 +1,6 @@
 /** @file Jinja templates as Python renders them: what @huggingface/jinja does otherwise is put right in the syntax tree. */
 import { Environment, Interpreter, Template } from "@huggingface/jinja";
+import { strftime } from "./strftime.ts";
 
 type Node = Record<string, unknown> & { type: string };
 
@@ -90,17 +91,25 @@ const GLOBALS: Readonly<Record<string, unknown>> = {
     const [from, to] = stop === undefined ? [0, start] : [start, stop];
     return Array.from({ length: Math.max(0, Math.ceil((to - from) / step)) }, (_, at) => from + at * step);
   },
+  strftime_now: (format: string): string => strftime(new Date(), format),
   // Names that no template can have.
   "equal ": (left: unknown, right: unknown, wanted: boolean) => equal(left, right) === wanted,
   "strip ": strip,
 };
 
 export class JinjaTemplate {
+  readonly #source: string;
   readonly #program: Template["parsed"];
 
   /** Throws SyntaxError or Error when it is no Jinja. */
   constructor(source: string) {
+    this.#source = source;
     this.#program = rewriteAll(new Template(source).parsed) as Template["parsed"];
+  }
+
+  /** Its syntax tree as it is written, before anything is put right. */
+  parsed(): unknown {
+    return new Template(this.#source).parsed;
   }
 
   render(variables: Readonly<Record<string, unknown>>): string {
