@@ -51,8 +51,13 @@ export class Models implements Disposable {
     return this.#open!.engine;
   }
 
-  [Symbol.dispose](): void {
+  closeEngine(): void {
     this.#open?.engine?.[Symbol.dispose]();
+    if (this.#open) this.#open.engine = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.closeEngine();
     this.#open?.backbone.dispose();
     this.#open = undefined;
   }

@@ -1,4 +1,5 @@
 /** @file What came of a plan: finished cells as studies ask for them, and the sections that they draw. */
+import { basename } from "node:path";
 import { type Difference, differencesOf } from "./differences.ts";
 import type { Plan } from "./plan.ts";
 import type { Failure } from "./run.ts";
@@ -55,7 +56,7 @@ export function reportOf(plan: Plan, store: CellStore, failures: readonly Failur
   const { name, model, seeds } = plan.scope;
   return {
     preset: name,
-    model,
+    model: basename(model),
     seeds,
     methods: plan.scope.methods.length,
     machine: machineName(),

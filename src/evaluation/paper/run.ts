@@ -2,7 +2,7 @@
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { MiloraError, reasonOf } from "../../base/index.ts";
-import { type TrainingEvent, type TrainingResult, trainTogether } from "../../training/index.ts";
+import { readMetrics, type TrainingEvent, type TrainingResult, trainTogether } from "../../training/index.ts";
 import { measureCell } from "./measure.ts";
 import type { Plan, PlannedCell, PlannedRun, World } from "./plan.ts";
 import { canonical } from "./study.ts";
@@ -74,6 +74,7 @@ class Runner {
         // Runs of which there is a part go on together, new ones begin together: each is asked to resume or not.
         for (const state of ["begun", "missing"]) await this.#train(missing.filter((run) => run.state === state));
         await this.#measure(cells.filter(({ run }) => run !== undefined && group.includes(run)));
+        this.#world.models.closeEngine(); // the next group's adapters need other sessions
       }
     }
     return { trained: this.#trained, measured: this.#measured, failures: this.#failures };
@@ -109,20 +110,19 @@ class Runner {
     this.#options.signal?.throwIfAborted();
     this.#options.onEvent?.({ type: "training", runs: ready });
     let results: PromiseSettledResult<TrainingResult>[];
-    const tokens = ready.map(() => 0);
     try {
-      results = await this.#together(ready, ready[0]!.state === "begun", tokens);
+      results = await this.#together(ready, ready[0]!.state === "begun");
     } catch (error) {
       this.#options.signal?.throwIfAborted();
       results = ready.map(() => ({ status: "rejected", reason: error }));
     }
-    for (const [i, result] of results.entries()) this.#settle(ready[i]!, result, tokens[i]!, ready.length);
+    for (const [i, result] of results.entries()) this.#settle(ready[i]!, result, ready.length);
     if (results.some((result) => result.status === "fulfilled" && result.value.stoppedBecause === "interrupted")) {
       throw this.#options.signal!.reason;
     }
   }
 
-  async #together(runs: readonly PlannedRun[], resume: boolean, tokens: number[]) {
+  async #together(runs: readonly PlannedRun[], resume: boolean) {
     const { signal } = this.#options;
     for (const run of runs) run.write();
     const backbone = await this.#world.models.backbone(runs[0]!.model);
@@ -132,7 +132,7 @@ class Runner {
         backbone,
         resume: again,
         signal,
-        onProgress: (event, run) => this.#progress(event, run, tokens),
+        onProgress: (event, run) => this.#progress(event, run),
       });
     try {
       return await start(resume);
@@ -144,15 +144,13 @@ class Runner {
     }
   }
 
-  #progress(event: TrainingEvent, run: number, tokens: number[]): void {
-    if (event.type !== "step") return;
-    tokens[run]! += event.metrics.tokens;
-    if (run > 0) return;
+  #progress(event: TrainingEvent, run: number): void {
+    if (event.type !== "step" || run > 0) return; // all of a group step together
     const { step, lm_loss } = event.metrics;
     this.#options.onEvent?.({ type: "step", step, totalSteps: event.totalSteps, loss: lm_loss });
   }
 
-  #settle(run: PlannedRun, result: PromiseSettledResult<TrainingResult>, tokens: number, company: number): void {
+  #settle(run: PlannedRun, result: PromiseSettledResult<TrainingResult>, company: number): void {
     if (result.status === "rejected") {
       this.#failed.add(run);
       this.#fail(run.label, result.reason);
@@ -162,6 +160,8 @@ class Runner {
     if (stoppedBecause === "interrupted") return;
     const { store } = this.#world;
     const share = seconds / company;
+    const metrics = readMetrics(join(store.runDirectory(run.id), "metrics.jsonl"));
+    const tokens = metrics.reduce((sum, line) => sum + (line.type === "step" ? line.tokens : 0), 0);
     const value = { steps, stoppedBecause, devPerplexity: best?.devPerplexity ?? null };
     // Checkpoints were there to go on from; what is finished needs none.
     rmSync(join(store.runDirectory(run.id), "checkpoints"), { recursive: true, force: true });
