@@ -1,10 +1,11 @@
 /** @file Sessions by program: made beside everything else, once for all who ask at a time, and closed with their cache. */
 import { setImmediate } from "node:timers/promises";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { exportOnnx } from "../graph/index.ts";
 import { Adapter, methodOf } from "../methods/index.ts";
-import type { Backbone } from "../models/index.ts";
+import { Backbone } from "../models/index.ts";
 import { Engine } from "./engine.ts";
-import { type Program, SessionCache, type SharedRoute } from "./graphs.ts";
+import { buildProgram, type Program, SessionCache, type SharedRoute } from "./graphs.ts";
 import { loadBackbone } from "./testing.ts";
 
 let backbone: Backbone;
@@ -23,6 +24,21 @@ const route = (expert: number): SharedRoute => {
   return { route: experts, key: JSON.stringify(experts) };
 };
 const routed = (expert: number): Program => ({ kind: "decode", adapter, route: route(expert) });
+
+test("prompts and decoding read the same quantised weights, which are then packed once", () => {
+  using quantised = Backbone.random(backbone.config, { weights: "int4" });
+  const weightsOf = (kind: "prefill" | "decode" | "head") => {
+    const model = exportOnnx(buildProgram(quantised, { kind, adapter: undefined }).graph);
+    return new Set(
+      Buffer.from(model)
+        .toString("latin1")
+        .match(/[a-z][\w.]+\.q4\b/g),
+    );
+  };
+  const own = new Set([...weightsOf("prefill"), ...weightsOf("head")]);
+  expect(own.size).toBe(4 * quantised.config.numLayers + 1);
+  expect(weightsOf("decode")).toEqual(own);
+});
 
 test("others run while a session is made, and whoever asks for it meanwhile gets the same", async () => {
   using cache = new SessionCache(backbone, { routes: 2 });

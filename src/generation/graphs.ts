@@ -264,14 +264,14 @@ export class SessionCache implements Disposable {
 
   async #make(program: Program): Promise<Made> {
     const { graph, prefix } = buildProgram(this.#backbone, program);
-    const session = await Session.createAsync(exportOnnx(graph), {
+    const making = Session.createAsync(exportOnnx(graph), {
       initializers: this.#backbone.initializers(), // asked for after the graph: a graph may add to them
       prepacked: this.#prepacked,
       // A plan of the memory is kept for every shape that was ever run, and prompts have ever new ones.
       memoryPattern: program.kind !== "prefill" && program.kind !== "pick",
       ...this.#options.session,
     });
-    return { session, prefix };
+    return { session: await this.#backbone.whilePacking(making), prefix };
   }
 
   #requireOpen(): void {

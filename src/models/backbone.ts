@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { InputError } from "../base/index.ts";
 import type { Graph } from "../graph/index.ts";
-import { Tensor } from "../runtime/index.ts";
+import { type FileMapping, Tensor } from "../runtime/index.ts";
 import { formName, knownDigest, preparedPath } from "./cache.ts";
 import { Checkpoint } from "./checkpoint.ts";
 import type { BackboneConfig } from "./config.ts";
@@ -36,6 +36,9 @@ export interface BackboneOptions {
 function formOf({ weights: kind = "float32", blockSize = 32 }: BackboneOptions): WeightForm {
   return kind === "float32" ? { kind } : { kind, blockSize };
 }
+
+/** Packing reads 10 or 20 MB of weights in this time. */
+const FORGET_MS = 20;
 
 /** The weights of a model directory or GGUF file; headers are checked, nothing else is read. */
 export function openTensors(path: string): TensorSource {
@@ -77,6 +80,7 @@ export class Backbone implements Disposable {
   /** Where it was loaded from; undefined for random weights. */
   readonly directory: string | undefined;
   readonly #tensors: Map<string, Tensor>;
+  readonly #mapping: FileMapping | undefined;
   #tokenizer: Tokenizer | undefined;
   #hasTokenizer: boolean | undefined;
 
@@ -87,6 +91,7 @@ export class Backbone implements Disposable {
     this.sites = sitesOf(config);
     this.directory = directory;
     this.#tensors = weights.tensors;
+    this.#mapping = weights.mapping;
     if (form.kind !== "float32") {
       const rows = new Map(this.sites.map(({ path, outFeatures }) => [`${path}.weight`, outFeatures]));
       splitWeights(this.#tensors, fusedWeightsOf(config), form.kind, (weight) => rows.get(weight)!);
@@ -173,6 +178,19 @@ export class Backbone implements Disposable {
     return this.#tensors;
   }
 
+  /** Waits for a session that packs the weights, giving back pages of prepared ones as they have been read. */
+  async whilePacking<T>(session: Promise<T>): Promise<T> {
+    const mapping = this.#mapping;
+    if (mapping === undefined) return session;
+    const timer = setInterval(() => mapping.forget(), FORGET_MS);
+    try {
+      return await session;
+    } finally {
+      clearInterval(timer);
+      mapping.forget();
+    }
+  }
+
   /** Builds the decoder's forward pass into `graph`; its weights are parameters named as in `initializers`. */
   forward(graph: Graph, inputs: ForwardInputs): ForwardOutputs {
     const weights = { form: this.weights, provideNorms: (site: Site) => void this.squaredNorms(site) };
@@ -225,6 +243,7 @@ export class Backbone implements Disposable {
   dispose(): void {
     for (const tensor of this.#tensors.values()) tensor.dispose();
     this.#tensors.clear();
+    this.#mapping?.dispose();
   }
 
   [Symbol.dispose](): void {

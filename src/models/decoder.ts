@@ -103,8 +103,8 @@ export function decoderForward(
       const y = product === undefined ? frozenLinear(path, x) : bias ? add(product, bias) : product;
       return hooks.linear?.(site, x, y, weight) ?? y;
     });
-  // One token a row is bound by the number of products; many tokens by arithmetic, and there splitting costs more.
-  const fuses = frozen.form.kind !== "float32" && mode.kind === "cached" && T === 1;
+  // Fewer products are faster for one token a row; for prompts it is the same, and the weights are packed only once.
+  const fuses = frozen.form.kind !== "float32" && mode.kind === "cached";
   const linears = ({ path, parts, sizes }: JointModules, x: Value): Value[] => {
     if (config.fusedModules) return split(linear(path, x), 1, sizes);
     if (!fuses) return parts.map((part) => linear(part, x));

@@ -129,7 +129,9 @@ async function requantize(
 function isSound(path: string, { config }: Backbone): boolean {
   if (!existsSync(path)) return false;
   try {
-    for (const tensor of openPrepared(path, config).weights.tensors.values()) tensor.dispose();
+    const { tensors, mapping } = openPrepared(path, config).weights;
+    for (const tensor of tensors.values()) tensor.dispose();
+    mapping?.dispose();
     return true;
   } catch {
     rmSync(path, { force: true });

@@ -67,6 +67,19 @@ describe("the cache", () => {
     },
   );
 
+  test.runIf(process.platform === "linux")("pages are given back when a session has packed them", async () => {
+    await prepareModel(model, { weights: "int4" });
+    using mapped = await Backbone.load(model, { weights: "int4" });
+    const data = [...mapped.initializers()].find(([name]) => name.endsWith(".q4"))![1].data as Uint8Array;
+    const [stored] = data;
+    data[0] = stored! ^ 1; // only in this process's copy of the page, which goes with the page
+    expect(await mapped.whilePacking(Promise.resolve(7))).toBe(7);
+    expect(data[0]).toBe(stored);
+    data[0] = stored! ^ 1;
+    await expect(mapped.whilePacking(Promise.reject(new Error("no session")))).rejects.toThrow("no session");
+    expect(data[0]).toBe(stored);
+  });
+
   test("a model that was prepared is not prepared again, and a copy of it shares the file", async () => {
     const first = await prepareModel(model, { weights: "int4" });
     const ino = inode(first.path);

@@ -133,13 +133,13 @@ export function openPrepared(path: string, config: BackboneConfig): { info: Prep
   }
   for (const name of file.entries.keys()) if (!layout.has(name)) problems.push(`${name} is not a weight of this model`);
   if (problems.length > 0) throw new InputError("CHECKPOINT_INVALID", path, problems);
-  using mapping = FileMapping.open(path);
+  const mapping = FileMapping.open(path);
   const tensors = new Map<string, Tensor>();
   for (const [name, { dtype, shape }] of layout) {
     const { begin } = file.entries.get(name)!;
     tensors.set(name, Tensor.mapped(dtype, shape, mapping, file.dataStart + begin));
   }
-  return { info, weights: { tensors, digest: info.digest } };
+  return { info, weights: { tensors, digest: info.digest, mapping } };
 }
 
 /** Reads all of a prepared file and compares it with its checksum. @throws InputError CHECKPOINT_INVALID */

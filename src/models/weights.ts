@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { setImmediate } from "node:timers/promises";
 import { deriveSeed, InputError } from "../base/index.ts";
-import { type DType, Tensor, type TensorData } from "../runtime/index.ts";
+import { type DType, type FileMapping, Tensor, type TensorData } from "../runtime/index.ts";
 import type { BackboneConfig } from "./config.ts";
 import { IGNORED_TENSORS } from "./families.ts";
 import { quantizedNames, type WeightForm } from "./forward.ts";
@@ -70,6 +70,8 @@ export interface Weights {
   readonly tensors: Map<string, Tensor>;
   /** Hex sha256 of what decides the model's numbers: the config and the stored tensors, however they are sharded. */
   readonly digest: string;
+  /** The file that the tensors are pages of, where they are. */
+  readonly mapping?: FileMapping;
 }
 
 /** A tensor as it lies in memory. */

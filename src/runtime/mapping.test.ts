@@ -46,6 +46,24 @@ describe("a tensor over a mapped file", () => {
     expect(readFileSync(path).readFloatLE(64 + 28)).toBe(values[7]);
   });
 
+  it.runIf(process.platform === "linux")("gives pages back, which are then as in the file", () => {
+    const large = join(directory, "large");
+    writeFileSync(large, new Uint8Array(2 ** 26).fill(7));
+    const resident = () => Number(/^RssFile:\s+(\d+)/m.exec(readFileSync("/proc/self/status", "utf8"))![1]) * 1024;
+    using mapping = FileMapping.open(large);
+    using x = Tensor.mapped("uint8", [2 ** 26], mapping, 0);
+    const read = () => (x.data as Uint8Array).every((value) => value === 7);
+    const before = resident();
+    expect(read()).toBe(true);
+    expect(resident() - before).toBeGreaterThan(2 ** 25);
+    mapping.forget();
+    expect(resident() - before).toBeLessThan(2 ** 24);
+    expect(read()).toBe(true);
+    mapping.dispose();
+    mapping.forget(); // nothing to do any more
+    expect(read()).toBe(true);
+  });
+
   it("stays as it was when the file is replaced", () => {
     using mapping = FileMapping.open(path);
     using x = Tensor.mapped("float32", [3000], mapping, 64);

@@ -9,12 +9,14 @@ import { Memory } from "./memory.ts";
 interface Calls {
   map(address: null, bytes: number, protection: number, flags: number, file: number, offset: number): number | bigint;
   unmap(address: Pointer, bytes: number): number;
+  advise(address: Pointer, bytes: number, advice: number): number;
 }
 
 // Of <sys/mman.h>, the same on Linux and macOS.
 const PROT_READ = 1;
 const PROT_WRITE = 2;
 const MAP_PRIVATE = 2;
+const MADV_DONTNEED = 4;
 const MAP_FAILED = 2n ** 64n - 1n;
 /** Node refuses reads of 2 GiB and more. */
 const LARGEST_READ = 2 ** 28;
@@ -32,6 +34,7 @@ function calls(): Calls | undefined {
     found = {
       map: own.func("mmap", "uintptr_t", ["void *", "size_t", "int", "int", "int", "int64_t"]) as Calls["map"],
       unmap: own.func("munmap", "int", ["uintptr_t", "size_t"]) as Calls["unmap"],
+      advise: own.func("madvise", "int", ["uintptr_t", "size_t", "int"]) as Calls["advise"],
     };
   } catch {
     found = undefined;
@@ -88,6 +91,15 @@ export class FileMapping implements Disposable {
     const address = whole.address + BigInt(byteOffset);
     whole.retain();
     return new Memory({ byteLength, device: "cpu", address, free: () => whole.release() });
+  }
+
+  /**
+   * Gives back the pages that were read: they count for this process again once they are touched, and are then as in the
+   * file. Any thread may be reading them meanwhile.
+   */
+  forget(): void {
+    const whole = this.#memory;
+    if (this.#file !== undefined && whole) calls()!.advise(whole.address, whole.byteLength, MADV_DONTNEED);
   }
 
   /** The mapping itself goes when the last tensor over it has gone. */
