@@ -54,7 +54,7 @@ export function planText(plan: Plan, cost: Cost): string {
     lines.push(
       `tokens to train on: ${grouped(cost.tokens)}${unknown}`,
       `rows to measure: ${grouped(cost.rows)}`,
-      ...(cost.measured ? [`time: ${timeText(whole)} (${parts})`] : []),
+      ...(cost.measured ? [`time: ${cost.unknown > 0 ? "at least " : ""}${timeText(whole)} (${parts})`] : []),
       `disk: ${bytesText(cost.diskBytes)}`,
     );
   }

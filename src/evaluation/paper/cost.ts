@@ -27,6 +27,7 @@ export interface Cost {
   readonly unknown: number;
   /** Rows to be answered or scored. */
   readonly rows: number;
+  /** Of what is known; undefined where nothing is. */
   readonly trainingSeconds: number | undefined;
   readonly measuringSeconds: number | undefined;
   /** Adapters and outputs, and the checkpoints of what is trained at one time. */
@@ -154,11 +155,10 @@ export function costOf(plan: Plan, pace: Pace | undefined): Cost {
   const [runs, cells] = [openRuns(plan), openCells(plan)];
   const skipped: Record<string, number> = {};
   for (const { skipped: why } of plan.cells) if (why) skipped[why] = (skipped[why] ?? 0) + 1;
-  const total = (values: readonly (number | undefined)[]) =>
-    values.reduce<number | undefined>(
-      (sum, value) => (sum === undefined || value === undefined ? undefined : sum + value),
-      0,
-    );
+  const total = (values: readonly (number | undefined)[]) => {
+    const known = values.filter((value) => value !== undefined);
+    return known.length === 0 && values.length > 0 ? undefined : known.reduce((a, b) => a + b, 0);
+  };
   const numbers = (values: readonly (number | undefined)[]) => values.reduce<number>((a, b) => a + (b ?? 0), 0);
   const training = runs.map((run) => {
     const perToken = pace?.training(run);

@@ -106,7 +106,7 @@ export class Data {
       }
       const dev = this.#devSplit(task, form.split);
       const train = await this.#source(name, "train", task, form);
-      return { train, dev: dev === undefined ? undefined : await this.#devSource(name, dev, task, form) };
+      return { train, dev: dev === undefined ? undefined : await this.#sourceIfThere(name, dev, task, form) };
     });
   }
 
@@ -119,8 +119,8 @@ export class Data {
     return ["dev", "validation"].find((split) => split !== measured && here(split));
   }
 
-  /** Undefined where the directory has none: a share of the training rows does then. */
-  async #devSource(name: string, split: Split, task: Task, form: GenerateForm): Promise<Source | undefined> {
+  /** Undefined where the directory has none; instead of dev rows a share of the training rows does then. */
+  async #sourceIfThere(name: string, split: Split, task: Task, form: GenerateForm): Promise<Source | undefined> {
     try {
       return await this.#source(name, split, task, form);
     } catch (error) {
@@ -156,8 +156,9 @@ export class Data {
     const directory = this.#directory;
     if (directory === undefined) return hub;
     for (const file of files) {
-      const found = await filesOf(join(directory, file)).catch(() => []);
-      if (found.length) return join(directory, file);
+      const path = join(directory, file);
+      const found = file.includes("*") ? await filesOf(path).catch(() => []) : existsSync(path) ? [path] : [];
+      if (found.length) return path;
     }
     throw new InputError("FILE_UNREADABLE", directory, `has no rows of ${name}; looked for ${files.join(", ")}`);
   }
@@ -199,6 +200,19 @@ export class Data {
     return turns;
   }
 
+  /** Training and dev rows of a task, as far as they are here. */
+  available(task: Task): Promise<Partial<Sources>> {
+    return this.#once(`available ${task.name}`, async () => {
+      const form = task.protocols.hu2023;
+      if (form?.kind !== "generate") return {};
+      const split = this.#devSplit(task, form.split);
+      const read = (part: Split | undefined) =>
+        part === undefined ? undefined : this.#sourceIfThere(task.name, part, task, form);
+      const [train, dev] = [await read("train"), await read(split)];
+      return { ...(train && { train }), dev };
+    });
+  }
+
   /** Rows of the tasks of a name, or of a corpus. What is not there counts as null. */
   async count(name: string, tasks: readonly string[]): Promise<Values["rows"]> {
     if (name === "mt_bench") return { train: null, dev: null, test: (await this.turns()).length, overlap: null };
@@ -209,14 +223,14 @@ export class Data {
     }
     let test = 0;
     for (const task of found) test += (await this.test(task)).documents.length;
-    const trained = found.length === 1 && found[0]!.protocols.hu2023 !== undefined;
-    const sources = trained ? await this.training(name).catch(() => undefined) : undefined;
-    if (!sources) return { train: null, dev: null, test, overlap: null };
-    const { train, dev } = sources;
-    const { documents } = await this.test(found[0]!);
+    if (found.length > 1) return { train: null, dev: null, test, overlap: null };
+    const [task] = found as [Task];
+    const { train, dev } = await this.available(task);
+    if (!train) return { train: null, dev: dev?.rows ?? null, test, overlap: null };
+    const { documents } = await this.test(task);
     // Of the bundled tasks the passage is in the instruction, between frames that all rows have.
     const texts = documents.map((document) =>
-      found[0]!.data.bundled === undefined ? textOfDocument(document) : passageOf(String(document.fields.instruction)),
+      task.data.bundled === undefined ? textOfDocument(document) : passageOf(String(document.fields.instruction)),
     );
     const overlap = findOverlap(texts, asTraining([name], train.texts)).rows.length;
     return { train: train.rows, dev: dev?.rows ?? null, test, overlap };

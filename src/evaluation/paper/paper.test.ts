@@ -293,3 +293,17 @@ test("training rows of tasks are prompts as they are measured, with the answer t
     expect(form.readings[0]!.read(row.output, {} as never)).toBe(row.answer);
   }
 });
+
+test("rows are counted as far as they are there", async () => {
+  const data = new Data(small.dataDirectory, temporary());
+  // The samples of AQuA have no training rows, those of MMLU are of four of its 57 subjects.
+  expect(await data.count("aqua", ["aqua"])).toEqual({ train: null, dev: 6, test: 8, overlap: null });
+  expect(await data.count("mmlu_anatomy", ["mmlu_anatomy"])).toEqual({
+    train: null,
+    dev: null,
+    test: 6,
+    overlap: null,
+  });
+  await expect(data.count("mmlu", ["mmlu_anatomy", "mmlu_virology"])).rejects.toThrow(/mmlu_virology/);
+  await expect(data.count("alpaca", [])).rejects.toThrow(/has no rows of alpaca/);
+});

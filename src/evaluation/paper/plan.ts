@@ -189,11 +189,19 @@ export class Planner {
     const { data } = this.#world;
     const tasks = await loadTasks();
     const digests: unknown[] = [name];
-    for (const task of this.#scope.tasksOf(name)) {
-      digests.push(await data.test(tasks.get(task)!).then(({ digest }) => digest, String));
+    for (const task of this.#scope.tasksOf(name).map((found) => tasks.get(found)!)) {
+      const { train, dev } = await data.available(task).catch(() => ({ train: undefined, dev: undefined }));
+      digests.push(
+        await data.test(task).then(({ digest }) => digest, String),
+        train?.digest ?? null,
+        dev?.digest ?? null,
+      );
     }
-    const sources = await data.training(name).catch(() => undefined);
-    return [...digests, sources?.train.digest, sources?.dev?.digest];
+    if (digests.length > 1) return digests;
+    // Whatever is wrong with a corpus is told when it is counted.
+    const rows =
+      name === "mt_bench" ? data.turns().then(digestOf) : data.training(name).then(({ train }) => train.digest);
+    return [...digests, await rows.catch(String)];
   }
 
   async #run(training: Training): Promise<PlannedRun> {
