@@ -1,6 +1,16 @@
 /** @file Files that are never seen half-written: a temporary name, fsync, rename. And JSON read through a schema. */
 import { randomBytes } from "node:crypto";
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from "node:fs";
 import { basename, dirname, join } from "node:path";
 import type { z } from "zod";
 import { InputError, reasonOf } from "./errors.ts";
@@ -109,6 +119,18 @@ export async function writeDirectoryAtomic(
     throw error;
   }
   syncDirectory(dirname(path));
+}
+
+/** A handle for reading a regular file, for the caller to close. @throws InputError FILE_UNREADABLE */
+export function openRegularFile(path: string): number {
+  try {
+    // Looked at before it is opened: opening a pipe would wait for a writer.
+    if (!statSync(path).isFile()) throw new Error("not a regular file");
+    return openSync(path, "r");
+  } catch (error) {
+    const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
+    throw new InputError("FILE_UNREADABLE", path, missing ? "no such file" : reasonOf(error), { cause: error });
+  }
 }
 
 /** The text of a file. Throws `InputError` FILE_UNREADABLE. */

@@ -1,6 +1,6 @@
 /** @file Safetensors files: tensors read one by one straight into their destination, written as deterministic bytes. */
-import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
-import { InputError, reasonOf, writeFileAtomic } from "../base/index.ts";
+import { closeSync, fstatSync, readSync } from "node:fs";
+import { InputError, openRegularFile, reasonOf, writeFileAtomic } from "../base/index.ts";
 import type { DType, TensorData } from "../runtime/index.ts";
 import { bfloat16ToFloat32, float16ToFloat32 } from "./floats.ts";
 import {
@@ -76,15 +76,7 @@ export class SafetensorsFile implements Disposable {
    * @throws InputError `FILE_UNREADABLE`, or `SAFETENSORS_INVALID` with every problem of the header
    */
   static open(path: string): SafetensorsFile {
-    let handle: number;
-    try {
-      // Looked at before it is opened: opening a pipe would wait for a writer.
-      if (!statSync(path).isFile()) throw new Error("not a regular file");
-      handle = openSync(path, "r");
-    } catch (error) {
-      const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
-      throw new InputError("FILE_UNREADABLE", path, missing ? "no such file" : reasonOf(error), { cause: error });
-    }
+    const handle = openRegularFile(path);
     try {
       const fileBytes = fstatSync(handle).size;
       const fail = (problem: string): never => {

@@ -1,6 +1,6 @@
 /** @file A GGUF model: its tensors under the checkpoint's names, in the checkpoint's layout, read and dequantised row by row. */
-import { closeSync, existsSync, fstatSync, openSync, readSync, statSync } from "node:fs";
-import { InputError, reasonOf } from "../../base/index.ts";
+import { closeSync, existsSync, fstatSync, readSync, statSync } from "node:fs";
+import { InputError, openRegularFile, reasonOf } from "../../base/index.ts";
 import type { QuantizedLinear } from "../quantize.ts";
 import type { ByteObserver } from "../safetensors.ts";
 import type { SourceTensor, TensorSource } from "../tensor-source.ts";
@@ -30,15 +30,7 @@ interface Mapped extends SourceTensor {
 }
 
 function openFile(path: string): OpenFile {
-  let handle: number;
-  try {
-    // Looked at before it is opened: opening a pipe would wait for a writer.
-    if (!statSync(path).isFile()) throw new Error("not a regular file");
-    handle = openSync(path, "r");
-  } catch (error) {
-    const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
-    throw new InputError("FILE_UNREADABLE", path, missing ? "no such file" : reasonOf(error), { cause: error });
-  }
+  const handle = openRegularFile(path);
   try {
     return { path, handle, header: readGgufHeader(handle, fstatSync(handle).size, path) };
   } catch (error) {

@@ -1,5 +1,5 @@
 /** @file A SentencePiece vocabulary with scores as a BPE with merges, which the libraries of transformers read. */
-import { PIECE, type SentencePieceVocabulary } from "../tokenizer/sentencepiece.ts";
+import { decoderOf, PIECE, type SentencePieceVocabulary } from "../tokenizer/sentencepiece.ts";
 
 type Vocabulary = Pick<SentencePieceVocabulary, "pieces" | "scores" | "types" | "addDummyPrefix" | "byteFallback">;
 
@@ -53,14 +53,6 @@ export function portableJson(vocabulary: Vocabulary): Record<string, unknown> {
       ? { type: "Sequence", normalizers: [{ type: "Prepend", prepend: "▁" }, replace] }
       : replace,
     pre_tokenizer: null,
-    decoder: {
-      type: "Sequence",
-      decoders: [
-        { type: "Replace", pattern: { String: "▁" }, content: " " },
-        { type: "ByteFallback" },
-        { type: "Fuse" },
-        ...(addDummyPrefix ? [{ type: "Strip", content: " ", start: 1, stop: 0 }] : []),
-      ],
-    },
+    decoder: decoderOf(addDummyPrefix),
   };
 }

@@ -148,6 +148,19 @@ export function vocabularyOf(model: unknown, part: Part): SentencePieceVocabular
   return charsmap === undefined ? given : { ...given, charsmap: Buffer.from(charsmap, "base64") };
 }
 
+/** The decoder of its tokenizer.json. */
+export function decoderOf(addDummyPrefix: boolean): Record<string, unknown> {
+  return {
+    type: "Sequence",
+    decoders: [
+      { type: "Replace", pattern: { String: "▁" }, content: " " },
+      { type: "ByteFallback" },
+      { type: "Fuse" },
+      ...(addDummyPrefix ? [{ type: "Strip", content: " ", start: 1, stop: 0 }] : []),
+    ],
+  };
+}
+
 /** The content of a tokenizer.json for a SentencePiece vocabulary; `Tokenizer.from` takes it. */
 export function sentencePieceJson(vocabulary: SentencePieceVocabulary): Record<string, unknown> {
   const { pieces, types, addDummyPrefix } = vocabulary;
@@ -166,14 +179,6 @@ export function sentencePieceJson(vocabulary: SentencePieceVocabulary): Record<s
         charsmap: Buffer.from(vocabulary.charsmap ?? []).toString("base64"),
       },
     },
-    decoder: {
-      type: "Sequence",
-      decoders: [
-        { type: "Replace", pattern: { String: "▁" }, content: " " },
-        { type: "ByteFallback" },
-        { type: "Fuse" },
-        ...(addDummyPrefix ? [{ type: "Strip", content: " ", start: 1, stop: 0 }] : []),
-      ],
-    },
+    decoder: decoderOf(addDummyPrefix),
   };
 }
