@@ -107,6 +107,7 @@ export class Planner {
   readonly #byTraining = new Map<string, PlannedRun>();
   readonly #cells = new Map<string, PlannedCell>();
   readonly #byKey = new Map<string, PlannedCell>();
+  readonly #lengths = new Map<string, number | undefined>();
 
   constructor(scope: Scope, world: World) {
     this.#scope = scope;
@@ -267,7 +268,7 @@ export class Planner {
       const { epochs, batch_size, max_steps } = resolved;
       const planned = Math.ceil(epochs * stepsPerEpoch(Math.max(1, this.#learned(rows, whole)), batch_size));
       const steps = Math.min(planned, max_steps ?? planned);
-      const perRow = tokensPerRow(trains, facts, resolved.max_length);
+      const perRow = this.#tokensPerRow(model, trains, facts, resolved.max_length);
       return {
         id,
         ...common,
@@ -289,6 +290,12 @@ export class Planner {
       const nothing = { config: undefined, write: () => {}, steps: 0, tokens: undefined, parameters: undefined };
       return { id, ...common, ...nothing, rows, state: "missing", problems: [...problems, problemOf(error)] };
     }
+  }
+
+  #tokensPerRow(model: string, trains: readonly Source[], facts: ModelFacts, longest: number): number | undefined {
+    const key = canonical([model, trains.map(({ digest }) => digest), longest]);
+    if (!this.#lengths.has(key)) this.#lengths.set(key, tokensPerRow(trains, facts, longest));
+    return this.#lengths.get(key);
   }
 
   /** Rows that remain when some are split off. */
