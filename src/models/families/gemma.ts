@@ -91,7 +91,16 @@ function laterConfig(
   } as const;
 }
 
-const windowSize = (given: number | null | undefined) => (given === undefined ? 4096 : given);
+/** Every `pattern`-th layer is global. */
+function windowsOf(
+  data: z.output<z.ZodObject<typeof laterFields>>,
+  sizes: ReturnType<typeof readSizes>,
+  pattern: number,
+  problems: string[],
+) {
+  const size = data.sliding_window === undefined ? 4096 : data.sliding_window;
+  return slidingWindow(data.layer_types, size, sizes.numLayers, (layer) => (layer + 1) % pattern !== 0, problems);
+}
 
 const gemma2Schema = z.looseObject(laterFields);
 
@@ -104,14 +113,7 @@ export const gemma2: Family = {
     const problems: string[] = [];
     const sizes = readSizes(data, { positions: 8192, kvHeads: 4, ...DEFAULTS }, problems);
     const rotary = readRotary(data, sizes, problems);
-    const isLocal = (layer: number) => (layer + 1) % 2 !== 0;
-    const windows = slidingWindow(
-      data.layer_types,
-      windowSize(data.sliding_window),
-      sizes.numLayers,
-      isLocal,
-      problems,
-    );
+    const windows = windowsOf(data, sizes, 2, problems);
     throwProblems(problems, where);
     return { modelType: "gemma2", ...laterConfig(data, sizes, { attention: 50, logits: 30 }), ...rotary, ...windows };
   },
@@ -177,14 +179,7 @@ export const gemma3: Family = {
     const problems: string[] = [];
     const sizes = readSizes(data, { positions: 131072, kvHeads: 4, ...DEFAULTS }, problems);
     const rotary = gemma3Rotary(data, sizes, problems);
-    const isLocal = (layer: number) => (layer + 1) % data.sliding_window_pattern !== 0;
-    const windows = slidingWindow(
-      data.layer_types,
-      windowSize(data.sliding_window),
-      sizes.numLayers,
-      isLocal,
-      problems,
-    );
+    const windows = windowsOf(data, sizes, data.sliding_window_pattern, problems);
     throwProblems(problems, where);
     return { modelType: "gemma3_text", ...laterConfig(data, sizes, {}), qkNorm: true, ...rotary, ...windows };
   },
