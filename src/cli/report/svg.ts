@@ -121,7 +121,8 @@ export function lineChart(chart: LineChart): string {
   for (const x of chart.labels ? chart.labels.keys() : ticks(xLow, xHigh, 5)) {
     if (x < xLow || x > xHigh) continue;
     const name = escapeHtml(chart.labels?.[x] ?? numberText(x));
-    parts.push(`<text x="${px(x)}" y="${frame.bottom + 14}" class="tick middle">${name}</text>`);
+    const anchor = chart.labels && x === xHigh ? "end" : "middle"; // a name may be wide
+    parts.push(`<text x="${px(x)}" y="${frame.bottom + 14}" class="tick ${anchor}">${name}</text>`);
   }
   parts.push(`<text x="${frame.right}" y="${height - 2}" class="tick end">${escapeHtml(chart.x)}</text>`);
   for (const { points, colour, dashed, dots, spread } of series) {

@@ -52,7 +52,7 @@ export const study: Study = {
           {
             kind: "shares" as const,
             name: `fig2-${task}`,
-            title: `${taskTitle(task)}: share of each expert, layer by layer (full colour: ${Math.round(100 * largest)} %)`,
+            title: `${taskTitle(task)}: share of each expert (full colour: ${Math.round(100 * largest)} %)`,
             rows: routes.experts.map(short),
             columns: routes.expert_shares,
             most: largest,
