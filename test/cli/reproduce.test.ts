@@ -1,8 +1,8 @@
 /** @file `milora reproduce` as a command: plans, runs, reports, interruptions and failures. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { milora, temporary } from "./milora.ts";
+import { milora, root, temporary } from "./milora.ts";
 
 interface Planned {
   readonly cost: { readonly runs: number; readonly cells: number; readonly cellsDone: number; readonly tokens: number };
@@ -10,25 +10,33 @@ interface Planned {
   readonly problems: readonly string[];
 }
 
-const smoke = (output: string, ...args: string[]) => [
-  "reproduce",
-  ...args,
-  "--preset",
-  "smoke",
-  "--seeds",
-  "1",
-  "--output",
-  output,
-];
+/** The first rows of the bundled tasks: whoever reads all of them is slow. */
+function fewRows(): string {
+  const directory = temporary();
+  for (const task of ["subjects", "authors"]) {
+    mkdirSync(join(directory, task));
+    for (const split of ["train", "dev", "test"]) {
+      const name = join(task, `${split}.jsonl`);
+      const lines = readFileSync(join(root, "assets/data", name), "utf8").split("\n");
+      writeFileSync(join(directory, name), `${lines.slice(0, 12).join("\n")}\n`);
+    }
+  }
+  return directory;
+}
+
+const smoke = (output: string, data: string, ...args: string[]) => {
+  const flags = ["--preset", "smoke", "--seeds", "1", "--data-dir", data, "--output", output];
+  return ["reproduce", ...args, ...flags];
+};
 
 test("plans, runs, and finds all of it done", async () => {
-  const output = temporary();
-  const plan = JSON.parse((await milora(smoke(output, "fig4", "--plan", "--json"))).stdout) as Planned;
+  const [output, data] = [temporary(), fewRows()];
+  const plan = JSON.parse((await milora(smoke(output, data, "fig4", "--plan", "--json"))).stdout) as Planned;
   expect(plan.cost).toMatchObject({ runs: 2, cells: 2, cellsDone: 0 });
   expect(plan.cost.tokens).toBeGreaterThan(100);
   expect(existsSync(join(output, "cells"))).toBe(false);
 
-  const { code, stdout } = await milora(smoke(output, "fig4", "--json"));
+  const { code, stdout } = await milora(smoke(output, data, "fig4", "--json"));
   expect(code).toBe(0);
   const report = JSON.parse(stdout) as { report: string; studies: { name: string; done: number }[] };
   expect(report.studies).toMatchObject([{ name: "fig4", done: 2 }]);
@@ -42,39 +50,39 @@ test("plans, runs, and finds all of it done", async () => {
   expect(readFileSync(join(output, "fig4.csv"), "utf8").split("\r\n")).toHaveLength(4);
   for (const { id } of plan.cells) expect(existsSync(join(output, "cells", `${id}.json`))).toBe(true);
 
-  const again = await milora(smoke(output, "fig4"));
+  const again = await milora(smoke(output, data, "fig4"));
   expect(again.code).toBe(0);
   expect(again.stderr).toBe(""); // nothing was trained or measured
   expect(again.stdout).toContain("Figure 4: load balance: Accuracy");
 });
 
 test("Ctrl-C leaves what is finished, and a report of it", async () => {
-  const output = temporary();
-  const { code, stderr } = await milora(smoke(output, "fig4"), { interruptAt: "[1/4] trained" });
+  const [output, data] = [temporary(), fewRows()];
+  const { code, stderr } = await milora(smoke(output, data, "fig4"), { interruptAt: "[1/4] trained" });
   expect(code).toBe(130);
   expect(stderr).toContain("so far: ");
-  const plan = JSON.parse((await milora(smoke(output, "fig4", "--plan", "--json"))).stdout) as Planned;
+  const plan = JSON.parse((await milora(smoke(output, data, "fig4", "--plan", "--json"))).stdout) as Planned;
   expect(plan.cost.runs).toBe(1);
 });
 
 test("speed is measured in processes of their own", async () => {
-  const output = temporary();
-  expect((await milora(smoke(output, "table4"))).code).toBe(0);
+  const [output, data] = [temporary(), fewRows()];
+  expect((await milora(smoke(output, data, "table4"))).code).toBe(0);
   const [head, ...lines] = readFileSync(join(output, "table4.csv"), "utf8").trim().split("\r\n");
   expect(head).toMatch(/^method,beams,speed,/);
   expect(lines.map((line) => line.split(",").slice(0, 2).join(" "))).toEqual(
     ["LoRA", "DoRA", "MOELoRA", "MiLoRA"].flatMap((method) => [`${method} 1`, `${method} 3`]),
   );
   for (const line of lines) expect(Number(line.split(",")[2])).toBeGreaterThan(0);
-});
+}, 120_000); // eight processes
 
 test("a backbone that is not there fails alone, with exit code 1", async () => {
-  const output = temporary();
-  const args = smoke(output, "table7", "table6", "--backbone", join(output, "none"));
+  const [output, data] = [temporary(), fewRows()];
+  const args = smoke(output, data, "table7", "table6", "--backbone", join(output, "none"));
   const { code, stderr, stdout } = await milora(args);
   expect(code).toBe(1);
   expect(stderr).toMatch(/error: MOELoRA · subjects · seed 0 · none failed: .*no such model directory/);
-  expect(stdout).toMatch(/^subjects +1920 /m);
+  expect(stdout).toMatch(/^subjects +12 /m);
 });
 
 test("unknown tables and presets are refused with the nearest name", async () => {
