@@ -27,17 +27,20 @@ const routed = (expert: number): Program => ({ kind: "decode", adapter, route: r
 
 test("prompts and decoding read the same quantised weights, which are then packed once", () => {
   using quantised = Backbone.random(backbone.config, { weights: "int4" });
-  const weightsOf = (kind: "prefill" | "decode" | "head") => {
-    const model = exportOnnx(buildProgram(quantised, { kind, adapter: undefined }).graph);
+  const weightsOf = (program: Program) => {
+    const model = exportOnnx(buildProgram(quantised, program).graph);
     return new Set(
       Buffer.from(model)
         .toString("latin1")
         .match(/[a-z][\w.]+\.q4\b/g),
     );
   };
-  const own = new Set([...weightsOf("prefill"), ...weightsOf("head")]);
-  expect(own.size).toBe(4 * quantised.config.numLayers + 1);
-  expect(weightsOf("decode")).toEqual(own);
+  using prefix = Adapter.create(methodOf("iapt"), {}, backbone.config, 1); // keys and values of its own rows
+  for (const adapter of [undefined, prefix]) {
+    const own = new Set([...weightsOf({ kind: "prefill", adapter }), ...weightsOf({ kind: "head", adapter })]);
+    expect(own.size).toBe(4 * quantised.config.numLayers + 1);
+    expect(weightsOf({ kind: "decode", adapter })).toEqual(own);
+  }
 });
 
 test("others run while a session is made, and whoever asks for it meanwhile gets the same", async () => {

@@ -84,10 +84,12 @@ export function decoderForward(
     const { hasBias, outFeatures } = sites.get(path)!;
     return hasBias ? vector(`${path}.bias`, outFeatures) : undefined;
   };
-  /** The frozen module alone. */
-  const frozenLinear = (path: string, x: Value): Value =>
-    project(g, stored, `${path}.weight`, x, sites.get(path)!.outFeatures, biasOf(path));
-  /** The module with what the method makes of it; `product` is x Wᵀ where that is known. */
+  /** The frozen module alone; `product` is x Wᵀ where that is known. */
+  const frozenLinear = (path: string, x: Value, product?: Value, bias = biasOf(path)): Value => {
+    if (product === undefined) return project(g, stored, `${path}.weight`, x, sites.get(path)!.outFeatures, bias);
+    return bias ? add(product, bias) : product;
+  };
+  /** The module with what the method makes of it. */
   const linear = (path: string, x: Value, product?: Value): Value =>
     g.scope(path, () => {
       const site = sites.get(path)!;
@@ -100,20 +102,19 @@ export function decoderForward(
         },
         ...(bias && { bias }),
       };
-      const y = product === undefined ? frozenLinear(path, x) : bias ? add(product, bias) : product;
+      const y = frozenLinear(path, x, product, bias);
       return hooks.linear?.(site, x, y, weight) ?? y;
     });
   // Fewer products are faster for one token a row; for prompts it is the same, and the weights are packed only once.
   const fuses = frozen.form.kind !== "float32" && mode.kind === "cached";
-  const linears = ({ path, parts, sizes }: JointModules, x: Value): Value[] => {
-    if (config.fusedModules) return split(linear(path, x), 1, sizes);
-    if (!fuses) return parts.map((part) => linear(part, x));
+  /** What `single` makes of each module's x Wᵀ. */
+  const each = ({ path, parts, sizes }: JointModules, x: Value, single: typeof linear): Value[] => {
+    if (config.fusedModules) return split(single(path, x), 1, sizes);
+    if (!fuses) return parts.map((part) => single(part, x));
     const width = sizes.reduce((a, b) => a + b);
     const all = project(g, stored, `${path}.weight`, x, width); // [N, Σ out]
-    return split(all, 1, sizes).map((y, i) => linear(parts[i]!, x, y));
+    return split(all, 1, sizes).map((y, i) => single(parts[i]!, x, y));
   };
-  const frozenLinears = ({ path, parts, sizes }: JointModules, x: Value): Value[] =>
-    config.fusedModules ? split(frozenLinear(path, x), 1, sizes) : parts.map((part) => frozenLinear(part, x));
   const block = (layer: number, name: "self_attn" | "mlp", x: Value, y: Value): Value =>
     g.scope(`${layerPath(layer)}.${name}`, () => hooks.block?.(layer, name, x, y) ?? y);
 
@@ -127,9 +128,9 @@ export function decoderForward(
     g.scope(at, () => hooks.beforeLayer?.(layer, hidden));
     const { qkv, gateUp } = jointModulesOf(config, layer);
     const headNorms = headNormsOf(layer);
-    const [q, k, v] = linears(qkv, x) as [Value, Value, Value];
+    const [q, k, v] = each(qkv, x, linear) as [Value, Value, Value];
     const keyValueOf: KeyValueOf = (rows) => {
-      const [, key, value] = frozenLinears(qkv, norm(norms.beforeAttention, rows)) as [Value, Value, Value];
+      const [, key, value] = each(qkv, norm(norms.beforeAttention, rows), frozenLinear) as [Value, Value, Value];
       return { key: headNorm(headNorms.key, key), value };
     };
     const mixed = g.scope(`${at}.self_attn`, () => {
@@ -139,7 +140,7 @@ export function decoderForward(
     const attention = block(layer, "self_attn", x, linear(`${at}.self_attn.o_proj`, mixed));
     const middle = addNorm(norms.beforeMlp, hidden, normIf(norms.afterAttention, attention));
     const z = middle.normed();
-    const [gate, up] = linears(gateUp, z) as [Value, Value];
+    const [gate, up] = each(gateUp, z, linear) as [Value, Value];
     const gated = mul(ACTIVATIONS[config.hiddenAct](gate), up); // [N, ffn]
     const mlp = block(layer, "mlp", z, linear(`${at}.mlp.down_proj`, gated));
     ({ sum: hidden, normed } = addNorm(next, middle.sum, normIf(norms.afterMlp, mlp)));

@@ -1,9 +1,9 @@
 /** @file Quantised weights: exact layout, error bounds, and the numbers the runtime's own kernel computes with them. */
 import { describe, expect, test } from "vitest";
 import { InputError, Random } from "../base/index.ts";
-import { exportOnnx, Graph, matmulNBits } from "../graph/index.ts";
+import { exportOnnx, Graph, matmulNBits, split } from "../graph/index.ts";
 import { Session, Tensor } from "../runtime/index.ts";
-import { dequantize, quantize, quantizeRows } from "./quantize.ts";
+import { dequantize, type QuantizedLinear, quantize, quantizeRows } from "./quantize.ts";
 
 function normals(count: number, seed: number): Float32Array {
   const random = new Random(seed);
@@ -137,5 +137,43 @@ describe("the runtime's kernel", () => {
         expect(y.data[m * N + n]).toBeCloseTo(sum, 4);
       }
     }
+  });
+
+  test.each([
+    [4, 1],
+    [4, 5],
+    [4, 64],
+    [8, 1],
+    [8, 64],
+  ] as const)("%i bits, %i rows: joined weights give each one's numbers, to the last bit", (bits, M) => {
+    const [K, blockSize] = [160, 32];
+    const sizes = [64, 32, 48];
+    const blocks = K / blockSize;
+    const g = new Graph();
+    const initializers = new Map<string, Tensor>();
+    const input = g.input("x", "float32", [M, K]);
+    const multiply = (name: string, { quantized, scales, outFeatures: N }: QuantizedLinear) => {
+      const shape = [N, blocks, (blockSize * bits) / 8];
+      initializers.set(`${name}.q`, Tensor.from("uint8", shape, quantized));
+      initializers.set(`${name}.s`, Tensor.from("float32", [N * blocks], scales));
+      const weight = { quantized: g.parameter(`${name}.q`, "uint8", shape), scales: g.parameter(`${name}.s`, "float32", [N * blocks]) }; // biome-ignore format: one line
+      return matmulNBits(input, { ...weight, K, N, bits, blockSize, accuracyLevel: 4 });
+    };
+    const parts = sizes.map((size, i) => quantize(normals(size * K, 10 + i), size, K, { bits, blockSize }));
+    const joined: QuantizedLinear = {
+      ...parts[0]!,
+      outFeatures: sizes.reduce((a, b) => a + b),
+      quantized: Uint8Array.from(parts.flatMap(({ quantized }) => [...quantized])),
+      scales: Float32Array.from(parts.flatMap(({ scales }) => [...scales])),
+    };
+    for (const [i, part] of parts.entries()) g.output(`alone${i}`, multiply(`alone${i}`, part));
+    for (const [i, y] of split(multiply("joined", joined), 1, sizes).entries()) g.output(`joined${i}`, y);
+    using session = Session.create(exportOnnx(g), { initializers });
+    using x = Tensor.from("float32", [M, K], normals(M * K, 20));
+    const y = session.call({ x });
+    sizes.forEach((_, i) => {
+      expect(y[`joined${i}`]!.data).toEqual(y[`alone${i}`]!.data);
+    });
+    for (const tensor of [...Object.values(y), ...initializers.values()]) tensor.dispose();
   });
 });
