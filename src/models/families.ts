@@ -1,34 +1,17 @@
 /** @file The table of model families. A further family is one file that reads its config.json, and one line here. */
-import type { BackboneConfig } from "./config.ts";
+import type { Family } from "./families/family.ts";
 import { gemma, gemma2, gemma3 } from "./families/gemma.ts";
 import { llama } from "./families/llama.ts";
 import { mistral } from "./families/mistral.ts";
 import { phi3 } from "./families/phi.ts";
 import { qwen2, qwen3 } from "./families/qwen.ts";
 
-export interface Family {
-  /** `model_type` of config.json. */
-  readonly modelType: string;
-  /** Entry of `architectures` in config.json. */
-  readonly architecture: string;
-  /**
-   * Reads config.json, or what another format's metadata are in its terms: every field that changes numbers is
-   * implemented or checked to be neutral. Throws InputError listing every field that is wrong or not supported.
-   */
-  config(raw: unknown, where: string): BackboneConfig;
-}
+export type { Family };
 
 /** By `model_type`. */
-export const FAMILIES: Readonly<Record<string, Family>> = {
-  llama,
-  mistral,
-  gemma,
-  gemma2,
-  gemma3_text: gemma3,
-  qwen2,
-  qwen3,
-  phi3,
-};
+export const FAMILIES: Readonly<Record<string, Family>> = Object.fromEntries(
+  [llama, mistral, gemma, gemma2, gemma3, qwen2, qwen3, phi3].map((family) => [family.modelType, family]),
+);
 
 /** What is close to a family and not one, with what to do instead. */
 export const REFUSED: Readonly<Record<string, string>> = {

@@ -1,6 +1,5 @@
 /** @file Fields of config.json that families share, checked one by one, and what follows from them. */
 import { z } from "zod";
-import { InputError } from "../../base/index.ts";
 import { type BackboneConfig, tokenIdSchema, tokenIds, tokenIdsSchema } from "../config.ts";
 import { type RopeFields, readRope, ropeSchema, scaledPositions } from "./rope.ts";
 
@@ -79,18 +78,6 @@ export interface Defaults {
   readonly bos?: number;
   readonly eos?: number;
   readonly pad?: number;
-}
-
-/** Checks the fields of a config.json. Throws InputError that lists all that is wrong. */
-export function readFields<S extends z.ZodType>(schema: S, raw: unknown, where: string): z.output<S> {
-  const result = schema.safeParse(raw);
-  if (result.success) return result.data;
-  const problems = result.error.issues.map((issue) => `${issue.path.map(String).join(".")}: ${issue.message}`);
-  throw new InputError("CONFIG_INVALID", where, problems);
-}
-
-export function throwProblems(problems: readonly string[], where: string): void {
-  if (problems.length > 0) throw new InputError("CONFIG_INVALID", where, problems);
 }
 
 /** Sizes and special tokens, in the project's names; problems are added to the list. */

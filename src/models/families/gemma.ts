@@ -1,19 +1,17 @@
 /** @file Gemma 1, 2 and 3 (text): scaled embeddings, norms stored as their distance from 1, soft caps, local layers. */
 import { z } from "zod";
 import type { BackboneConfig } from "../config.ts";
-import type { Family } from "../families.ts";
+import { family } from "./family.ts";
 import {
   ATTENTION_MODULES,
   commonFields,
   layerTypes,
   only,
   optionalNumber,
-  readFields,
   readRotary,
   readSizes,
   size,
   slidingWindow,
-  throwProblems,
   window,
 } from "./fields.ts";
 import { readRope, ropeSchema } from "./rope.ts";
@@ -47,18 +45,16 @@ const gemmaSchema = z.looseObject({
 });
 
 /** Defaults are those of transformers' `GemmaConfig`. */
-export const gemma: Family = {
+export const gemma = family({
   modelType: "gemma",
   architecture: "GemmaForCausalLM",
-  config(raw, where) {
-    const data = readFields(gemmaSchema, raw, where);
-    const problems: string[] = [];
+  schema: gemmaSchema,
+  read(data, problems) {
     const sizes = readSizes(data, { positions: 8192, ...DEFAULTS }, problems);
     const rotary = readRotary(data, sizes, problems);
-    throwProblems(problems, where);
-    return { modelType: "gemma", ...gemmaConfig(sizes, data.attention_bias), ...rotary };
+    return { ...gemmaConfig(sizes, data.attention_bias), ...rotary };
   },
-};
+});
 
 const laterFields = {
   ...fields,
@@ -105,19 +101,17 @@ function windowsOf(
 const gemma2Schema = z.looseObject(laterFields);
 
 /** Defaults are those of transformers' `Gemma2Config`: every second layer is local, beginning with the first. */
-export const gemma2: Family = {
+export const gemma2 = family({
   modelType: "gemma2",
   architecture: "Gemma2ForCausalLM",
-  config(raw, where) {
-    const data = readFields(gemma2Schema, raw, where);
-    const problems: string[] = [];
+  schema: gemma2Schema,
+  read(data, problems) {
     const sizes = readSizes(data, { positions: 8192, kvHeads: 4, ...DEFAULTS }, problems);
     const rotary = readRotary(data, sizes, problems);
     const windows = windowsOf(data, sizes, 2, problems);
-    throwProblems(problems, where);
-    return { modelType: "gemma2", ...laterConfig(data, sizes, { attention: 50, logits: 30 }), ...rotary, ...windows };
+    return { ...laterConfig(data, sizes, { attention: 50, logits: 30 }), ...rotary, ...windows };
   },
-};
+});
 
 /** transformers 5 has them by kind of layer. */
 const nestedRope = z.looseObject({ full_attention: ropeSchema.nullish(), sliding_attention: ropeSchema.nullish() });
@@ -171,16 +165,14 @@ function gemma3Rotary(
 }
 
 /** Defaults are those of transformers' `Gemma3TextConfig`: of six layers five are local. */
-export const gemma3: Family = {
+export const gemma3 = family({
   modelType: "gemma3_text",
   architecture: "Gemma3ForCausalLM",
-  config(raw, where) {
-    const data = readFields(gemma3Schema, raw, where);
-    const problems: string[] = [];
+  schema: gemma3Schema,
+  read(data, problems) {
     const sizes = readSizes(data, { positions: 131072, kvHeads: 4, ...DEFAULTS }, problems);
     const rotary = gemma3Rotary(data, sizes, problems);
     const windows = windowsOf(data, sizes, data.sliding_window_pattern, problems);
-    throwProblems(problems, where);
-    return { modelType: "gemma3_text", ...laterConfig(data, sizes, {}), qkNorm: true, ...rotary, ...windows };
+    return { ...laterConfig(data, sizes, {}), qkNorm: true, ...rotary, ...windows };
   },
-};
+});

@@ -1,17 +1,7 @@
 /** @file LLaMA 2 and 3 and what is built alike (SmolLM2, TinyLlama): its config.json, field by field. */
 import { z } from "zod";
-import type { Family } from "../families.ts";
-import {
-  ATTENTION_MODULES,
-  absent,
-  commonFields,
-  MLP_MODULES,
-  only,
-  readFields,
-  readRotary,
-  readSizes,
-  throwProblems,
-} from "./fields.ts";
+import { family } from "./family.ts";
+import { ATTENTION_MODULES, absent, commonFields, MLP_MODULES, only, readRotary, readSizes } from "./fields.ts";
 
 const schema = z.looseObject({
   ...commonFields,
@@ -23,22 +13,19 @@ const schema = z.looseObject({
 });
 
 /** Defaults are those of transformers' `LlamaConfig`. */
-export const llama: Family = {
+export const llama = family({
   modelType: "llama",
   architecture: "LlamaForCausalLM",
-  config(raw, where) {
-    const data = readFields(schema, raw, where);
-    const problems: string[] = [];
+  schema,
+  read(data, problems) {
     const sizes = readSizes(data, { positions: 2048 }, problems);
     const biases = [...(data.attention_bias ? ATTENTION_MODULES : []), ...(data.mlp_bias ? MLP_MODULES : [])];
     const rotary = readRotary(data, sizes, problems);
-    throwProblems(problems, where);
     return {
-      modelType: "llama",
       ...sizes,
       ...rotary,
       hiddenAct: "silu",
       ...(biases.length > 0 && { biases }),
     };
   },
-};
+});

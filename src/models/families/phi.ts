@@ -1,18 +1,7 @@
 /** @file Phi-3 and Phi-4-mini: queries, keys and values in one module, gate and up in one, as in the checkpoint. */
 import { z } from "zod";
-import type { Family } from "../families.ts";
-import {
-  commonFields,
-  only,
-  optionalNumber,
-  readFields,
-  readRotary,
-  readSizes,
-  size,
-  slidingWindow,
-  throwProblems,
-  window,
-} from "./fields.ts";
+import { family } from "./family.ts";
+import { commonFields, only, optionalNumber, readRotary, readSizes, size, slidingWindow, window } from "./fields.ts";
 
 const schema = z.looseObject({
   ...commonFields,
@@ -26,12 +15,11 @@ const schema = z.looseObject({
 });
 
 /** Defaults are those of transformers' `Phi3Config`, which takes `su` and `yarn` for LongRoPE. */
-export const phi3: Family = {
+export const phi3 = family({
   modelType: "phi3",
   architecture: "Phi3ForCausalLM",
-  config(raw, where) {
-    const data = readFields(schema, raw, where);
-    const problems: string[] = [];
+  schema,
+  read(data, problems) {
     const sizes = readSizes(data, { positions: 4096, bos: 1, eos: 32000, pad: 32000 }, problems);
     const given = data.rope_scaling ?? data.rope_parameters;
     const rotaryDim = Math.floor(sizes.headDim * (given?.partial_rotary_factor ?? data.partial_rotary_factor ?? 1));
@@ -48,9 +36,7 @@ export const phi3: Family = {
     if (kind !== undefined && kind !== "longrope") problems.push(`rope_scaling.type: ${kind} is not one of Phi-3's`);
     const window = data.sliding_window ?? null;
     const windows = slidingWindow(undefined, window, sizes.numLayers, () => window !== null, problems);
-    throwProblems(problems, where);
     return {
-      modelType: "phi3",
       ...sizes,
       ...rotary,
       hiddenAct: "silu",
@@ -59,4 +45,4 @@ export const phi3: Family = {
       ...windows,
     };
   },
-};
+});

@@ -1,16 +1,14 @@
 /** @file Qwen 2, 2.5 (biases on queries, keys and values) and 3 (norms of query and key heads instead). */
 import { z } from "zod";
-import type { Family } from "../families.ts";
+import { family } from "./family.ts";
 import {
   ATTENTION_MODULES,
   commonFields,
   layerTypes,
   only,
-  readFields,
   readRotary,
   readSizes,
   slidingWindow,
-  throwProblems,
   window,
 } from "./fields.ts";
 
@@ -35,36 +33,31 @@ function windowsOf(data: z.output<z.ZodObject<typeof fields>>, problems: string[
 const qwen2Schema = z.looseObject(fields);
 
 /** Defaults are those of transformers' `Qwen2Config`. */
-export const qwen2: Family = {
+export const qwen2 = family({
   modelType: "qwen2",
   architecture: "Qwen2ForCausalLM",
-  config(raw, where) {
-    const data = readFields(qwen2Schema, raw, where);
-    const problems: string[] = [];
+  schema: qwen2Schema,
+  read(data, problems) {
     const sizes = readSizes(data, { positions: 32768 }, problems);
     const rotary = readRotary(data, sizes, problems);
     const windows = windowsOf(data, problems);
-    throwProblems(problems, where);
     const biases = ["q_proj", "k_proj", "v_proj"];
-    return { modelType: "qwen2", ...sizes, ...rotary, hiddenAct: "silu", biases, ...windows };
+    return { ...sizes, ...rotary, hiddenAct: "silu", biases, ...windows };
   },
-};
+});
 
 const qwen3Schema = z.looseObject({ ...fields, attention_bias: z.boolean().nullish() });
 
 /** Defaults are those of transformers' `Qwen3Config`. */
-export const qwen3: Family = {
+export const qwen3 = family({
   modelType: "qwen3",
   architecture: "Qwen3ForCausalLM",
-  config(raw, where) {
-    const data = readFields(qwen3Schema, raw, where);
-    const problems: string[] = [];
+  schema: qwen3Schema,
+  read(data, problems) {
     const sizes = readSizes(data, { positions: 32768, headDim: 128 }, problems);
     const rotary = readRotary(data, sizes, problems);
     const windows = windowsOf(data, problems);
-    throwProblems(problems, where);
     return {
-      modelType: "qwen3",
       ...sizes,
       ...rotary,
       hiddenAct: "silu",
@@ -73,4 +66,4 @@ export const qwen3: Family = {
       ...windows,
     };
   },
-};
+});
