@@ -21,7 +21,8 @@ import { open } from "../open.ts";
 import { startProgress } from "../progress.ts";
 import { note, print, printJson, table } from "../terminal.ts";
 import { version } from "../version.ts";
-import { type EvalFlags, trainingFor, warnOfOverlap } from "./eval.ts";
+import type { EvalFlags } from "./flags.ts";
+import { trainingFor, warnOfOverlap } from "./overlap.ts";
 
 export async function evaluateTasks(flags: EvalFlags, names: string): Promise<void> {
   if (names === "list") return list(flags);
