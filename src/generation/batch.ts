@@ -1,74 +1,94 @@
-/** @file Sequences that decode together: their rows in the KV cache, the method's state per row, and the bound sessions. */
+/** @file Sequences that decode together: their rows in the KV cache, adapter and state of each, and the bound sessions. */
 import { InputError } from "../base/index.ts";
 import type { Adapter } from "../methods/index.ts";
 import { type Binding, Tensor } from "../runtime/index.ts";
 import { initialCapacity, KvCache } from "./cache.ts";
-import type { PreparedAdapter } from "./derived.ts";
-import { type Lease, REPORT, STATE } from "./graphs.ts";
+import { type Lease, REPORT, type SharedRoute, STATE } from "./graphs.ts";
 import { bindCache, PREFILL_TOKENS, readPrompts, type Shared } from "./prefill.ts";
 import type { RouteReport } from "./request.ts";
-import { RouteBook } from "./routes.ts";
+import { type Resident, Residents } from "./residents.ts";
+import { commonRoute, type RowRoute, readRoutes } from "./routes.ts";
 
-/** What reading prompts takes. */
-interface Prefill extends Lease {
-  readonly prepared: PreparedAdapter;
+/** A prompt on its way into a batch. */
+export interface BatchPrompt {
+  readonly tokens: readonly number[];
+  /** Without one the bare backbone answers. Must stay undisposed as long as the row is there. */
+  readonly adapter?: Adapter | undefined;
+  /** Positions that prompt and answer take at most; default: the batch's. */
+  readonly longest?: number;
 }
 
-/** Tensors that are made for one binding and go with it. */
+interface Row {
+  readonly resident: Resident;
+  readonly route: RowRoute | undefined;
+  /** Positions taken in the cache: the method's prefix and the tokens. */
+  length: number;
+}
+
+/** Rows next to each other that one session steps. */
+interface Run {
+  readonly first: number;
+  readonly rows: number;
+  readonly resident: Resident;
+  /** The route that all of them take. */
+  readonly common: SharedRoute | undefined;
+}
+
+/** A session with the tensors of its rows bound. */
 interface Bound {
+  readonly resident: Resident;
   readonly binding: Binding;
   readonly lease: Lease;
+  /** Made for this binding. */
   readonly views: readonly Tensor[];
+  readonly totalLength: Tensor; // int32 []
 }
 
 /**
- * Up to `maxRows` sequences of one adapter. Rows 0 … `rows` - 1 are in use. `admit` reads prompts into the next rows,
- * `step` feeds one token to every row; both leave the logits of each row in `logitsOf`.
+ * Up to `maxRows` sequences, each with an adapter of its own or none. Rows 0 … `rows` - 1 are in use. `admit` reads
+ * prompts into the next rows, `step` feeds one token to every row; both leave the logits of each row in `logitsOf`.
+ * Calls must not overlap.
  */
 export class Batch implements Disposable {
   readonly maxRows: number;
   readonly #shared: Shared;
-  readonly #adapter: Adapter | undefined;
   readonly #cache: KvCache;
   readonly #logits: Tensor; // [maxRows, V]
   readonly #logProbs: Tensor; // [maxRows, V]
   readonly #tokens: Tensor; // int64 [maxRows, 1]
   readonly #lastPositions: Tensor; // int32 [maxRows]
-  readonly #totalLength = Tensor.scalar("int32", 0);
-  /** What prefill returned for the rows: state that decode reads, float32 [maxRows, …] by name. */
+  /** What prefill returned for the rows: state that decode reads, float32 [maxRows, …] by name and shape. */
   readonly #state = new Map<string, Tensor>();
-  readonly #routes: RouteBook | undefined;
   readonly #longest: number;
-  /** The prefill session and the adapter's tensors, from the first prompts on. */
-  #prefill: Prefill | undefined;
-  /** Positions taken in the cache, per row: the method's prefix and the tokens. */
-  readonly #lengths: number[] = [];
-  #bound: (Bound & { readonly rows: number; readonly capacity: number; readonly route: string }) | undefined;
+  readonly #residents: Residents;
+  readonly #rows: Row[] = [];
+  /** How the rows are stepped, until they change. */
+  #runs: readonly Run[] | undefined;
+  readonly #bound = new Map<string, Bound>();
 
   /** @param positions of the longest prompt, and at most in all */
-  constructor(
-    shared: Shared,
-    adapter: Adapter | undefined,
-    maxRows: number,
-    positions: { readonly prompt: number; readonly longest: number },
-  ) {
+  constructor(shared: Shared, maxRows: number, positions: { readonly prompt: number; readonly longest: number }) {
     const { config } = shared.backbone;
     this.maxRows = maxRows;
     this.#shared = shared;
-    this.#adapter = adapter;
     this.#longest = positions.longest;
+    this.#residents = new Residents(shared, (resident) => this.#unbind((bound) => bound.resident === resident));
     const capacity = shared.capacity ?? initialCapacity(positions.prompt, positions.longest);
     this.#cache = new KvCache(config, shared.pool, maxRows, capacity);
     this.#logits = Tensor.allocate("float32", [maxRows, config.vocabSize]);
     this.#logProbs = Tensor.allocate("float32", [maxRows, config.vocabSize]);
     this.#tokens = Tensor.allocate("int64", [maxRows, 1]);
     this.#lastPositions = Tensor.allocate("int32", [maxRows]);
-    if (adapter?.method.routing) this.#routes = new RouteBook(adapter.method.routing(adapter.config));
   }
 
   /** Rows in use. */
   get rows(): number {
-    return this.#lengths.length;
+    return this.#rows.length;
+  }
+
+  /** Adapters that have rows; the bare backbone counts as one. */
+  get adapters(): number {
+    return this.#residents.size;
   }
 
   /** Logits of a row after its last `admit` or `step`, float32 [V], until the next. */
@@ -86,33 +106,34 @@ export class Batch implements Disposable {
     return this.#logProbs.data as Float32Array;
   }
 
-  /** The state of a name for all rows, float32 [maxRows · …]; for tests and reports. */
+  /** The state of a name for all rows, float32 [maxRows · …]; for tests, where rows do not differ in its shape. */
   state(name: string): Float32Array | undefined {
-    return this.#state.get(name)?.data as Float32Array | undefined;
+    for (const [key, tensor] of this.#state) if (key.startsWith(`${name} `)) return tensor.data as Float32Array;
+    return undefined;
   }
 
   /** What a routed method chose for a row. */
   route(row: number): RouteReport | undefined {
-    return this.#routes?.report(row);
+    return this.#rows[row]!.route?.report;
   }
 
   /**
-   * Reads prompts into the next rows, in as few runs as the limit on tokens allows.
+   * Reads prompts into the next rows, in their order. Those of one adapter that stand next to each other are read
+   * together, in as few runs as the limit on tokens allows. If it fails, `truncate` to the rows before.
+   *
    * @throws InputError PROMPT_TOO_LONG when an attention prefix leaves too little of the context
    */
-  async admit(prompts: readonly (readonly number[])[], signal?: AbortSignal): Promise<void> {
-    const { prefix } = await this.#prepare();
-    const longest = Math.max(...prompts.map((prompt) => prompt.length));
-    this.#ensureCapacity(prefix + longest, Math.max(0, ...this.#lengths));
+  async admit(prompts: readonly BatchPrompt[], signal?: AbortSignal): Promise<void> {
     for (let first = 0; first < prompts.length; ) {
+      const { adapter } = prompts[first]!;
       let end = first + 1;
-      let width = prompts[first]!.length;
-      while (end < prompts.length) {
-        width = Math.max(width, prompts[end]!.length);
-        if (width * (end + 1 - first) > PREFILL_TOKENS) break;
-        end++;
+      while (end < prompts.length && prompts[end]!.adapter === adapter) end++;
+      const resident = await this.#residents.enter(adapter);
+      try {
+        await this.#admitOf(resident, prompts.slice(first, end), signal);
+      } finally {
+        this.#residents.leave(resident); // its rows have entered by now
       }
-      await this.#read(prompts.slice(first, end), signal);
       first = end;
     }
   }
@@ -122,18 +143,25 @@ export class Batch implements Disposable {
    * @throws RuntimeError RUN_CANCELLED; the rows are of no use then
    */
   async step(tokens: ArrayLike<number>, signal?: AbortSignal): Promise<void> {
-    const rows = this.rows;
-    const longest = Math.max(...this.#lengths);
+    const longest = Math.max(...this.#rows.map(({ length }) => length));
     this.#ensureCapacity(longest + 1, longest);
     const feed = this.#tokens.data as BigInt64Array;
     const last = this.#lastPositions.data as Int32Array;
-    for (let row = 0; row < rows; row++) {
-      feed[row] = BigInt(tokens[row]!);
-      last[row] = this.#lengths[row]!++;
+    for (const [index, row] of this.#rows.entries()) {
+      feed[index] = BigInt(tokens[index]!);
+      last[index] = row.length++;
     }
-    (this.#totalLength.data as Int32Array)[0] = longest + 1;
-    const { lease, binding } = await this.#decodeBinding();
-    await this.#shared.runner.run(lease.session, binding, rows, signal);
+    const used = new Set<Bound>();
+    this.#runs ??= this.#findRuns();
+    for (const run of this.#runs) {
+      const route =
+        run.common && this.#shared.sessions.isHot(run.resident.adapter!, run.common) ? run.common : undefined;
+      const bound = await this.#bind(run, route);
+      used.add(bound);
+      (bound.totalLength.data as Int32Array)[0] = Math.max(...this.#rowsOf(run).map(({ length }) => length));
+      await this.#shared.runner.run(bound.lease.session, bound.binding, run.rows, signal);
+    }
+    this.#unbind((bound) => !used.has(bound));
   }
 
   /** Frees a row; the last row takes its place. */
@@ -145,8 +173,8 @@ export class Batch implements Disposable {
 
   /** Frees the rows from `rows` on. */
   truncate(rows: number): void {
-    this.#lengths.length = Math.min(rows, this.rows);
-    this.#routes?.truncate(rows);
+    for (const { resident } of this.#rows.splice(rows)) this.#residents.leave(resident);
+    this.#runs = undefined;
   }
 
   /** Gives every row in use `count` rows: row r becomes rows r · count … r · count + count - 1, all alike. */
@@ -162,55 +190,68 @@ export class Batch implements Disposable {
 
   /** Makes row `to` the same as row `from`; the tokens before `start` are known to be equal already. */
   copyRow(from: number, to: number, start: number): void {
-    const length = this.#lengths[from]!;
-    this.#cache.copyRow(from, to, start === 0 ? 0 : start + this.#prefill!.prefix, length);
-    this.#lengths[to] = length;
+    if (from === to) return;
+    const row = this.#rows[from]!;
+    const { resident, length } = row;
+    this.#cache.copyRow(from, to, start === 0 ? 0 : start + resident.prefix, length);
+    this.#residents.stay(resident);
+    const before = this.#rows[to];
+    this.#rows[to] = { ...row };
+    if (before) this.#residents.leave(before.resident);
     for (const tensor of this.#state.values()) copyRowOf(tensor, from, to);
-    this.#routes?.copy(from, to);
+    this.#runs = undefined;
   }
 
   [Symbol.dispose](): void {
-    this.#unbind();
-    this.#prefill?.[Symbol.dispose]();
+    this.#unbind(() => true);
+    this.#residents[Symbol.dispose]();
     this.#cache[Symbol.dispose]();
     for (const tensor of this.#state.values()) tensor.dispose();
-    for (const tensor of [this.#logits, this.#logProbs, this.#tokens, this.#lastPositions, this.#totalLength]) {
-      tensor.dispose();
-    }
+    for (const tensor of [this.#logits, this.#logProbs, this.#tokens, this.#lastPositions]) tensor.dispose();
   }
 
   #ensureCapacity(needed: number, used: number): void {
     if (needed <= this.#cache.capacity) return;
-    this.#unbind();
+    this.#unbind(() => true);
     this.#cache.grow(needed, this.#shared.context, used);
   }
 
-  async #prepare(): Promise<Prefill> {
-    if (this.#prefill) return this.#prefill;
-    const { sessions, adapters, context } = this.#shared;
-    const lease = await sessions.lease({ kind: "prefill", adapter: this.#adapter });
-    const { session, prefix } = lease;
-    try {
-      if (prefix + this.#longest > context) {
-        const text = `the adapter's prefix takes ${prefix} of ${context} positions, prompt and new tokens up to ${this.#longest}`;
-        throw new InputError("PROMPT_TOO_LONG", "generation", `${text}: shorten the prompt or lower maxNewTokens`);
+  #rowsOf({ first, rows }: Run): readonly Row[] {
+    return this.#rows.slice(first, first + rows);
+  }
+
+  async #admitOf(resident: Resident, prompts: readonly BatchPrompt[], signal: AbortSignal | undefined): Promise<void> {
+    const { prefix } = resident;
+    const { context } = this.#shared;
+    const needed = Math.max(...prompts.map(({ longest }) => longest ?? this.#longest));
+    if (prefix + needed > context) {
+      const text = `the adapter's prefix takes ${prefix} of ${context} positions, prompt and new tokens up to ${needed}`;
+      throw new InputError("PROMPT_TOO_LONG", "generation", `${text}: shorten the prompt or lower maxNewTokens`);
+    }
+    const longest = Math.max(...prompts.map(({ tokens }) => tokens.length));
+    this.#ensureCapacity(prefix + longest, Math.max(0, ...this.#rows.map(({ length }) => length)));
+    for (let first = 0; first < prompts.length; ) {
+      let end = first + 1;
+      let width = prompts[first]!.tokens.length;
+      while (end < prompts.length) {
+        width = Math.max(width, prompts[end]!.tokens.length);
+        if (width * (end + 1 - first) > PREFILL_TOKENS) break;
+        end++;
       }
-      const prepared = await adapters.prepare(this.#adapter, session);
-      const close = (): void => {
-        prepared[Symbol.dispose]();
-        lease[Symbol.dispose]();
-      };
-      this.#prefill = { session, prefix, prepared, [Symbol.dispose]: close };
-      return this.#prefill;
-    } catch (error) {
-      lease[Symbol.dispose]();
-      throw error;
+      const tokens = prompts.slice(first, end).map((prompt) => prompt.tokens);
+      await this.#read(resident, tokens, signal);
+      first = end;
     }
   }
 
-  async #read(prompts: readonly (readonly number[])[], signal: AbortSignal | undefined): Promise<void> {
+  async #read(
+    resident: Resident,
+    prompts: readonly (readonly number[])[],
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
     const { sessions, runner } = this.#shared;
     const { vocabSize } = this.#shared.backbone.config;
+    const { adapter, prepared } = resident;
     const first = this.rows;
     const rows = prompts.length;
     const reports = new Map<string, Tensor>();
@@ -219,15 +260,19 @@ export class Batch implements Disposable {
       made.push(tensor);
       return tensor;
     };
-    const prefill = this.#prefill!;
+    let gates: Tensor | undefined;
     try {
-      const hidden = await readPrompts(this.#shared, prefill, prefill.prepared, prompts, {
+      const hidden = await readPrompts(this.#shared, resident, prepared, prompts, {
         positions: prompts.map((prompt, row) => [row, prompt.length - 1]),
         cache: this.#cache,
         first,
         signal,
         output: (name, shape) => {
-          if (name.startsWith(STATE)) return keep(this.#stateView(name.slice(STATE.length), shape, first));
+          if (name.startsWith(STATE)) {
+            const view = keep(this.#stateView(name.slice(STATE.length), shape.slice(1), first, rows));
+            if (name === `${STATE}gates`) gates = view;
+            return view;
+          }
           if (!name.startsWith(REPORT)) return undefined;
           const tensor = keep(Tensor.allocate("float32", shape));
           reports.set(name.slice(REPORT.length), tensor);
@@ -235,79 +280,97 @@ export class Batch implements Disposable {
         },
       });
       keep(hidden);
-      using head = await sessions.lease({ kind: "head", adapter: this.#adapter });
+      using head = await sessions.lease({ kind: "head", adapter });
       using binding = head.session.bind();
-      prefill.prepared.bind(head.session, binding);
+      prepared.bind(head.session, binding);
       binding
         .input("hidden", hidden)
         .output("logits", keep(this.#logits.view(first * vocabSize, [rows, vocabSize])))
         .output("logProbs", keep(this.#logProbs.view(first * vocabSize, [rows, vocabSize])));
       await runner.run(head.session, binding, rows);
-      for (const prompt of prompts) this.#lengths.push(prefill.prefix + prompt.length);
-      const gates = this.#state.get("gates");
+      const routing = adapter?.method.routing?.(adapter.config);
       const probabilities = reports.get("probabilities");
-      if (gates && probabilities) {
-        this.#routes?.add(rows, rowsOf(gates, first, rows), probabilities.data as Float32Array);
+      const routes =
+        routing && gates && probabilities
+          ? readRoutes(routing, rows, gates.data as Float32Array, probabilities.data as Float32Array)
+          : [];
+      for (const [row, { length }] of prompts.entries()) {
+        this.#residents.stay(resident);
+        this.#rows.push({ resident, route: routes[row], length: resident.prefix + length });
       }
+      this.#runs = undefined;
     } finally {
       for (const tensor of made) tensor.dispose();
     }
   }
 
-  #stateView(name: string, shape: readonly number[], first: number): Tensor {
-    let tensor = this.#state.get(name);
+  /** State of rows, float32 [rows, …shape]. */
+  #stateView(name: string, shape: readonly number[], first: number, rows: number): Tensor {
+    const key = `${name} ${shape.join()}`;
+    let tensor = this.#state.get(key);
     if (!tensor) {
-      tensor = Tensor.allocate("float32", [this.maxRows, ...shape.slice(1)]);
-      this.#state.set(name, tensor);
+      tensor = Tensor.allocate("float32", [this.maxRows, ...shape]);
+      this.#state.set(key, tensor);
     }
-    return tensor.view((first * tensor.size) / this.maxRows, shape);
+    return tensor.view((first * tensor.size) / this.maxRows, [rows, ...shape]);
   }
 
-  /** The binding for the present rows; made anew only when their number, the cache or the route has changed. */
-  async #decodeBinding(): Promise<Bound> {
-    const rows = this.rows;
-    const { capacity } = this.#cache;
-    const common = this.#routes?.common;
-    const route = common && this.#shared.sessions.isHot(this.#adapter!, common) ? common : undefined;
-    const key = route?.key ?? "";
-    const bound = this.#bound;
-    if (bound && bound.rows === rows && bound.capacity === capacity && bound.route === key) return bound;
-    this.#unbind();
-    const { sessions, backbone } = this.#shared;
-    const lease = await sessions.lease({ kind: "decode", adapter: this.#adapter, route });
-    const views: Tensor[] = [];
-    const view = (tensor: Tensor, shape: readonly number[]): Tensor => {
-      const made = tensor.view(0, shape);
+  #findRuns(): Run[] {
+    const runs: Run[] = [];
+    for (let first = 0; first < this.rows; ) {
+      const { resident } = this.#rows[first]!;
+      let end = first + 1;
+      while (this.#rows[end]?.resident === resident) end++;
+      const common = commonRoute(this.#rows.slice(first, end).map(({ route }) => route));
+      runs.push({ first, rows: end - first, resident, common });
+      first = end;
+    }
+    return runs;
+  }
+
+  /** The binding of a run's rows, made anew only when they, the cache or the route have changed. */
+  async #bind({ first, rows, resident }: Run, route: SharedRoute | undefined): Promise<Bound> {
+    const key = [first, rows, resident.id, route?.key].join("|");
+    const known = this.#bound.get(key);
+    if (known) return known;
+    const lease = await this.#shared.sessions.lease({ kind: "decode", adapter: resident.adapter, route });
+    const totalLength = Tensor.scalar("int32", 0);
+    const views: Tensor[] = [totalLength];
+    const view = (tensor: Tensor): Tensor => {
+      const [, ...shape] = tensor.shape;
+      const made = tensor.view((first * tensor.size) / this.maxRows, [rows, ...shape]);
       views.push(made);
       return made;
     };
     const { session } = lease;
     const binding = session.bind();
-    const { vocabSize } = backbone.config;
-    this.#prefill!.prepared.bind(session, binding);
-    views.push(...bindCache(binding, this.#cache, 0, rows));
+    resident.prepared.bind(session, binding);
+    views.push(...bindCache(binding, this.#cache, first, rows));
     binding
-      .input("tokens", view(this.#tokens, [rows, 1]))
-      .input("lastPositions", view(this.#lastPositions, [rows]))
-      .input("totalLength", this.#totalLength)
-      .output("logits", view(this.#logits, [rows, vocabSize]))
-      .output("logProbs", view(this.#logProbs, [rows, vocabSize]));
-    for (const { name } of session.inputs) {
+      .input("tokens", view(this.#tokens))
+      .input("lastPositions", view(this.#lastPositions))
+      .input("totalLength", totalLength)
+      .output("logits", view(this.#logits))
+      .output("logProbs", view(this.#logProbs));
+    for (const { name, shape } of session.inputs) {
       if (!name.startsWith(STATE)) continue;
-      const tensor = this.#state.get(name.slice(STATE.length))!;
-      binding.input(name, view(tensor, [rows, ...tensor.shape.slice(1)]));
+      const state = this.#stateView(name.slice(STATE.length), shape.slice(1).map(Number), first, rows);
+      views.push(state);
+      binding.input(name, state);
     }
-    this.#bound = { binding, lease, views, rows, capacity, route: key };
-    return this.#bound;
+    const bound = { resident, binding, lease, views, totalLength };
+    this.#bound.set(key, bound);
+    return bound;
   }
 
-  #unbind(): void {
-    const bound = this.#bound;
-    if (!bound) return;
-    this.#bound = undefined;
-    bound.binding.dispose();
-    for (const tensor of bound.views) tensor.dispose();
-    bound.lease[Symbol.dispose]();
+  #unbind(which: (bound: Bound) => boolean): void {
+    for (const [key, bound] of this.#bound) {
+      if (!which(bound)) continue;
+      this.#bound.delete(key);
+      bound.binding.dispose();
+      for (const tensor of bound.views) tensor.dispose();
+      bound.lease[Symbol.dispose]();
+    }
   }
 }
 

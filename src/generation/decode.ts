@@ -45,7 +45,11 @@ function take(queue: Sequence[], count: number): Sequence[] {
 async function admit(batch: Batch, sequences: readonly Sequence[]): Promise<boolean> {
   const first = batch.rows;
   const started = now();
-  const prompts = sequences.map((sequence) => sequence.request.prompt);
+  const prompts = sequences.map(({ request, longest }) => ({
+    tokens: request.prompt,
+    adapter: request.adapter,
+    longest,
+  }));
   if (!(await completed(batch.admit(prompts, commonSignal(sequences))))) {
     batch.truncate(first);
     for (const sequence of sequences) sequence.cancel();

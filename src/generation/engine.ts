@@ -273,12 +273,12 @@ export class Engine implements Disposable {
   async *#run(sequences: readonly Sequence[]): AsyncGenerator<readonly Emission[]> {
     const first = sequences[0];
     if (!first) return;
-    const { adapter, options } = first.request;
+    const { options } = first.request;
     const beams = options.beams ?? 1;
     // Longest first: the cache is then large enough from the start, and no long one is left to run alone at the end.
     const queue = sequences.toSorted((a, b) => b.longest - a.longest);
     const rows = Math.max(beams, Math.min(queue.length * beams, this.maxBatch - (this.maxBatch % beams)));
-    using batch = new Batch(this.#shared, adapter, rows, {
+    using batch = new Batch(this.#shared, rows, {
       prompt: Math.max(...queue.map(({ request }) => request.prompt.length)),
       longest: queue[0]!.longest,
     });

@@ -84,8 +84,8 @@ test("the state of a sequence stays as prefill made it, while rows come and go",
   const runner = new Runner();
   using adapters = new AdapterCache(backbone, sessions, runner);
   const shared: Shared = { backbone, sessions, adapters, pool, runner, context: 128, capacity: undefined };
-  using batch = new Batch(shared, adapter, prompts.length, { prompt: 9, longest: 40 });
-  await batch.admit(prompts.slice(0, 3));
+  using batch = new Batch(shared, prompts.length, { prompt: 9, longest: 40 });
+  await batch.admit(prompts.slice(0, 3).map((tokens) => ({ tokens, adapter })));
   const size = batch.state("gates")!.length / prompts.length;
   const gates = (row: number) => [...batch.state("gates")!.subarray(row * size, (row + 1) * size)];
   const before = [0, 1, 2].map(gates);
@@ -93,7 +93,7 @@ test("the state of a sequence stays as prefill made it, while rows come and go",
   expect(before.flat().every((gate) => gate === 0 || gate === 1)).toBe(true);
   for (let i = 0; i < 4; i++) await batch.step([5, 6, 7]);
   expect([0, 1, 2].map(gates)).toEqual(before);
-  await batch.admit(prompts.slice(3, 4));
+  await batch.admit([{ tokens: prompts[3]!, adapter }]);
   batch.drop(0); // the last row takes its place
   await batch.step([5, 6, 7]);
   expect([1, 2].map(gates)).toEqual(before.slice(1));

@@ -3,7 +3,8 @@ import type { Route, Routing } from "../methods/index.ts";
 import type { SharedRoute } from "./graphs.ts";
 import type { RouteReport } from "./request.ts";
 
-interface RowRoute extends SharedRoute {
+/** The route of one row. */
+export interface RowRoute extends SharedRoute {
   readonly report: RouteReport;
 }
 
@@ -24,48 +25,24 @@ export function reportRoute(routing: Routing, route: Route, probabilities: Float
   };
 }
 
-/** The routes of a batch's rows. */
-export class RouteBook {
-  readonly #routing: Routing;
-  readonly #rows: RowRoute[] = [];
-  /** Whether all rows share one route; undefined when rows have changed. */
-  #alike: boolean | undefined;
+/** The routes of rows from what prefill returned for them, float32 [rows, layers, experts] each. */
+export function readRoutes(
+  routing: Routing,
+  rows: number,
+  gates: Float32Array,
+  probabilities: Float32Array,
+): RowRoute[] {
+  const size = gates.length / rows;
+  return Array.from({ length: rows }, (_, row) => {
+    const [start, end] = [row * size, (row + 1) * size];
+    const route = routeOf(gates.subarray(start, end), routing.experts.length);
+    const report = reportRoute(routing, route, probabilities.subarray(start, end));
+    return { route, key: JSON.stringify(route), report };
+  });
+}
 
-  constructor(routing: Routing) {
-    this.#routing = routing;
-  }
-
-  /** Takes the routes of further rows from what prefill returned, float32 [rows, layers, experts] each. */
-  add(rows: number, gates: Float32Array, probabilities: Float32Array): void {
-    this.#alike = undefined;
-    const size = gates.length / rows;
-    for (let row = 0; row < rows; row++) {
-      const at = row * size;
-      const route = routeOf(gates.subarray(at, at + size), this.#routing.experts.length);
-      const report = reportRoute(this.#routing, route, probabilities.subarray(at, at + size));
-      this.#rows.push({ route, key: JSON.stringify(route), report });
-    }
-  }
-
-  copy(from: number, to: number): void {
-    this.#alike = undefined;
-    this.#rows[to] = this.#rows[from]!;
-  }
-
-  /** Forgets the rows from `rows` on. */
-  truncate(rows: number): void {
-    this.#alike = undefined;
-    this.#rows.length = Math.min(rows, this.#rows.length);
-  }
-
-  report(row: number): RouteReport {
-    return this.#rows[row]!.report;
-  }
-
-  /** The route of all rows, if they share one. */
-  get common(): SharedRoute | undefined {
-    const first = this.#rows[0];
-    this.#alike ??= this.#rows.every((row) => row.key === first?.key);
-    return this.#alike ? first : undefined;
-  }
+/** The route that all rows share, if they do. */
+export function commonRoute(rows: readonly (RowRoute | undefined)[]): SharedRoute | undefined {
+  const first = rows[0];
+  return rows.every((row) => row?.key === first?.key) ? first : undefined;
 }

@@ -66,12 +66,12 @@ export async function scoreGroups(
   signal?: AbortSignal,
 ): Promise<ContinuationScores[][]> {
   const rows = groups.reduce((sum, group) => sum + rowsOf(group), 0);
-  using batch = new Batch(shared, adapter, rows, {
+  using batch = new Batch(shared, rows, {
     prompt: Math.max(...groups.map(({ prompt }) => prompt.length)),
     longest: Math.max(...groups.map(longestOf)),
   });
   await batch.admit(
-    groups.map(({ prompt }) => prompt),
+    groups.map(({ prompt }) => ({ tokens: prompt, adapter })),
     signal,
   );
   const live: (Live | undefined)[] = groups.map(() => undefined); // by row
