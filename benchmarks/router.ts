@@ -7,6 +7,7 @@
 import { appendFileSync, existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
+import { mean, sum } from "../src/base/index.ts";
 import {
   Adapter,
   Backbone,
@@ -104,8 +105,6 @@ const ASSETS = join(benchmarksDirectory, "..", "assets");
 const RESULTS = join(benchmarksDirectory, "results", "router.jsonl");
 const EPOCHS: Readonly<Record<string, number>> = { authors: 2, subjects: 1 }; // as in the demo
 
-const total = (values: Iterable<number>): number => [...values].reduce((a, b) => a + b, 0);
-const mean = (values: readonly number[]): number => total(values) / values.length;
 const machine = `${cpus()[0]?.model.trim()}, Node ${process.version}, onnxruntime-node ${versionOf("onnxruntime-node")}`;
 
 async function measure(
@@ -162,13 +161,13 @@ async function measure(
       method,
       adapter: settings,
       steps: steps.length,
-      tokens: total(steps.map(({ tokens }) => tokens)),
+      tokens: sum(steps.map(({ tokens }) => tokens)),
       accuracy: await accuracy("test"),
       devAccuracy: await accuracy("dev"),
       devLoss,
       trainLoss: mean(steps.slice(-20).map(({ lm_loss }) => lm_loss)),
-      tunable: total(Object.values(tunable)),
-      activated: total(Object.values(activated)),
+      tunable: sum(Object.values(tunable)),
+      activated: sum(Object.values(activated)),
       ...(routing && {
         routing: {
           routes: routing.routes,

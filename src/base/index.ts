@@ -1,4 +1,5 @@
-/** @file Door of the room `base`: what every room may use. Errors, atomic files, seeded random numbers. */
+/** @file Door of the room `base`: what every room may use. Errors, atomic files, seeded random numbers, sums and means. */
 export * from "./errors.ts";
 export * from "./files.ts";
 export * from "./random.ts";
+export * from "./statistics.ts";

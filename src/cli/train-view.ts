@@ -1,5 +1,6 @@
 /** @file What a person sees of training runs: notes above, one bar below, and how they ended. */
 import { join, resolve } from "node:path";
+import { sum } from "../base/index.ts";
 import type { TrainingEvent, TrainingResult } from "../training/index.ts";
 import { type Progress, startProgress } from "./progress.ts";
 import { duration, grouped, note, paint, print } from "./terminal.ts";
@@ -59,7 +60,6 @@ export class RunView {
         const { step, lm_loss, tokens_per_second } = event.metrics;
         this.#runs[run] = { step, loss: lm_loss.toFixed(3), tokensPerSecond: tokens_per_second };
         const going = this.#runs.filter(({ loss }) => loss !== "");
-        const sum = (numbers: readonly number[]) => numbers.reduce((a, b) => a + b, 0);
         this.#progress?.update(sum(this.#runs.map((each) => each.step)), [
           `loss ${going.map(({ loss }) => loss).join(" ")}`,
           `${grouped(Math.round(sum(going.map(({ tokensPerSecond }) => tokensPerSecond))))} tokens/s`,

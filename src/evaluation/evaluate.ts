@@ -1,10 +1,10 @@
 /** @file Measures a model on a task under a protocol: rows to prompts, outputs to scores, and all that decides the number. */
-import { InputError } from "../base/index.ts";
+import { InputError, mean, sum } from "../base/index.ts";
 import type { Engine } from "../generation/index.ts";
 import type { Tokenizer } from "../models/index.ts";
 import { shorten, type Template } from "../training/index.ts";
 import type { Extraction } from "./extract.ts";
-import { accuracyOf, bootstrapInterval, mean, standardError } from "./interval.ts";
+import { accuracyOf, bootstrapInterval, standardError } from "./interval.ts";
 import { type DataOptions, loadSplit, type Rows } from "./load.ts";
 import { type Ask, type Decoding, type MeasureOptions, measure } from "./measure.ts";
 import { findOverlap, type Overlap, type TrainingTexts, textOfDocument } from "./overlap.ts";
@@ -245,10 +245,7 @@ function metricsOf(samples: readonly Sample[], seed: number): Metric[] {
   return Object.entries(samples[0]!.scores).flatMap(([filter, scores]) =>
     Object.keys(scores).map((metric): Metric => {
       const values = samples.map((sample) => sample.scores[filter]![metric]!);
-      const { interval } = accuracyOf(
-        values.reduce((a, b) => a + b, 0),
-        values.length,
-      );
+      const { interval } = accuracyOf(sum(values), values.length);
       const stderr = standardError(values);
       return { metric, filter, value: mean(values), stderr, interval, bootstrap: bootstrapInterval(values, seed) };
     }),

@@ -1,5 +1,5 @@
 /** @file How sure an accuracy is. */
-import { Random } from "../base/index.ts";
+import { mean, Random, sum } from "../base/index.ts";
 
 export interface Accuracy {
   readonly correct: number;
@@ -24,15 +24,11 @@ export function accuracyOf(correct: number, total: number): Accuracy {
   return { correct, total, value: p, interval: [low, high] };
 }
 
-export function mean(values: readonly number[]): number {
-  return values.reduce((a, b) => a + b, 0) / values.length;
-}
-
 /** Standard error of the mean, from the sample's own deviation (n - 1); null for fewer than two values. */
 export function standardError(values: readonly number[]): number | null {
   if (values.length < 2) return null;
   const centre = mean(values);
-  const squares = values.reduce((sum, value) => sum + (value - centre) ** 2, 0);
+  const squares = values.reduce((total, value) => total + (value - centre) ** 2, 0);
   return Math.sqrt(squares / (values.length - 1)) / Math.sqrt(values.length);
 }
 
@@ -44,9 +40,9 @@ export function bootstrapInterval(
 ): readonly [low: number, high: number] {
   const random = new Random(seed);
   const means = Array.from({ length: draws }, () => {
-    let sum = 0;
-    for (let i = 0; i < values.length; i++) sum += values[random.integer(values.length)]!;
-    return sum / values.length;
+    let total = 0;
+    for (let i = 0; i < values.length; i++) total += values[random.integer(values.length)]!;
+    return total / values.length;
   }).sort((a, b) => a - b);
   return [means[Math.floor(0.025 * (draws - 1))]!, means[Math.ceil(0.975 * (draws - 1))]!];
 }
@@ -56,8 +52,8 @@ export function bootstrapInterval(
  * the harness pools it.
  */
 export function pooledError(errors: readonly (number | null)[], sizes: readonly number[]): number | null {
-  const total = sizes.reduce((a, b) => a + b, 0);
+  const total = sum(sizes);
   if (errors.includes(null) || total <= sizes.length) return null;
-  const squares = errors.reduce<number>((sum, error, i) => sum + (sizes[i]! - 1) * error! ** 2 * sizes[i]!, 0);
+  const squares = errors.reduce<number>((squared, error, i) => squared + (sizes[i]! - 1) * error! ** 2 * sizes[i]!, 0);
   return Math.sqrt(squares / (total - sizes.length) / total);
 }

@@ -1,4 +1,5 @@
 /** @file Asks the engine for what rows need, in chunks that are kept as they come: likelihoods of choices, or answers. */
+import { sum } from "../base/index.ts";
 import type { Engine } from "../generation/index.ts";
 import type { Adapter } from "../methods/index.ts";
 import type { ScoringPair } from "./prompts.ts";
@@ -33,7 +34,7 @@ const CHUNK = 4;
 const lengthOf = (ask: Ask): number =>
   ask.kind === "generate"
     ? ask.prompt.length
-    : ask.pairs.reduce((sum, { prompt, continuation }) => sum + prompt.length + continuation.length, 0);
+    : ask.pairs.reduce((total, { prompt, continuation }) => total + prompt.length + continuation.length, 0);
 
 /**
  * Outputs for `asks`, in their order; those that the store has are not made again.
@@ -94,7 +95,7 @@ async function run(
       const own = scores.filter((_, i) => choices[i]!.row === row);
       outputs[row] = {
         kind: "choice",
-        logLikelihoods: own.map(({ logprobs }) => logprobs.reduce((a, b) => a + b, 0)),
+        logLikelihoods: own.map(({ logprobs }) => sum(logprobs)),
         greedy: own.map(({ greedy }) => greedy),
       };
     }

@@ -1,5 +1,5 @@
 /** @file Perplexity of the responses of rows, each after its own prompt, and of a plain text. */
-import { InputError } from "../base/index.ts";
+import { InputError, mean } from "../base/index.ts";
 import type { Engine } from "../generation/index.ts";
 import type { Adapter } from "../methods/index.ts";
 import type { Tokenizer } from "../models/index.ts";
@@ -13,6 +13,8 @@ export interface PerplexityResult {
   /** Rows whose response is all arg-maxima. */
   readonly greedy: number;
 }
+
+const perplexityOf = (logprobs: readonly number[]): number => Math.exp(-mean(logprobs));
 
 /** Scores `response | prompt` of every row; every token weighs the same, as in the training loss. */
 export async function perplexity(
@@ -28,9 +30,8 @@ export async function perplexity(
     adapter,
   );
   const logprobs = scores.flatMap((score) => score.logprobs);
-  const mean = logprobs.reduce((a, b) => a + b, 0) / logprobs.length;
   return {
-    perplexity: Math.exp(-mean),
+    perplexity: perplexityOf(logprobs),
     tokens: logprobs.length,
     greedy: scores.filter((score) => score.greedy).length,
   };
@@ -59,6 +60,5 @@ export async function textPerplexity(
   }
   if (rows.length === 0) throw new InputError("DATA_INVALID", "text", "has fewer than two tokens");
   const logprobs = (await engine.score(rows)).flatMap((score) => score.logprobs);
-  const mean = logprobs.reduce((a, b) => a + b, 0) / logprobs.length;
-  return { perplexity: Math.exp(-mean), tokens: logprobs.length };
+  return { perplexity: perplexityOf(logprobs), tokens: logprobs.length };
 }

@@ -1,7 +1,7 @@
 /** @file Results as lm-evaluation-harness prints and writes them: its table, results_*.json and samples_*.jsonl. */
 import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { writeFileAtomic } from "../base/index.ts";
+import { sum, writeFileAtomic } from "../base/index.ts";
 import type { Metric, Sample, TaskResult } from "./evaluate.ts";
 import { pooledError } from "./interval.ts";
 
@@ -17,8 +17,6 @@ export interface GroupResult {
   }[];
   readonly rows: number;
 }
-
-const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
 
 /** The groups that results belong to, outermost first, weighted by rows as the harness does. */
 export function groupResults(results: readonly TaskResult[]): GroupResult[] {

@@ -1,4 +1,5 @@
 /** @file Parameter counts of all methods at the paper's settings, and what the paper reports for LLaMA-2 7B (its table 1). */
+import { sum } from "../base/index.ts";
 import type { BackboneConfig } from "../models/index.ts";
 import type { Method } from "./method.ts";
 import { methods } from "./registry.ts";
@@ -62,8 +63,6 @@ export interface MethodRow {
   readonly paper: (Reported & { /** Our tunable parameters as the paper counts them. */ readonly ours: number }) | null;
 }
 
-const sum = (parts: Readonly<Record<string, number>>): number => Object.values(parts).reduce((a, b) => a + b, 0);
-
 /**
  * All methods as the paper sets them, in the order of the registry.
  * @param isPapers whether `backbone` is the paper's, so that its figures stand beside
@@ -73,11 +72,11 @@ export function parameterTable(backbone: BackboneConfig, isPapers: boolean): Met
     const { tunable, activated } = method.countParameters(method.newConfig({}, backbone), backbone);
     const reported = isPapers ? REPORTED[method.name] : undefined;
     const left = reported?.without?.map((part) => tunable[part] ?? 0) ?? [];
-    const ours = left.reduce((rest, part) => rest - part, sum(tunable));
+    const ours = left.reduce((rest, part) => rest - part, sum(Object.values(tunable)));
     return {
       method,
-      tunable: { parts: tunable, total: sum(tunable) },
-      activated: { parts: activated, total: sum(activated) },
+      tunable: { parts: tunable, total: sum(Object.values(tunable)) },
+      activated: { parts: activated, total: sum(Object.values(activated)) },
       paper: reported ? { ...reported, ours } : null,
     };
   });

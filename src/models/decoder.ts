@@ -1,4 +1,5 @@
 /** @file The forward pass that all families share, as one graph, read top to bottom; the config says what is in it. */
+import { sum } from "../base/index.ts";
 import {
   add,
   type Dim,
@@ -111,7 +112,7 @@ export function decoderForward(
   const each = ({ path, parts, sizes }: JointModules, x: Value, single: typeof linear): Value[] => {
     if (config.fusedModules) return split(single(path, x), 1, sizes);
     if (!fuses) return parts.map((part) => single(part, x));
-    const width = sizes.reduce((a, b) => a + b);
+    const width = sum(sizes);
     const all = project(g, stored, `${path}.weight`, x, width); // [N, Σ out]
     return split(all, 1, sizes).map((y, i) => single(parts[i]!, x, y));
   };

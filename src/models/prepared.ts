@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { setImmediate } from "node:timers/promises";
 import { z } from "zod";
-import { InputError, parseWith, writeStreamAtomic } from "../base/index.ts";
+import { InputError, parseWith, sum, writeStreamAtomic } from "../base/index.ts";
 import { FileMapping, Tensor } from "../runtime/index.ts";
 import type { BackboneConfig } from "./config.ts";
 import type { WeightForm } from "./forward.ts";
@@ -44,7 +44,7 @@ export function weightBytes(config: BackboneConfig, form: WeightForm): number {
   const sizes = [...storedLayout(config, form).tensors.values()].map(
     ({ dtype, shape }) => storedDType(dtype).bytes * shape.reduce((a, b) => a * b, 1),
   );
-  return sizes.reduce((a, b) => a + b, 0);
+  return sum(sizes);
 }
 
 /** What of a config decides which numbers the weights are. */

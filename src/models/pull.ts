@@ -2,7 +2,7 @@
 import { existsSync, mkdirSync, readdirSync, statfsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { z } from "zod";
-import { InputError, readJson, writeFileAtomic } from "../base/index.ts";
+import { InputError, readJson, sum, writeFileAtomic } from "../base/index.ts";
 import { cacheDirectory } from "./cache.ts";
 import { CONVERT, PICKLE } from "./checkpoint.ts";
 import { bytesThere, download, HubStatusError, isWhole } from "./download.ts";
@@ -170,14 +170,13 @@ export async function pullModel(text: string, options: PullOptions = {}): Promis
   mkdirSync(directory, { recursive: true });
   const paths = files.map(({ path }) => join(directory, ...path.split("/")));
   const there = files.map(({ size }, i) => Math.min(size, bytesThere(paths[i]!)));
-  const total = files.reduce((sum, { size }) => sum + size, 0);
-  const sum = (): number => there.reduce((a, b) => a + b, 0);
-  checkSpace(directory, total - sum());
+  const total = sum(files.map(({ size }) => size));
+  checkSpace(directory, total - sum(there));
   for (const [i, file] of files.entries()) {
     const path = paths[i]!;
     const report = (bytes: number): void => {
       there[i] = bytes;
-      onProgress?.(sum(), total, file.path);
+      onProgress?.(sum(there), total, file.path);
     };
     signal?.throwIfAborted();
     try {

@@ -1,5 +1,5 @@
 /** @file The order of examples through a run, and the padded arrays that one pass of the graph takes. */
-import { deriveSeed, Random } from "../base/index.ts";
+import { deriveSeed, Random, sum } from "../base/index.ts";
 import { Tensor } from "../runtime/index.ts";
 import type { Example } from "./data.ts";
 
@@ -45,11 +45,11 @@ export class Order implements ExampleOrder {
  * rounded down and what is left given to the largest remainders (Hamilton's method), so that every epoch has the same.
  */
 export function quotas(sizes: readonly number[], weights: readonly number[]): number[] {
-  const total = sizes.reduce((a, b) => a + b, 0);
-  const sum = weights.reduce((a, b) => a + b, 0);
-  const exact = weights.map((weight) => (total * weight) / sum);
+  const total = sum(sizes);
+  const weight = sum(weights);
+  const exact = weights.map((part) => (total * part) / weight);
   const result = exact.map(Math.floor);
-  const left = total - result.reduce((a, b) => a + b, 0);
+  const left = total - sum(result);
   const byRemainder = exact.map((_, i) => i).sort((a, b) => exact[b]! - result[b]! - (exact[a]! - result[a]!) || a - b);
   for (const i of byRemainder.slice(0, left)) result[i]!++;
   return result;
@@ -71,9 +71,9 @@ export class MixOrder implements ExampleOrder {
 
   constructor(sizes: readonly number[], weights: readonly number[], seed: number, purpose: string) {
     this.#quotas = quotas(sizes, weights);
-    this.#starts = sizes.map((_, i) => sizes.slice(0, i).reduce((a, b) => a + b, 0));
+    this.#starts = sizes.map((_, i) => sum(sizes.slice(0, i)));
     this.#orders = sizes.map((size, i) => new Order(size, seed, `${purpose}/part ${i}`));
-    this.#total = sizes.reduce((a, b) => a + b, 0);
+    this.#total = sum(sizes);
     this.#places = new Order(this.#total, seed, purpose);
   }
 
@@ -114,11 +114,11 @@ export function microBatches(batch: readonly Example[], size: number): Example[]
 
 /** Supervised tokens: every one after the prompt. */
 export function supervisedTokens(examples: readonly Example[]): number {
-  return examples.reduce((sum, { tokens, promptLength }) => sum + tokens.length - promptLength, 0);
+  return sum(examples.map(({ tokens, promptLength }) => tokens.length - promptLength));
 }
 
 export function countTokens(examples: readonly Example[]): number {
-  return examples.reduce((sum, { tokens }) => sum + tokens.length, 0);
+  return sum(examples.map(({ tokens }) => tokens.length));
 }
 
 export const roundUp = (n: number, step: number): number => Math.ceil(n / step) * step;

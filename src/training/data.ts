@@ -1,7 +1,7 @@
 /** @file Training and dev examples: rows filtered, split and tokenised, with a count of everything left out. */
 import { createHash } from "node:crypto";
 import { setImmediate } from "node:timers/promises";
-import { deriveSeed, InputError, Random } from "../base/index.ts";
+import { deriveSeed, InputError, Random, sum } from "../base/index.ts";
 import type { Tokenizer } from "../models/index.ts";
 import { countTokens, type ExampleOrder, MixOrder, Order, quotas } from "./batches.ts";
 import type { SourceCounts } from "./metrics.ts";
@@ -278,7 +278,7 @@ class Reader {
 function mixOf(parts: readonly { source: NamedSource; examples: readonly Example[] }[], warnings: string[]) {
   if (parts.length === 1) return { sources: [] };
   const sizes = parts.map(({ examples }) => examples.length);
-  const total = sizes.reduce((a, b) => a + b, 0);
+  const total = sum(sizes);
   const given = parts.map(({ source }) => source.weight);
   const weights = given.every((weight) => weight !== undefined) ? given : undefined;
   const perEpoch = weights === undefined ? sizes : quotas(sizes, weights);

@@ -1,5 +1,5 @@
 /** @file The session that runs forward and backward over a micro-batch and adds its gradients to flat buffers. */
-import { Random } from "../base/index.ts";
+import { Random, sum } from "../base/index.ts";
 import { add, exportOnnx, Graph, grad, mul, type Recomputation } from "../graph/index.ts";
 import { ADAPTER_INPUT, type Adapter } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
@@ -165,7 +165,7 @@ export function addActive(results: readonly Pick<PassResult, "active">[]): numbe
 /** Counts of each layer as shares of their sum. */
 export function shares(active: readonly (readonly number[])[]): number[][] {
   return active.map((layer) => {
-    const total = layer.reduce((a, b) => a + b, 0);
+    const total = sum(layer);
     return layer.map((count) => (total === 0 ? 0 : count / total));
   });
 }

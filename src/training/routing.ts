@@ -1,5 +1,5 @@
 /** @file What a routed method's routers did on a set of rows: shares, entropy, distinct routes, and what routes tell of labels. */
-import { Random } from "../base/index.ts";
+import { Random, sum } from "../base/index.ts";
 
 /** All over the rows of one evaluation; information and entropy in bits. */
 export interface RoutingMetrics {
@@ -31,8 +31,8 @@ const SHUFFLES = 20;
 /** H = −Σ p log2 p. The weights need not sum to 1. */
 export function entropyOf(weights: Iterable<number>): number {
   const values = [...weights].filter((weight) => weight > 0);
-  const total = values.reduce((a, b) => a + b, 0);
-  return values.reduce((sum, value) => sum - (value / total) * Math.log2(value / total), 0);
+  const total = sum(values);
+  return values.reduce((bits, value) => bits - (value / total) * Math.log2(value / total), 0);
 }
 
 function countsOf<T>(values: Iterable<T>): Map<T, number> {
@@ -55,7 +55,6 @@ function numbered(texts: readonly string[]): number[] {
 }
 
 const rounded = (value: number): number => Number(value.toFixed(4));
-const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
 
 /** Collects rows; an evaluation makes one and asks for the metrics at its end. */
 export class RoutingTally {

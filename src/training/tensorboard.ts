@@ -1,6 +1,8 @@
 /** @file What a run measures, for TensorBoard: event files in `tensorboard/` below its directory, made from metrics.jsonl. */
+
 import { appendFileSync, closeSync, mkdirSync, openSync, readdirSync, rmSync, statSync, truncateSync } from "node:fs";
 import { join } from "node:path";
+import { mean } from "../base/index.ts";
 import { methodOf } from "../methods/index.ts";
 import type { TrainingConfig } from "./config.ts";
 import { frame, scalarsEvent, startEvent, textEvent, versionEvent } from "./event-file.ts";
@@ -10,8 +12,6 @@ import { metricsPath, RunDirectory, readRunConfig } from "./run-directory.ts";
 const FILE = /^events\.out\.tfevents\.\d+\.milora\.(\d+)$/;
 
 const tensorboardDirectory = (run: string): string => join(run, "tensorboard");
-
-const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
 
 function stepScalars(metrics: StepMetrics, experts: readonly string[]): [string, number][] {
   const { loss, lm_loss, auxiliary, lr, grad_norm, tokens_per_second, epoch, activation, expert_shares } = metrics;

@@ -4,7 +4,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type InputError, Random } from "../../src/base/index.ts";
+import { type InputError, Random, sum } from "../../src/base/index.ts";
 import { Adapter, mergeAdapter, methods } from "../../src/methods/index.ts";
 import { Backbone, readSafetensors, type StoredTensor, writeSafetensors } from "../../src/models/index.ts";
 import { distance, FIXTURES, Passes, pass } from "./support.ts";
@@ -53,8 +53,6 @@ const digestOf = (backbone: Backbone): string => {
 
 const filesOf = (path: string): Record<string, string> =>
   Object.fromEntries(readdirSync(path).map((name) => [name, readFileSync(join(path, name)).toString("base64")]));
-
-const sum = (values: Iterable<number>): number => [...values].reduce((a, b) => a + b, 0);
 
 describe.each(["llama-tied", "llama-gqa", "llama-headdim"])("%s", (name) => {
   const source = join(FIXTURES, "backbones", name);

@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { z } from "zod";
-import { InputError, readJson } from "../../base/index.ts";
+import { InputError, readJson, sum } from "../../base/index.ts";
 import { Adapter, type Method, methodOf } from "../../methods/index.ts";
 import { type BackboneConfig, readBackboneConfig, SHAPES, type ShapeName } from "../../models/index.ts";
 import { collect, examples, integer, jsonFlag, templateFlag } from "../flags.ts";
@@ -84,7 +84,7 @@ function countParameters(method: Method, config: unknown, backbone: BackboneConf
   const counts = method.countParameters(config, backbone);
   const withTotal = (parts: Readonly<Record<string, number>>) => ({
     ...parts,
-    total: Object.values(parts).reduce((a, b) => a + b, 0),
+    total: sum(Object.values(parts)),
   });
   return { tunable: withTotal(counts.tunable), activated: withTotal(counts.activated) };
 }

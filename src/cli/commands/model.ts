@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { InputError } from "../../base/index.ts";
+import { InputError, sum } from "../../base/index.ts";
 import {
   type BackboneOptions,
   isWhole,
@@ -109,7 +109,7 @@ async function pull(name: string, flags: PullFlags): Promise<void> {
     });
     bar?.stop();
     const { directory, commit, files } = pulled;
-    const bytes = files.reduce((sum, { size }) => sum + size, 0);
+    const bytes = sum(files.map(({ size }) => size));
     if (flags.json) printJson({ model: name, directory, commit, bytes, files: files.map(({ path }) => path) });
     else print(`${files.length} files, ${megabytes(bytes)}, in ${directory}`);
   } finally {

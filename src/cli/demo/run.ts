@@ -2,7 +2,7 @@
 import { existsSync, rmSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
-import { writeFileAtomic } from "../../base/index.ts";
+import { sum, writeFileAtomic } from "../../base/index.ts";
 import { type ExactMatchResult, type LabelledRow, loadLabelledRows } from "../../evaluation/index.ts";
 import { Engine } from "../../generation/index.ts";
 import { Adapter } from "../../methods/index.ts";
@@ -193,8 +193,7 @@ function samplesOf({ tenant, rows, answers }: Workplace): show.Sample[] {
 
 function countOf(adapter: Adapter): show.Parameters {
   const { tunable, activated } = adapter.method.countParameters(adapter.config, adapter.backbone);
-  const total = (parts: Readonly<Record<string, number>>) => Object.values(parts).reduce((a, b) => a + b, 0);
-  return { tunable: total(tunable), activated: total(activated) };
+  return { tunable: sum(Object.values(tunable)), activated: sum(Object.values(activated)) };
 }
 
 function tenantReport({ tenant, trained, adapters, answers }: Workplace) {

@@ -1,4 +1,5 @@
 /** @file The demo's findings as text. */
+import { mean } from "../../base/index.ts";
 import type { Accuracy } from "../../evaluation/index.ts";
 import type { RouteReport } from "../../generation/index.ts";
 import type { RoutingMetrics } from "../../training/index.ts";
@@ -96,10 +97,9 @@ export function routePicture(
 /** What the routers did on the dev rows. */
 export function routingLine(tenant: Tenant, routing: RoutingMetrics): string {
   const { rows, routes, entropy, experts, route_mutual_information, route_mutual_information_by_chance } = routing;
-  const mean = entropy.reduce((a, b) => a + b, 0) / entropy.length;
   const facts = [
     `${routes} routes on ${rows} dev rows`,
-    `entropy of a layer ${mean.toFixed(2)} of ${Math.log2(experts.length).toFixed(2)} bits`,
+    `entropy of a layer ${mean(entropy).toFixed(2)} of ${Math.log2(experts.length).toFixed(2)} bits`,
     `of the answer they tell ${route_mutual_information.toFixed(2)} bits, by chance ${route_mutual_information_by_chance.toFixed(2)}`,
   ];
   return `tenant ${tenant.name}  ${facts.join(" · ")}`;

@@ -1,7 +1,7 @@
 /** @file The demo's work: training, measuring, routes, samples, speed. Nothing here prints. */
 import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { MiloraError } from "../../base/index.ts";
+import { MiloraError, median } from "../../base/index.ts";
 import { type ExactMatchResult, exactMatch, type LabelledRow } from "../../evaluation/index.ts";
 import type { Engine, RouteReport } from "../../generation/index.ts";
 import type { Adapter } from "../../methods/index.ts";
@@ -164,10 +164,4 @@ export async function measureSpeed(
       },
     ]),
   );
-}
-
-export function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }

@@ -1,4 +1,5 @@
 /** @file report.html: one page without scripts and without requests, from what a run has written. */
+import { mean, sum } from "../../base/index.ts";
 import type { EvaluationMetrics, StepMetrics } from "../../training/index.ts";
 import { grouped } from "../terminal.ts";
 import type { RunFacts } from "./read.ts";
@@ -10,8 +11,6 @@ const MOST_CELLS = 10_000;
 
 const points = <T extends { step: number }>(lines: readonly T[], y: (line: T) => number): Point[] =>
   lines.map((line) => [line.step, y(line)] as const);
-
-const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
 
 export function page(run: RunFacts): string {
   const title = `${run.name}: ${text(run.config.method)} on ${text(run.config.model).replace(/^.*\//, "")}`;
@@ -52,8 +51,8 @@ function definitions(entries: Readonly<Record<string, unknown>>): string {
 function cards({ steps, evaluations }: RunFacts): string {
   const best = evaluations.findLast((evaluation) => evaluation.best);
   const last = steps.at(-1);
-  const seconds = steps.reduce((total, step) => total + step.seconds, 0);
-  const tokens = steps.reduce((total, step) => total + step.tokens, 0);
+  const seconds = sum(steps.map((step) => step.seconds));
+  const tokens = sum(steps.map((step) => step.tokens));
   const facts: [string, string][] = [
     ["steps", last ? grouped(last.step) : "0"],
     ["epochs", last ? numberText(last.epoch) : "0"],

@@ -1,4 +1,5 @@
 /** @file Line charts and heat maps as SVG text. Colours are CSS variables of the page, so that light and dark both work. */
+import { mean } from "../../base/index.ts";
 
 /** Text for HTML and for attributes in double quotes; control characters other than newline and tab are dropped. */
 export function escapeHtml(text: string): string {
@@ -53,7 +54,6 @@ export function binned(points: readonly Point[], most = MOST_POINTS): Bin[] {
   return Array.from({ length: Math.ceil(points.length / size) }, (_, i) => {
     const part = points.slice(i * size, (i + 1) * size);
     const ys = part.map(([, y]) => y);
-    const mean = (values: readonly number[]) => values.reduce((a, b) => a + b, 0) / values.length;
     return { x: mean(part.map(([x]) => x)), mean: mean(ys), low: Math.min(...ys), high: Math.max(...ys) };
   });
 }

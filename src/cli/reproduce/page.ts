@@ -1,4 +1,5 @@
 /** @file report.html of a reproduction: one page without scripts and without requests. */
+import { sum } from "../../base/index.ts";
 import { differencesTable, doneText, type Report, type Table, valueText } from "../../evaluation/index.ts";
 import { style } from "../report/style.ts";
 import { escapeHtml } from "../report/svg.ts";
@@ -44,10 +45,7 @@ export function page(report: Report): string {
     ["preset", preset],
     ["backbone", model],
     ["seeds", String(seeds)],
-    [
-      "cells",
-      `${studies.reduce((sum, { done }) => sum + done, 0)} of ${studies.reduce((sum, { cells }) => sum + cells, 0)}`,
-    ],
+    ["cells", `${sum(studies.map(({ done }) => done))} of ${sum(studies.map(({ cells }) => cells))}`],
     ["machine", machine],
     ["made", made],
   ];

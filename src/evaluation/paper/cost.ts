@@ -2,14 +2,13 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { MiloraError } from "../../base/index.ts";
+import { MiloraError, median, sum } from "../../base/index.ts";
 import { train } from "../../training/index.ts";
 import { evaluateTask } from "../evaluate.ts";
 import { loadTasks } from "../registry.ts";
 import { protocolOf } from "./data.ts";
 import type { Plan, PlannedCell, PlannedRun, World } from "./plan.ts";
 import { openCells, openRuns } from "./run.ts";
-import { median } from "./statistics.ts";
 import { machineName } from "./store.ts";
 
 export interface Cost {
@@ -157,7 +156,7 @@ export function costOf(plan: Plan, pace: Pace | undefined): Cost {
   for (const { skipped: why } of plan.cells) if (why) skipped[why] = (skipped[why] ?? 0) + 1;
   const total = (values: readonly (number | undefined)[]) => {
     const known = values.filter((value) => value !== undefined);
-    return known.length === 0 && values.length > 0 ? undefined : known.reduce((a, b) => a + b, 0);
+    return known.length === 0 && values.length > 0 ? undefined : sum(known);
   };
   const numbers = (values: readonly (number | undefined)[]) => values.reduce<number>((a, b) => a + (b ?? 0), 0);
   const training = runs.map((run) => {

@@ -1,6 +1,6 @@
 /** @file From tables and figures to what has to be done: trainings and cells, each known by what decides it, each once. */
 import { basename } from "node:path";
-import { MiloraError, reasonOf } from "../../base/index.ts";
+import { MiloraError, reasonOf, sum } from "../../base/index.ts";
 import { methodOf } from "../../methods/index.ts";
 import {
   decisiveFields,
@@ -221,7 +221,7 @@ export class Planner {
     const model = training.model ?? this.#scope.model;
     const facts = await this.#world.models.facts(model);
     const common = { label: labelOf(training), training, model };
-    const papers = data.reduce((sum, name) => sum + (TABLE6[name]?.train ?? 0), 0);
+    const papers = sum(data.map((name) => TABLE6[name]?.train ?? 0));
     let sources: Awaited<ReturnType<Data["training"]>>[] = [];
     const problems: MiloraError[] = facts.problem ? [facts.problem] : [];
     try {
@@ -230,7 +230,7 @@ export class Planner {
       problems.push(problemOf(error));
       sources = [];
     }
-    const rows = sources.length ? sources.reduce((sum, { train }) => sum + train.rows, 0) : papers;
+    const rows = sources.length ? sum(sources.map(({ train }) => train.rows)) : papers;
     const settings = this.#scope.settings(method, rows);
     const adapter = { ...settings.adapter, ...training.adapter };
     const devs = this.#scope.dev ? sources.map(({ dev }) => dev) : [];
@@ -342,7 +342,7 @@ function tokensPerRow(trains: readonly Source[], { tokenizer }: ModelFacts, maxL
 
 function countOf(method: string, adapter: unknown, { config }: ModelFacts): number {
   const { tunable } = methodOf(method).countParameters(adapter, config!);
-  return Object.values(tunable).reduce((a, b) => a + b, 0);
+  return sum(Object.values(tunable));
 }
 
 /** Why things cannot be done, each reason once. */

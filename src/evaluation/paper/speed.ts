@@ -1,8 +1,8 @@
 /** @file Decode speed and memory of one adapter, as the process that runs this knows them of itself. */
+import { median } from "../../base/index.ts";
 import { Engine } from "../../generation/index.ts";
 import { Adapter } from "../../methods/index.ts";
 import { Backbone } from "../../models/index.ts";
-import { median } from "./statistics.ts";
 import type { Values } from "./study.ts";
 
 export interface SpeedRequest {

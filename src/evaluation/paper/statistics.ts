@@ -1,13 +1,6 @@
 /** @file What tables say of many numbers: medians with their spread, and whether two methods differ on the same rows. */
-import { Random } from "../../base/index.ts";
-import { mean } from "../interval.ts";
+import { mean, median, Random } from "../../base/index.ts";
 import { type CellOf, canonical, type Figure, type Results, type Scope, type Seedless } from "./study.ts";
-
-export function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
-}
 
 /** Null where there is nothing. */
 export function figureOf(values: readonly number[]): Figure | null {

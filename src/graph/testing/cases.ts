@@ -1,4 +1,5 @@
 /** @file Forward cases of the plain ops: inputs, graph, and the numbers that must come out. */
+import { sum } from "../../base/index.ts";
 import type { Value } from "../graph.ts";
 import * as g from "../index.ts";
 import { ops } from "../index.ts";
@@ -6,7 +7,7 @@ import { lossOps } from "../losses.ts";
 import { apply1 } from "../ops/common.ts";
 import { waitFor, zeroAfter } from "../ops/flow.ts";
 import { partSizes, rowParts } from "../ops/layout.ts";
-import { at, type Case, erf, feed, ints, make, positive, range, rowsOf, sigmoid, softmax, total } from "./numbers.ts";
+import { at, type Case, erf, feed, ints, make, positive, range, rowsOf, sigmoid, softmax } from "./numbers.ts";
 
 const unary = (build: (x: Value) => Value, f: (x: number) => number, domain = (x: number) => x): Case => {
   const x = feed([3, 4]);
@@ -129,8 +130,8 @@ export const plainCases: Record<string, Case> = {
     expected: ([c, a, b]) => make([3, 2], (i) => (at(c!, i) ? at(a!, i) : at(b!, i))),
   },
 
-  sum: reduction(g.sum, total),
-  mean: reduction(g.mean, (row) => total(row) / row.length),
+  sum: reduction(g.sum, sum),
+  mean: reduction(g.mean, (row) => sum(row) / row.length),
   max: reduction(g.max, (row) => Math.max(...row)),
   softmax: along((x) => g.softmax(x, 1), softmax),
   logSoftmax: along(
@@ -139,7 +140,7 @@ export const plainCases: Record<string, Case> = {
   ),
   cumsum: along(
     (x) => g.cumsum(x, 1, { reverse: true }),
-    (row) => row.map((_, i) => total(row.slice(i))),
+    (row) => row.map((_, i) => sum(row.slice(i))),
   ),
   argmax: {
     inputs: [feed([4, 5])],
@@ -173,7 +174,7 @@ export const plainCases: Record<string, Case> = {
       [0.5, 1].map((alpha) =>
         make(
           [2, 5, 4, 6],
-          ([i, j, m, n]) => alpha * total(range(3).map((k) => at(a!, [i!, j!, k, m!]) * at(b!, [i!, j!, k, n!]))),
+          ([i, j, m, n]) => alpha * sum(range(3).map((k) => at(a!, [i!, j!, k, m!]) * at(b!, [i!, j!, k, n!]))),
         ),
       ),
   },
@@ -181,7 +182,7 @@ export const plainCases: Record<string, Case> = {
     inputs: [feed([3, 4]), feed([5, 4], 2), feed([5], 3)],
     build: ([a, b, c]) => g.gemm(a!, b!, { transB: true, c: c!, alpha: 0.5, beta: 2 }),
     expected: ([a, b, c]) =>
-      make([3, 5], ([m, n]) => 0.5 * total(range(4).map((k) => at(a!, [m!, k]) * at(b!, [n!, k]))) + 2 * at(c!, [n!])),
+      make([3, 5], ([m, n]) => 0.5 * sum(range(4).map((k) => at(a!, [m!, k]) * at(b!, [n!, k]))) + 2 * at(c!, [n!])),
   },
 
   reshape: flat([2, 6], (x) => g.reshape(x, [3, -1]), [3, 4]),
@@ -255,7 +256,7 @@ export const plainCases: Record<string, Case> = {
     inputs: [feed([3, 2]), ints([4, 1], [2, 0, 2, 2]), feed([4, 2], 2)],
     build: ([x, i, u]) => apply1(ops.scatterRows, [x!, i!, u!], {}),
     expected: ([x, i, u]) =>
-      make([3, 2], ([r, c]) => at(x!, [r!, c!]) + total(range(4).map((k) => (i!.data[k] === r ? at(u!, [k, c!]) : 0)))),
+      make([3, 2], ([r, c]) => at(x!, [r!, c!]) + sum(range(4).map((k) => (i!.data[k] === r ? at(u!, [k, c!]) : 0)))),
   },
   gatherElements: {
     inputs: [feed([3, 4]), ints([2, 4], [0, 1, 2, 0, 2, 2, 1, 0])],
@@ -268,7 +269,7 @@ export const plainCases: Record<string, Case> = {
     expected: ([x, i, u]) =>
       make(
         [2, 4],
-        ([r, c]) => at(x!, [r!, c!]) + total(range(3).map((k) => (at(i!, [r!, k]) === c ? at(u!, [r!, k]) : 0))),
+        ([r, c]) => at(x!, [r!, c!]) + sum(range(3).map((k) => (at(i!, [r!, k]) === c ? at(u!, [r!, k]) : 0))),
       ),
   },
   oneHot: {

@@ -1,4 +1,5 @@
 /** @file Plain numbers in place of tensors: what the tests of this room compute their expectations with. */
+import { sum } from "../../base/index.ts";
 import type { DType } from "../../runtime/index.ts";
 import type { Value } from "../graph.ts";
 import { type Feed, type Numbers, normals } from "./run.ts";
@@ -49,7 +50,6 @@ export const make = (shape: readonly number[], f: (index: number[]) => number): 
 });
 
 export const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
-export const total = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
 
 export const rowsOf = ({ shape, data }: Numbers): number[][] => {
   const width = shape.at(-1)!;
@@ -57,7 +57,7 @@ export const rowsOf = ({ shape, data }: Numbers): number[][] => {
 };
 
 export const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
-export const softmax = (row: number[]): number[] => row.map((x) => Math.exp(x) / total(row.map(Math.exp)));
+export const softmax = (row: number[]): number[] => row.map((x) => Math.exp(x) / sum(row.map(Math.exp)));
 
 /** Error function by its Taylor series; exact to double precision for |x| < 4. */
 export function erf(x: number): number {

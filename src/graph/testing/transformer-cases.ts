@@ -1,11 +1,12 @@
 /** @file Forward cases of the fused ops of language models. */
+import { sum } from "../../base/index.ts";
 import * as g from "../index.ts";
 import { ops } from "../index.ts";
-import { at, type Case, feed, ints, make, range, rowsOf, softmax, total } from "./numbers.ts";
+import { at, type Case, feed, ints, make, range, rowsOf, softmax } from "./numbers.ts";
 import type { Feed, Numbers } from "./run.ts";
 
 function rmsNorm(row: readonly number[], weight: readonly number[], eps: number): number[] {
-  const r = 1 / Math.sqrt(total(row.map((x) => x * x)) / row.length + eps);
+  const r = 1 / Math.sqrt(sum(row.map((x) => x * x)) / row.length + eps);
   return row.map((x, i) => x * r * weight[i]!);
 }
 
@@ -38,8 +39,8 @@ function attention(
   return make([B, T, H * D], ([b, t, hd]) => {
     const [h, d] = [Math.floor(hd! / D), hd! % D];
     const keys = range(past + t! + 1);
-    const scores = keys.map((s) => total(range(D).map((i) => q(b!, t!, h, i) * k(b!, s, h, i))) / Math.sqrt(D));
-    return total(softmax(scores).map((p, s) => p * v(b!, s, h, d)));
+    const scores = keys.map((s) => sum(range(D).map((i) => q(b!, t!, h, i) * k(b!, s, h, i))) / Math.sqrt(D));
+    return sum(softmax(scores).map((p, s) => p * v(b!, s, h, d)));
   });
 }
 
@@ -67,7 +68,7 @@ export const transformerCases: Record<string, Case> = {
     },
     expected: ([x, w]) => [
       { shape: x!.shape, data: rowsOf(x!).flatMap((row) => rmsNorm(row, w!.data, 1e-3)) },
-      { shape: [2, 3, 1], data: rowsOf(x!).map((row) => 1 / Math.sqrt(total(row.map((v) => v * v)) / 8 + 1e-3)) },
+      { shape: [2, 3, 1], data: rowsOf(x!).map((row) => 1 / Math.sqrt(sum(row.map((v) => v * v)) / 8 + 1e-3)) },
     ],
   },
   skipRmsNorm: {
@@ -98,7 +99,7 @@ export const transformerCases: Record<string, Case> = {
     expected: ([x]) =>
       ([4, 8] as const).map((bits) => {
         const { weight } = quantized(5, 32, bits);
-        return make([3, 5], ([i, j]) => total(range(32).map((k) => at(x!, [i!, k]) * at(weight, [j!, k]))));
+        return make([3, 5], ([i, j]) => sum(range(32).map((k) => at(x!, [i!, k]) * at(weight, [j!, k]))));
       }),
     tolerance: 1e-4,
   },

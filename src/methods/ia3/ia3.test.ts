@@ -1,5 +1,7 @@
 /** @file (IA)³'s numbers of parameters, which modules are scaled where, and the limits of its config. */
+
 import { describe, expect, test } from "vitest";
+import { sum } from "../../base/index.ts";
 import { Backbone } from "../../models/index.ts";
 import { Adapter } from "../index.ts";
 import { scaledSites } from "./config.ts";
@@ -7,9 +9,9 @@ import { ia3 } from "./index.ts";
 
 const llama7b = Backbone.shapes["llama-2-7b"]!;
 const small = Backbone.shapes["smollm2-135m"]!;
-const total = (counts: Readonly<Record<string, number>>) => Object.values(counts).reduce((a, b) => a + b);
+const total = (counts: Readonly<Record<string, number>>) => sum(Object.values(counts));
 const sizes = (specs: readonly { readonly shape: readonly number[] }[]) =>
-  specs.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b), 0);
+  specs.reduce((all, { shape }) => all + shape.reduce((a, b) => a * b), 0);
 
 describe("parameter counts of LLaMA-2 7B", () => {
   test("the paper's 78.6 M: vectors of size 128 for Q, K and Up, projected", () => {

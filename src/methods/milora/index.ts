@@ -1,4 +1,5 @@
 /** @file MiLoRA (Zhang et al. 2024, arXiv 2410.18035): a layer's LoRA modules are experts, routed once per prompt. */
+import { sum } from "../../base/index.ts";
 import { add, concat, gemm, mul, reshape, split, sub, type Value } from "../../graph/index.ts";
 import { type BackboneConfig, moduleNames, type Site, type SiteWeight } from "../../models/index.ts";
 import { doraOutput, doraSpecs } from "../dora/index.ts";
@@ -133,12 +134,11 @@ export const milora: Method<MiloraConfig> = {
   countParameters(config, backbone) {
     const { hiddenSize: d } = backbone;
     const layers = expertsOf(config, backbone);
-    const total = (numbers: readonly number[]) => numbers.reduce((a, b) => a + b, 0);
     const lora = (s: Site) => config.r * (s.inFeatures + s.outFeatures);
     const outputs = (s: Site) => s.outFeatures;
-    const largest = (sizes: number[]) => total(sizes.sort((a, b) => b - a).slice(0, config.top_k));
-    const all = (size: (s: Site) => number) => total(layers.flat().map(size));
-    const active = (size: (s: Site) => number) => total(layers.map((experts) => largest(experts.map(size))));
+    const largest = (sizes: number[]) => sum(sizes.sort((a, b) => b - a).slice(0, config.top_k));
+    const all = (size: (s: Site) => number) => sum(layers.flat().map(size));
+    const active = (size: (s: Site) => number) => sum(layers.map((experts) => largest(experts.map(size))));
     const router = {
       routers: layers.length * config.target_modules.length * d,
       poolers: config.pooler === "self_attention" ? layers.length * d : 0,

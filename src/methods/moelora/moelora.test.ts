@@ -1,11 +1,13 @@
 /** @file MOELoRA's parameter counts, the limits of its config, and how many nodes its routing costs. */
+
 import { expect, test } from "vitest";
+import { sum } from "../../base/index.ts";
 import { Graph } from "../../graph/index.ts";
 import { Backbone } from "../../models/index.ts";
 import { Adapter, buildMethod, lora, type Method, moelora } from "../index.ts";
 
 const llama7b = Backbone.shapes["llama-2-7b"]!;
-const total = (parts: Readonly<Record<string, number>>) => Object.values(parts).reduce((a, b) => a + b);
+const total = (parts: Readonly<Record<string, number>>) => sum(Object.values(parts));
 
 test("87.3 M tunable on LLaMA-2 7B, as in the paper; a token uses half of the experts", () => {
   const config = moelora.newConfig({}, llama7b);
@@ -15,7 +17,7 @@ test("87.3 M tunable on LLaMA-2 7B, as in the paper; a token uses half of the ex
   expect(total(tunable)).toBe(87_293_952);
   expect(activated).toEqual({ experts: 39_976_960, routers: 7_340_032 });
   const listed = moelora.parameters(config, llama7b);
-  expect(listed.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b), 0)).toBe(total(tunable));
+  expect(listed.reduce((all, { shape }) => all + shape.reduce((a, b) => a * b), 0)).toBe(total(tunable));
 });
 
 test.each([

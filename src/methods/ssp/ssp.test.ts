@@ -1,6 +1,7 @@
 /** @file SSP's budget, its gates as functions of it, the structure they choose, and the limits of its config. */
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
+import { sum } from "../../base/index.ts";
 import { Graph } from "../../graph/index.ts";
 import { Backbone, readBackboneConfig } from "../../models/index.ts";
 import { Tensor } from "../../runtime/index.ts";
@@ -12,7 +13,6 @@ import { gateLogits, gatesOf } from "./gates.ts";
 const fixtures = new URL("../../../test/fixtures/", import.meta.url).pathname;
 const llama7b = Backbone.shapes["llama-2-7b"]!;
 const gqa = readBackboneConfig(`${fixtures}backbones/llama-gqa`);
-const sum = (values: Iterable<number>) => [...values].reduce((a, b) => a + b, 0);
 const end = { step: 30, totalSteps: 100 };
 const alphas = (length: number, seed = 1) => Float32Array.from({ length }, (_, i) => 3 * Math.sin(12.9 * (i + seed)));
 

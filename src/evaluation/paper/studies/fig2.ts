@@ -1,4 +1,5 @@
 /** @file Figure 2: which experts the layers choose, task by task. */
+import { mean } from "../../../base/index.ts";
 import { taskTitle } from "../paper.ts";
 import type { CellOf, Scope, Study, Value } from "../study.ts";
 
@@ -9,7 +10,6 @@ const cellOf = (scope: Scope, task: string): CellOf<"routes"> => ({
 });
 
 const short = (expert: string): string => expert.replace(/_proj$/, "");
-const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
 
 export const study: Study = {
   name: "fig2",

@@ -1,4 +1,5 @@
 /** @file Figure 5: accuracy against the number of tunable parameters. */
+import { sum } from "../../../base/index.ts";
 import { methodOf } from "../../../methods/index.ts";
 import { sweep } from "../sweep.ts";
 
@@ -16,6 +17,6 @@ export const study = sweep({
     const method = methodOf(name);
     const config = method.newConfig({ ...settings(name, 0).adapter, ...rank(r) }, backbone);
     const { tunable } = method.countParameters(config, backbone);
-    return Object.values(tunable).reduce((a, b) => a + b, 0) / 1e6;
+    return sum(Object.values(tunable)) / 1e6;
   },
 });

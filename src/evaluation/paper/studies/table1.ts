@@ -1,4 +1,5 @@
 /** @file Table 1: all methods, each task trained and measured by itself. */
+import { sum } from "../../../base/index.ts";
 import { methodOf } from "../../../methods/index.ts";
 import { TABLE1, TITLES, table1Score, taskTitle } from "../paper.ts";
 import { accuracyCells, accuracyFigure, averageOf, compare } from "../statistics.ts";
@@ -14,7 +15,7 @@ function parametersOf({ backbone, settings }: Scope, name: string): { tunable: n
     method.newConfig(settings(name, 0).adapter, backbone),
     backbone,
   );
-  const millions = (parts: Readonly<Record<string, number>>) => Object.values(parts).reduce((a, b) => a + b, 0) / 1e6;
+  const millions = (parts: Readonly<Record<string, number>>) => sum(Object.values(parts)) / 1e6;
   return { tunable: millions(tunable), activated: millions(activated) };
 }
 
