@@ -74,9 +74,12 @@ export interface MethodGraph {
   readonly hooks: Hooks;
   /** Auxiliary losses, already weighted, to be added to the cross entropy: float32 scalars, by name. */
   losses?(): ReadonlyMap<string, Value>;
-  /** Prefill only: per-sequence tensors [B, …] that decoding needs, by the name `Phase.state` asks for. */
+  /**
+   * Prefill only: per-sequence tensors [B, layers, …] that decoding needs, by the name `Phase.state` asks for. A graph may
+   * have only some of the layers, whose parts are then put together.
+   */
   state?(): ReadonlyMap<string, Value>;
-  /** Things worth reporting, [B, …] each, by name (router probabilities). */
+  /** Things worth reporting, [B, layers, …] each, by name (router probabilities). */
   reports?(): ReadonlyMap<string, Value>;
 }
 
@@ -185,6 +188,12 @@ export interface Method<C = unknown> {
      * on its sequence's prompt as `Phase` gives it, or on the parameters alone. Default: false.
      */
     readonly packable?: boolean;
+    /**
+     * What it does to a token of a prompt depends on that token, those before it and the parameters alone: prompts may be
+     * read in parts, and what was read of one serves another that begins alike. Default: false, as for all that pools
+     * the prompt.
+     */
+    readonly causal?: boolean;
   };
   /** The config of a new adapter: `options` over the paper's setting for this backbone. */
   newConfig(options: Readonly<Record<string, unknown>>, backbone: BackboneConfig, run?: PlannedRun): C;

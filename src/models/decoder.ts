@@ -40,7 +40,7 @@ export function decoderForward(
   g: Graph,
   config: BackboneConfig,
   frozen: FrozenWeights,
-  { tokens, attention: mode, hooks = {}, differentiable = false }: ForwardInputs,
+  { tokens, attention: mode, hooks = {}, differentiable = false, layers }: ForwardInputs,
 ): ForwardOutputs {
   const stored = { form: frozen.form, differentiable };
   const { hiddenSize: d, vocabSize, rmsNormEps } = config;
@@ -119,8 +119,9 @@ export function decoderForward(
   const block = (layer: number, name: "self_attn" | "mlp", x: Value, y: Value): Value =>
     g.scope(`${layerPath(layer)}.${name}`, () => hooks.block?.(layer, name, x, y) ?? y);
 
-  let hidden = embed(); // [N, d], the residual stream
-  let normed = () => norm(normsOf(config, 0).beforeAttention, hidden);
+  const { from, to, hidden: given } = layers ?? { from: 0, to: config.numLayers };
+  let hidden = given ?? embed(); // [N, d], the residual stream
+  let normed = () => norm(normsOf(config, from).beforeAttention, hidden);
   const decoderLayer = (layer: number): void => {
     const x = normed();
     const at = layerPath(layer);
@@ -146,10 +147,10 @@ export function decoderForward(
     const mlp = block(layer, "mlp", z, linear(`${at}.mlp.down_proj`, gated));
     ({ sum: hidden, normed } = addNorm(next, middle.sum, normIf(norms.afterMlp, mlp)));
   };
-  for (let layer = 0; layer < config.numLayers; layer++) g.segment(() => decoderLayer(layer));
+  for (let layer = from; layer < to; layer++) g.segment(() => decoderLayer(layer));
 
   return {
-    hidden: normed(),
+    hidden: to < config.numLayers ? hidden : normed(),
     logits: (rows) => {
       const tied = config.tieWordEmbeddings ? EMBEDDING : HEAD;
       const y = project(g, stored, frozen.form.kind === "float32" ? tied : HEAD, rows, vocabSize); // [R, V]

@@ -108,7 +108,17 @@ export type AttentionMode =
       readonly totalLength: Value;
     };
 
+/** Some of the decoder's layers, for a pass that is cut into stages. */
+export interface LayerRange {
+  /** The first layer, and the one after the last. */
+  readonly from: number;
+  readonly to: number;
+  /** The residual stream before layer `from`, which the stage before returned as `hidden`; layer 0 begins with tokens. */
+  readonly hidden?: Value; // [N, d]
+}
+
 export interface ForwardInputs {
+  /** Of layers from another than the first on only the shape counts. */
   readonly tokens: Value; // int64 [B, T]
   readonly attention: AttentionMode;
   readonly hooks?: Hooks;
@@ -117,10 +127,12 @@ export interface ForwardInputs {
    * to 8 bits. Default: false.
    */
   readonly differentiable?: boolean;
+  /** Default: all. */
+  readonly layers?: LayerRange;
 }
 
 export interface ForwardOutputs {
-  /** After the final norm. */
+  /** After the final norm; where the last layer is not among `layers`, the residual stream after those. */
   readonly hidden: Value; // float32 [N, d]
   /** The language-model head on any rows of `hidden`: float32 [R, d] → [R, vocab]. */
   logits(rows: Value): Value;

@@ -25,6 +25,7 @@ export { PREPARED, type PreparedInfo, readPreparedInfo, verifyPrepared, weightBy
 export { type PulledModel, type PullOptions, parseModelName, pulledModel, pullModel, resolveModel } from "./pull.ts";
 export { dequantize, type QuantizedLinear, type QuantizeOptions, quantize } from "./quantize.ts";
 export { type Change, type RewriteOptions, rewriteCheckpoint } from "./rewrite.ts";
+export { steadyLength } from "./rope.ts";
 export { readSafetensors, SafetensorsFile, type StoredTensor, writeSafetensors } from "./safetensors.ts";
 export type { TensorEntry } from "./safetensors-header.ts";
 export { SHAPES, type ShapeName } from "./shapes.ts";

@@ -75,6 +75,14 @@ export function ropeOfLayer(config: BackboneConfig, layer: number): LayerRope {
   return local ? named(config.localRope!, "rope.local") : globalRope(config);
 }
 
+/** Positions up to which tokens are rotated alike, however long their sequence is. */
+export function steadyLength(config: BackboneConfig): number {
+  const originals = Array.from({ length: config.numLayers }, (_, layer) => {
+    return varyingScaling(ropeOfLayer(config, layer).rope)?.original ?? Number.POSITIVE_INFINITY;
+  });
+  return Math.min(...originals);
+}
+
 // transformers computes frequencies in float32: each step is rounded where PyTorch rounds, which divides a number by a
 // tensor as the number times the reciprocal.
 const f32 = Math.fround;

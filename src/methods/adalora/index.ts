@@ -110,7 +110,7 @@ export const adalora: Method<AdaloraConfig> = {
   name: "adalora",
   peftType: "ADALORA",
   configSchema,
-  properties: { routed: false, mergeable: true, startsAsIdentity: true, packable: true },
+  properties: { routed: false, mergeable: true, startsAsIdentity: true, packable: true, causal: true },
 
   newConfig: newAdaloraConfig,
 

@@ -43,7 +43,7 @@ export const bitfit: Method<BitfitConfig> = {
   peftType: "BITFIT",
   configSchema,
   // A bias is no change of a weight, and the checkpoint has no place for it.
-  properties: { routed: false, mergeable: false, startsAsIdentity: true, packable: true },
+  properties: { routed: false, mergeable: false, startsAsIdentity: true, packable: true, causal: true },
 
   newConfig: (options, backbone) => newBitfitConfig(options, backbone),
 

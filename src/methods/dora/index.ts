@@ -72,7 +72,7 @@ export const dora: Method<LoraConfig> = {
   name: "dora",
   peftType: "LORA",
   configSchema,
-  properties: { routed: false, mergeable: true, startsAsIdentity: true, packable: true },
+  properties: { routed: false, mergeable: true, startsAsIdentity: true, packable: true, causal: true },
   claims: (config) => config.use_dora === true,
 
   newConfig: (options, backbone) => newLoraConfig(options, backbone, true),

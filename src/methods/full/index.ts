@@ -19,7 +19,7 @@ export const full: Method<FullConfig> = {
   name: "full",
   peftType: "FULL",
   configSchema,
-  properties: { routed: false, mergeable: true, startsAsIdentity: true },
+  properties: { routed: false, mergeable: true, startsAsIdentity: true, causal: true },
   changesHead: true,
 
   newConfig: (options) => parseWith(configSchema, { peft_type: "FULL", task_type: "CAUSAL_LM", ...options }, "full"),

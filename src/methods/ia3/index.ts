@@ -60,7 +60,7 @@ export const ia3: Method<Ia3Config> = {
   name: "ia3",
   peftType: "IA3",
   configSchema,
-  properties: { routed: false, mergeable: true, startsAsIdentity: true, packable: true },
+  properties: { routed: false, mergeable: true, startsAsIdentity: true, packable: true, causal: true },
 
   newConfig: (options, backbone) => newIa3Config(options, backbone),
 

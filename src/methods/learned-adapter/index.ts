@@ -63,7 +63,7 @@ export const learnedAdapter: Method<LearnedAdapterConfig> = {
   name: "learned-adapter",
   peftType: "LEARNED_ADAPTER",
   configSchema,
-  properties: { routed: false, mergeable: false, startsAsIdentity: true, packable: true },
+  properties: { routed: false, mergeable: false, startsAsIdentity: true, packable: true, causal: true },
   // With the default temperature the gates go ten times as fast: as architectures in DARTS (Liu et al. 2019).
   activationLr: 1e-4,
 

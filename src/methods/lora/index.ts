@@ -35,7 +35,7 @@ export const lora: Method<LoraConfig> = {
   name: "lora",
   peftType: "LORA",
   configSchema,
-  properties: { routed: false, mergeable: true, startsAsIdentity: true, packable: true },
+  properties: { routed: false, mergeable: true, startsAsIdentity: true, packable: true, causal: true },
 
   claims: (config) => config.use_dora !== true,
 

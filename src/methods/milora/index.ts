@@ -49,8 +49,7 @@ function buildRouted(
   const experts = config.target_modules.length;
   const routes: Routes[] = [];
   let gates: Value[] = []; // of the current layer, [N, 1] each
-  const perLayer = (values: readonly Value[]) =>
-    reshape(concat(values, 1), [prompt.batch, backbone.numLayers, experts]); // [B, L, E]
+  const perLayer = (values: readonly Value[]) => reshape(concat(values, 1), [prompt.batch, values.length, experts]); // [B, L, E]
   return {
     hooks: {
       beforeLayer(layer, hidden) {

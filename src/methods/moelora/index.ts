@@ -29,7 +29,7 @@ export const moelora: Method<MoeloraConfig> = {
   peftType: "MOELORA",
   configSchema,
   // Its routes are those of tokens, not of prompts.
-  properties: { routed: false, mergeable: false, startsAsIdentity: true },
+  properties: { routed: false, mergeable: false, startsAsIdentity: true, causal: true },
 
   newConfig(options, backbone) {
     const defaults = { peft_type: "MOELORA", task_type: "CAUSAL_LM", target_modules: moduleNames(backbone) };

@@ -62,7 +62,7 @@ export const pTuningV2: Method<PrefixConfig> = {
   name: "p-tuning-v2",
   peftType: "PREFIX_TUNING",
   configSchema,
-  properties: { routed: false, mergeable: false, startsAsIdentity: false, packable: true },
+  properties: { routed: false, mergeable: false, startsAsIdentity: false, packable: true, causal: true },
 
   newConfig: (options, backbone) => newPrefixConfig(options, backbone),
 

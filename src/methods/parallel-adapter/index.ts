@@ -40,7 +40,7 @@ export const parallelAdapter: Method<ParallelAdapterConfig> = {
   name: "parallel-adapter",
   peftType: "PARALLEL_ADAPTER",
   configSchema,
-  properties: { routed: false, mergeable: false, startsAsIdentity: true, packable: true },
+  properties: { routed: false, mergeable: false, startsAsIdentity: true, packable: true, causal: true },
 
   newConfig: (options) =>
     parseWith(configSchema, { peft_type: "PARALLEL_ADAPTER", task_type: "CAUSAL_LM", ...options }, "parallel-adapter"),

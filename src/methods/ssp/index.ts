@@ -43,7 +43,7 @@ export const ssp: Method<SspConfig> = {
   name: "ssp",
   peftType: "SSP",
   configSchema,
-  properties: { routed: false, mergeable: false, startsAsIdentity: true, packable: true },
+  properties: { routed: false, mergeable: false, startsAsIdentity: true, packable: true, causal: true },
   activationLr: 1e-2,
 
   newConfig(options, backbone) {
