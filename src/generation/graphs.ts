@@ -1,5 +1,5 @@
 /** @file The graphs that generation runs, and the sessions made from them: one per method config, shared by its adapters. */
-import { argmax, exportOnnx, Graph, gather, gatherElements, logSoftmax, reshape } from "../graph/index.ts";
+import { argmax, exportOnnx, Graph, gather, gatherElements, logSoftmax, mulDims, reshape } from "../graph/index.ts";
 import { type Adapter, buildMethod, type Route } from "../methods/index.ts";
 import type { Backbone, Hooks } from "../models/index.ts";
 import { PrepackedWeights, Session } from "../runtime/index.ts";
@@ -16,16 +16,24 @@ export interface SharedRoute {
   readonly key: string;
 }
 
+/** A part of a pass over prompts: the whole of it in one run where there is none. */
+export interface PrefillPart {
+  /** Layers `from` … `to` - 1: `stream` [B, T, d] hands the residual stream from stage to stage. Default: all. */
+  readonly layers?: { readonly from: number; readonly to: number };
+  /** Tokens that go on from what the cache has of the sequence, which is one: the attention prefix is not put in again. */
+  readonly continued?: boolean;
+}
+
 /**
  * What a graph is for.
- * - `prefill`: prompts → hidden states of chosen positions, KV cache, the method's state and reports.
+ * - `prefill`: prompts → hidden states of chosen positions, KV cache, the method's state and reports; or a part of that.
  * - `decode`: one token a row → logits; no router. Under a `route` all rows share it.
  * - `derive`: an adapter's tensors → those that follow from them and the frozen weights alone.
  * - `head`: hidden states → logits and log-probabilities.
  * - `pick`: hidden states and target tokens → the targets' log-probabilities and the arg-max tokens.
  */
 export type Program =
-  | { readonly kind: "prefill"; readonly adapter: Adapter | undefined }
+  | { readonly kind: "prefill"; readonly adapter: Adapter | undefined; readonly part?: PrefillPart }
   | { readonly kind: "decode"; readonly adapter: Adapter | undefined; readonly route?: SharedRoute | undefined }
   | { readonly kind: "derive"; readonly adapter: Adapter }
   | { readonly kind: "head"; readonly adapter: Adapter | undefined }
@@ -50,24 +58,39 @@ function cachedAttention(graph: Graph) {
   } as const;
 }
 
-function buildPrefill(backbone: Backbone, adapter: Adapter | undefined): ProgramGraph {
+function buildPrefill(
+  backbone: Backbone,
+  adapter: Adapter | undefined,
+  { layers, continued }: PrefillPart = {},
+): ProgramGraph {
+  const { hiddenSize: d, numLayers } = backbone.config;
+  const { from, to } = layers ?? { from: 0, to: numLayers };
   const graph = new Graph("prefill");
+  // Sizes are read from the first input that has them, so from one that is there at run time.
+  const stream =
+    from > 0 ? reshape(graph.input("stream", "float32", ["B", "T", d]), [mulDims("B", "T"), d]) : undefined;
   const tokens = graph.input("tokens", "int64", ["B", "T"]);
-  const rows = graph.input("rows", "int64", ["R"]); // positions whose hidden states are wanted, as rows of [B·T]
   const attention = cachedAttention(graph);
   const promptMask = graph.input("promptMask", "float32", ["B", "T"]);
   const method = adapter && buildMethod(graph, adapter, { kind: "prefill", promptMask }, GIVEN);
   let prefix = 0;
-  const hooks: Hooks = { ...method?.hooks };
-  if (method?.hooks.prefix) {
+  const { prefix: given, ...others } = method?.hooks ?? {};
+  const hooks: Hooks = others;
+  if (given && !continued) {
     hooks.prefix = (layer, own) => {
-      const found = method.hooks.prefix!(layer, own);
+      const found = given(layer, own);
       prefix = found?.length ?? 0;
       return found;
     };
   }
-  const { hidden } = backbone.forward(graph, { tokens, attention, hooks });
-  graph.output("hidden", gather(hidden, rows, 0)); // [R, d]
+  const range = { from, to, ...(stream && { hidden: stream }) };
+  const { hidden } = backbone.forward(graph, { tokens, attention, hooks, layers: range });
+  if (to < numLayers) {
+    graph.output("stream", reshape(hidden, ["B", "T", d]));
+  } else {
+    const rows = graph.input("rows", "int64", ["R"]); // positions whose hidden states are wanted, as rows of [B·T]
+    graph.output("hidden", gather(hidden, rows, 0)); // [R, d]
+  }
   for (const [name, value] of method?.state?.() ?? []) graph.output(STATE + name, value);
   for (const [name, value] of method?.reports?.() ?? []) graph.output(REPORT + name, value);
   return { graph, prefix };
@@ -124,7 +147,7 @@ function buildHead(backbone: Backbone, kind: "head" | "pick", adapter: Adapter |
 export function buildProgram(backbone: Backbone, program: Program): ProgramGraph {
   switch (program.kind) {
     case "prefill":
-      return buildPrefill(backbone, program.adapter);
+      return buildPrefill(backbone, program.adapter, program.part);
     case "decode":
       return { graph: buildDecode(backbone, program.adapter, program.route?.route), prefix: 0 };
     case "derive":
@@ -147,11 +170,19 @@ function adapterKey(adapter: Adapter | undefined): string {
   return key;
 }
 
+function partKey(program: Program): string {
+  if (program.kind !== "prefill" || !program.part) return "";
+  const { layers, continued } = program.part;
+  // Only an attention prefix makes a difference between a beginning and what goes on from it.
+  const goesOn = continued && program.adapter?.method.prefixLength !== undefined;
+  return [layers ? `${layers.from}-${layers.to}` : "", goesOn ? "continued" : ""].join("");
+}
+
 function keyOf(program: Program): string {
   const isHead = program.kind === "head" || program.kind === "pick";
   if (isHead && !program.adapter?.method.changesHead) return program.kind;
   const route = program.kind === "decode" ? program.route?.key : undefined;
-  return [program.kind, adapterKey(program.adapter), route ?? ""].join("|");
+  return [program.kind, adapterKey(program.adapter), route ?? "", partKey(program)].join("|");
 }
 
 /** Decode steps after which a route gets a session of its own. */
