@@ -68,6 +68,16 @@ function fill(target: Float32Array, init: Init, random: Random, norms: NormSourc
   }
 }
 
+/** Numbers that are read from a file at a time: 1 MiB, which takes about a millisecond. */
+const SLICE = 256 * 1024;
+
+/** No number is infinite or NaN: none has all bits of its exponent set. */
+function finite(values: Float32Array): boolean {
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  for (let i = 0; i < bits.length; i++) if ((bits[i]! & 0x7f800000) === 0x7f800000) return false;
+  return true;
+}
+
 const FLOATS = ["F32", "F16", "BF16", "F64"];
 
 function fits(entry: TensorEntry | undefined, { shape }: ParameterSpec): entry is TensorEntry {
@@ -165,6 +175,21 @@ export class Adapter implements Disposable {
    * refuses an adapter that would change nothing unless `allowIdentity` (a training run's first checkpoint).
    */
   static load(directory: string, backbone: BackboneConfig, options: { allowIdentity?: boolean } = {}): Adapter {
+    const steps = Adapter.loading(directory, backbone, options);
+    let step = steps.next();
+    while (!step.done) step = steps.next();
+    return step.value;
+  }
+
+  /**
+   * `load` in steps of at most `SLICE` numbers, for who has other work to do in between. Yields the bytes that the
+   * tensors take, for the first time before they are allocated. Left early (`return()`), it frees them.
+   */
+  static *loading(
+    directory: string,
+    backbone: BackboneConfig,
+    options: { allowIdentity?: boolean } = {},
+  ): Generator<number, Adapter> {
     const configPath = join(directory, CONFIG_FILE);
     const raw = readJson(configPath, z.looseObject({ peft_type: z.string({ error: "is missing or no text" }) }));
     const method = methodOfConfig(raw);
@@ -172,31 +197,39 @@ export class Adapter implements Disposable {
     const weightsPath = join(directory, WEIGHTS_FILE);
     using file = SafetensorsFile.open(weightsPath);
     const specs = method.parameters(config, backbone);
+    const bytes = specs.reduce((sum, { shape }) => sum + 4 * Math.ceil(sizeOf(shape) / ALIGNMENT) * ALIGNMENT, 0);
     const problems = misfits(specs, file);
-    const read = ({ key }: ParameterSpec, target: Float32Array): void => {
-      if (!file.readFloat32(key, target).every(Number.isFinite)) {
-        problems.push(`${key} has numbers that are not finite`);
+    function* read({ key, shape }: ParameterSpec, target?: Float32Array): Generator<number, void> {
+      const size = sizeOf(shape);
+      let sound = true;
+      for (let start = 0; start < size; start += SLICE) {
+        const length = Math.min(SLICE, size - start);
+        const part = target?.subarray(start, start + length) ?? new Float32Array(length);
+        if (!finite(file.readFloat32(key, part, start))) sound = false;
+        yield bytes;
       }
-    };
+      if (!sound) problems.push(`${key} has numbers that are not finite`);
+    }
     if (problems.length) {
       // Nothing is allocated for a config that the file does not bear out; what does fit is still looked through.
-      for (const spec of specs) {
-        const entry = file.entries.get(spec.key);
-        if (fits(entry, spec)) read(spec, new Float32Array(entry.size));
-      }
+      for (const spec of specs) if (fits(file.entries.get(spec.key), spec)) yield* read(spec);
       throw new InputError("ADAPTER_MISMATCH", `${weightsPath} does not fit its config and this backbone`, problems);
     }
+    yield bytes;
     const adapter = new Adapter(method, config, backbone);
-    for (const spec of specs) read(spec, adapter.values(spec.key));
-    const values = (key: string) => adapter.values(key);
-    if (!problems.length && !options.allowIdentity && method.isIdentity(config, backbone, values)) {
-      problems.push("would change nothing (its output matrices are zero); it is not an adapter worth loading");
+    let loaded = false;
+    try {
+      for (const spec of specs) yield* read(spec, adapter.values(spec.key));
+      const values = (key: string) => adapter.values(key);
+      if (!problems.length && !options.allowIdentity && method.isIdentity(config, backbone, values)) {
+        problems.push("would change nothing (its output matrices are zero); it is not an adapter worth loading");
+      }
+      if (problems.length) throw new InputError("ADAPTER_INVALID", weightsPath, problems);
+      loaded = true;
+      return adapter;
+    } finally {
+      if (!loaded) adapter.dispose();
     }
-    if (problems.length) {
-      adapter.dispose();
-      throw new InputError("ADAPTER_INVALID", weightsPath, problems);
-    }
-    return adapter;
   }
 
   /** The numbers of one parameter: a live view. */
