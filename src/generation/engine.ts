@@ -8,6 +8,7 @@ import { AdapterCache } from "./derived.ts";
 import { GenerationError, Problems } from "./errors.ts";
 import { SessionCache } from "./graphs.ts";
 import type { Shared } from "./prefill.ts";
+import { readPromptLogprobs } from "./prompt-logprobs.ts";
 import {
   checkAdapter,
   checkRequests,
@@ -219,8 +220,8 @@ export class Engine implements Disposable {
     const [scores] = await scoreSequences(this.#shared, adapter, [
       { tokens, promptLength: tokens.length, from: 1, last: true },
     ]);
-    const { logprobs, lastLogits, route } = scores!;
-    return { logits: lastLogits!, logprobs, ...(route && { route }) };
+    const { logprobs, last, route } = scores!;
+    return { logits: last!.logits, logprobs, ...(route && { route }) };
   }
 
   /**
@@ -270,7 +271,11 @@ export class Engine implements Disposable {
   }
 
   /** Runs sequences of one adapter and one number of beams to their ends; yields the tokens as they come. */
-  async *#run(sequences: readonly Sequence[]): AsyncGenerator<readonly Emission[]> {
+  async *#run(all: readonly Sequence[]): AsyncGenerator<readonly Emission[]> {
+    const asked = all.filter(({ request, cancelled }) => request.promptLogprobs && !cancelled);
+    const told = await readPromptLogprobs(this.#shared, asked);
+    yield asked.flatMap((sequence, i) => (told[i] ? [{ sequence, token: told[i] }] : []));
+    const sequences = all.filter(({ finished }) => !finished);
     const first = sequences[0];
     if (!first) return;
     const { options } = first.request;

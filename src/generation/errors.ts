@@ -8,14 +8,35 @@ export type GenerationErrorCode =
   /** The engine cannot be disposed while calls are under way. */
   | "ENGINE_BUSY"
   /** The logits hold NaN, or nothing but -Infinity. */
-  | "LOGITS_NOT_FINITE";
+  | "LOGITS_NOT_FINITE"
+  /** The scheduler has as many requests waiting as it may have, in all or of one tenant. */
+  | "OVERLOADED"
+  /** A request's deadline passed before its answer was whole. */
+  | "DEADLINE_EXCEEDED"
+  /** The scheduler is being shut down. */
+  | "DRAINING";
 
 export class GenerationError extends MiloraError {
   declare readonly code: GenerationErrorCode;
+  /** OVERLOADED: when it is worth trying again. */
+  readonly retryAfterSeconds?: number;
 
-  constructor(code: GenerationErrorCode, message: string, options: { cause?: unknown } = {}) {
-    super(code, message, { ...options, exitCode: 1 });
+  constructor(
+    code: GenerationErrorCode,
+    message: string,
+    options: { cause?: unknown; retryAfterSeconds?: number } = {},
+  ) {
+    super(code, message, { cause: options.cause, exitCode: 1 });
+    if (options.retryAfterSeconds !== undefined) this.retryAfterSeconds = options.retryAfterSeconds;
   }
+}
+
+/** What the model returns cannot be chosen from. */
+export function logitsNotFinite(): GenerationError {
+  return new GenerationError(
+    "LOGITS_NOT_FINITE",
+    "the model's logits are not numbers; the weights of the backbone or the adapter are damaged",
+  );
 }
 
 /** Codes of the `InputError`s of this room. */

@@ -4,8 +4,24 @@ export { GenerationError, type GenerationErrorCode, type RequestErrorCode } from
 export {
   type GenerationRequest,
   type GenerationResult,
+  type PromptLogprob,
   type RouteReport,
   type SamplingOptions,
   type StreamedToken,
   samplingOptionsSchema,
+  type TokenLogprob,
 } from "./request.ts";
+export {
+  type SchedulerLimits,
+  type SchedulerLimitsInput,
+  schedulerLimitsSchema,
+} from "./scheduler/limits.ts";
+export { Scheduler } from "./scheduler/scheduler.ts";
+export type {
+  ChoiceToken,
+  ScheduledRequest,
+  SchedulerObserver,
+  SchedulerStats,
+  TenantStats,
+} from "./scheduler/types.ts";
+export type { ScoreOptions } from "./score.ts";

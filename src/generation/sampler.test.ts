@@ -3,23 +3,24 @@ import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { Random } from "../base/index.ts";
-import { argmax, candidates, chooseToken } from "./sampler.ts";
+import { argmax, candidates, chooseToken, likeliest } from "./sampler.ts";
 
 interface Case {
   readonly logits: (number | null)[];
   readonly temperature: number;
   readonly topK: number | null;
   readonly topP: number | null;
+  readonly minP: number | null;
   readonly kept: number[];
   readonly probabilities: number[];
 }
 const file = new URL("../../test/fixtures/sampling.json", import.meta.url);
-const cases = (JSON.parse(readFileSync(file, "utf8")) as { cases: Case[] }).cases;
+const { cases } = JSON.parse(readFileSync(file, "utf8")) as { cases: Case[] };
 
-function inputs({ logits, temperature, topK, topP }: Case) {
+function inputs({ logits, temperature, topK, topP, minP }: Case) {
   return {
     logits: Float32Array.from(logits, (value) => value ?? Number.NEGATIVE_INFINITY),
-    sampling: { temperature, topK: topK ?? undefined, topP: topP ?? undefined },
+    sampling: { temperature, topK: topK ?? undefined, topP: topP ?? undefined, minP: minP ?? undefined },
   };
 }
 
@@ -79,4 +80,24 @@ test("the same seed draws the same tokens, another seed others", () => {
   };
   expect(draw(1)).toEqual(draw(1));
   expect(draw(1)).not.toEqual(draw(2));
+});
+
+test("the likeliest tokens are those of sorting, lower ids first among equals", () => {
+  fc.assert(
+    fc.property(
+      fc.array(fc.integer({ min: -6, max: 0 }), { minLength: 1, maxLength: 40 }),
+      fc.nat(25),
+      (values, count) => {
+        const sorted = values.map((logprob, token) => ({ token, logprob })).sort((a, b) => b.logprob - a.logprob);
+        expect(likeliest(Float32Array.from(values), count)).toEqual(sorted.slice(0, count));
+      },
+    ),
+  );
+});
+
+test("min-p alone also limits draws", () => {
+  const logits = Float32Array.of(0, Math.log(0.5), Math.log(0.09), 0);
+  const random = new Random(1);
+  const drawn = new Set(Array.from({ length: 300 }, () => chooseToken(logits, { temperature: 1, minP: 0.1 }, random)));
+  expect([...drawn].sort()).toEqual([0, 1, 3]);
 });

@@ -1,14 +1,17 @@
-/** @file How the next token is chosen from logits: arg-max, or temperature → top-k → top-p as transformers applies them. */
+/** @file How the next token is chosen from logits: arg-max, or temperature → top-k → top-p → min-p as transformers applies them. */
 import type { Random } from "../base/index.ts";
-import { GenerationError } from "./errors.ts";
+import { logitsNotFinite } from "./errors.ts";
+import type { TokenLogprob } from "./request.ts";
 
-/** How a token is drawn; a temperature of 0 is greedy and the other two are then without effect. */
+/** How a token is drawn; a temperature of 0 is greedy and the others are then without effect. */
 export interface Sampling {
   readonly temperature: number;
   /** Keep the k most likely tokens (and any that tie with the last of them). */
   readonly topK?: number | undefined;
   /** Keep the fewest most likely tokens whose probabilities sum to at least this. */
   readonly topP?: number | undefined;
+  /** Then keep the tokens whose probability is at least this part of the largest. */
+  readonly minP?: number | undefined;
 }
 
 /**
@@ -46,12 +49,7 @@ export function argmax(values: Float32Array, start = 0, end = values.length): nu
       at = i;
     }
   }
-  if (at < 0) {
-    throw new GenerationError(
-      "LOGITS_NOT_FINITE",
-      "the model's logits are not numbers; the weights of the backbone or the adapter are damaged",
-    );
-  }
+  if (at < 0) throw logitsNotFinite();
   return at - start;
 }
 
@@ -62,7 +60,7 @@ export function argmax(values: Float32Array, start = 0, end = values.length): nu
  */
 export function candidates(logits: Float32Array, sampling: Sampling): { ids: Int32Array; weights: Float64Array } {
   const vocabulary = logits.length;
-  const { temperature, topP } = sampling;
+  const { temperature, topP, minP = 0 } = sampling;
   const largest = logits[argmax(logits)]!;
   const topK = Math.min(sampling.topK ?? vocabulary, vocabulary);
   let floor = topK < vocabulary ? kthLargest(logits, topK) : Number.NEGATIVE_INFINITY;
@@ -80,6 +78,8 @@ export function candidates(logits: Float32Array, sampling: Sampling): { ids: Int
     const negligible = (1 - topP) / kept;
     floor = Math.max(floor, largest + temperature * Math.log(negligible * total) - 1e-3 * temperature);
   }
+  // Only a saving of sorting, with a margin for rounding; the comparison that decides is below.
+  if (minP > 0) floor = Math.max(floor, largest + temperature * (Math.log(minP) - 1e-3));
   let count = 0;
   for (let i = 0; i < vocabulary; i++) if (logits[i]! >= floor) count++;
   let ids = new Int32Array(count);
@@ -94,6 +94,12 @@ export function candidates(logits: Float32Array, sampling: Sampling): { ids: Int
     ids = ids.subarray(0, n);
     weights = weights.subarray(0, n);
   }
+  if (minP > 0) {
+    let n = weights.length;
+    while (n > 1 && weights[n - 1]! < minP) n--;
+    ids = ids.subarray(0, n);
+    weights = weights.subarray(0, n);
+  }
   return { ids, weights };
 }
 
@@ -104,7 +110,7 @@ export function candidates(logits: Float32Array, sampling: Sampling): { ids: Int
 export function chooseToken(logits: Float32Array, sampling: Sampling, random: Random): number {
   if (sampling.temperature === 0) return argmax(logits);
   const u = random.uniform();
-  if ((sampling.topK ?? logits.length) < logits.length || (sampling.topP ?? 1) < 1) {
+  if ((sampling.topK ?? logits.length) < logits.length || (sampling.topP ?? 1) < 1 || (sampling.minP ?? 0) > 0) {
     const { ids, weights } = candidates(logits, sampling);
     return ids[draw(weights, u)]!;
   }
@@ -112,6 +118,23 @@ export function chooseToken(logits: Float32Array, sampling: Sampling, random: Ra
   const weights = scratchOf(logits.length);
   for (let i = 0; i < weights.length; i++) weights[i] = Math.exp((logits[i]! - largest) / sampling.temperature);
   return draw(weights, u);
+}
+
+/** The `count` likeliest tokens of log-probabilities float32 [V], most likely first, of equals the lower id first. */
+export function likeliest(logProbs: Float32Array, count: number): TokenLogprob[] {
+  const best: { token: number; logprob: number }[] = [];
+  if (count === 0) return best;
+  let floor = Number.NEGATIVE_INFINITY;
+  for (let token = 0; token < logProbs.length; token++) {
+    const logprob = logProbs[token]!;
+    if (!(logprob > floor)) continue;
+    let at = best.length;
+    while (at > 0 && best[at - 1]!.logprob < logprob) at--;
+    best.splice(at, 0, { token, logprob });
+    if (best.length > count) best.pop();
+    if (best.length === count) floor = best[count - 1]!.logprob;
+  }
+  return best;
 }
 
 /** Index i with probability weights[i] / Σ weights, by inversion of u in [0, 1). */

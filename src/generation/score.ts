@@ -5,8 +5,9 @@ import { KvCache } from "./cache.ts";
 import type { PreparedAdapter } from "./derived.ts";
 import { REPORT, STATE } from "./graphs.ts";
 import { PREFILL_TOKENS, readPrompts, type Shared } from "./prefill.ts";
-import type { RouteReport } from "./request.ts";
+import type { RouteReport, TokenLogprob } from "./request.ts";
 import { reportRoute, routeOf } from "./routes.ts";
+import { likeliest } from "./sampler.ts";
 
 /** A sequence whose tokens from `from` (at least 1) on are to be scored. */
 export interface ScoredSequence {
@@ -14,15 +15,26 @@ export interface ScoredSequence {
   /** How many of its tokens a routed method sees as the prompt. */
   readonly promptLength: number;
   readonly from: number;
-  /** Also the logits after the last token. */
+  /** Also what comes after the last token. */
   readonly last?: boolean;
+  /** Also this many of the likeliest tokens in the place of every scored one. */
+  readonly top?: number;
 }
 
 export interface SequenceScores {
   readonly logprobs: number[];
   readonly greedy: boolean;
-  readonly lastLogits?: Float32Array;
+  /** Most likely first; empty lists where none are asked for. */
+  readonly tops: readonly (readonly TokenLogprob[])[];
+  /** Logits and log-probabilities after the last token, float32 [V] each. */
+  readonly last?: Distribution;
   readonly route?: RouteReport;
+}
+
+/** What the model says about the next token, float32 [V] each. */
+export interface Distribution {
+  readonly logits: Float32Array;
+  readonly logProbs: Float32Array;
 }
 
 /** Most logits held at once: 64 MiB of them. */
@@ -112,18 +124,27 @@ async function scoreBatch(
     made.push(hidden);
     const head = { adapter, prepared, hidden };
     const { picked, best } = await pick(shared, head, targets);
-    const lastLogits = await headLogits(shared, head, targets.length, lastRows.length);
+    const wanted = sequences.flatMap(({ tokens, from, top }) => new Array<number>(tokens.length - from).fill(top ?? 0));
+    const tops = wanted.map((): TokenLogprob[] => []);
+    const lasts: Distribution[] = [];
+    const asked = wanted.flatMap((top, at) => (top > 0 ? [at] : []));
+    for (const at of lastRows.keys()) asked.push(targets.length + at);
+    await distributions(shared, head, asked, (at, logits, logProbs) => {
+      if (at < targets.length) tops[at] = likeliest(logProbs, wanted[at]!);
+      else lasts.push({ logits: logits.slice(), logProbs: logProbs.slice() });
+    });
     let at = 0;
     return sequences.map(({ tokens, from }, row) => {
+      const first = at;
       const logprobs: number[] = [];
       let greedy = true;
       for (let t = from; t < tokens.length; t++, at++) {
         logprobs.push(picked[at]!);
         if (best[at] !== BigInt(tokens[t]!)) greedy = false;
       }
-      const logits = lastLogits[lastRows.indexOf(row)];
+      const last = lasts[lastRows.indexOf(row)];
       const route = routeReport(adapter, extra, row, rows);
-      return { logprobs, greedy, ...(logits && { lastLogits: logits }), ...(route && { route }) };
+      return { logprobs, greedy, tops: tops.slice(first, at), ...(last && { last }), ...(route && { route }) };
     });
   } finally {
     for (const tensor of made) tensor.dispose();
@@ -166,27 +187,37 @@ async function pick(
   return { picked, best };
 }
 
-/** Logits of `count` rows of `hidden` from row `first` on, each a copy, float32 [V]. */
-async function headLogits(
+/** Shows what the model says after the hidden states `rows` (ascending), float32 [V] each and only until `visit` returns. */
+async function distributions(
   shared: Shared,
   { adapter, prepared, hidden }: HeadInput,
-  first: number,
-  count: number,
-): Promise<Float32Array[]> {
+  rows: readonly number[],
+  visit: (row: number, logits: Float32Array, logProbs: Float32Array) => void,
+): Promise<void> {
+  if (rows.length === 0) return;
   const { hiddenSize, vocabSize } = shared.backbone.config;
-  const logits: Float32Array[] = [];
-  if (count === 0) return logits;
+  const chunk = Math.max(1, Math.min(rows.length, Math.floor(LOGITS / (8 * vocabSize))));
   using lease = await shared.sessions.lease({ kind: "head", adapter });
-  using out = Tensor.allocate("float32", [1, vocabSize]);
-  for (let row = first; row < first + count; row++) {
-    using rows = hidden.view(row * hiddenSize, [1, hiddenSize]);
+  using logits = Tensor.allocate("float32", [chunk, vocabSize]);
+  using logProbs = Tensor.allocate("float32", [chunk, vocabSize]);
+  for (let at = 0; at < rows.length; ) {
+    const first = rows[at]!;
+    // As many neighbours as the memory takes.
+    let count = 1;
+    while (count < chunk && rows[at + count] === first + count) count++;
+    using inputs = hidden.view(first * hiddenSize, [count, hiddenSize]);
+    using scores = logits.view(0, [count, vocabSize]);
+    using logs = logProbs.view(0, [count, vocabSize]);
     using binding = lease.session.bind();
     prepared.bind(lease.session, binding);
-    binding.input("hidden", rows).output("logits", out);
-    await shared.runner.run(lease.session, binding, 1);
-    logits.push(Float32Array.from(out.data as Float32Array));
+    binding.input("hidden", inputs).output("logits", scores).output("logProbs", logs);
+    await shared.runner.run(lease.session, binding, count);
+    for (let row = 0; row < count; row++) {
+      const of = ({ data }: Tensor) => (data as Float32Array).subarray(row * vocabSize, (row + 1) * vocabSize);
+      visit(first + row, of(scores), of(logs));
+    }
+    at += count;
   }
-  return logits;
 }
 
 function routeReport(
