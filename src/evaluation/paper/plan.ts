@@ -100,13 +100,40 @@ function labelOf({ method, data, seed, adapter, model }: Training): string {
   return [...parts, ...(model === undefined ? [] : [basename(model)])].join(" · ");
 }
 
+/**
+ * Makes each thing once. What is asked for in the same words is known by its `canonical` text; two ways to ask for the
+ * same thing, e.g. with a default written out, meet in its id.
+ */
+class Once<Asked, Made extends { readonly id: string }> {
+  readonly byKey = new Map<string, Made>();
+  readonly #byId = new Map<string, Made>();
+  readonly #make: (asked: Asked) => Promise<Made>;
+
+  constructor(make: (asked: Asked) => Promise<Made>) {
+    this.#make = make;
+  }
+
+  async of(asked: Asked): Promise<Made> {
+    const key = canonical(asked);
+    const known = this.byKey.get(key);
+    if (known) return known;
+    const made = await this.#make(asked);
+    const one = this.#byId.get(made.id) ?? made;
+    this.#byId.set(one.id, one);
+    this.byKey.set(key, one);
+    return one;
+  }
+
+  all(): Made[] {
+    return [...this.#byId.values()];
+  }
+}
+
 export class Planner {
   readonly #scope: Scope;
   readonly #world: World;
-  readonly #runs = new Map<string, PlannedRun>();
-  readonly #byTraining = new Map<string, PlannedRun>();
-  readonly #cells = new Map<string, PlannedCell>();
-  readonly #byKey = new Map<string, PlannedCell>();
+  readonly #runs = new Once((training: Training) => this.#newRun(training));
+  readonly #cells = new Once((cell: Cell) => this.#newCell(cell));
   readonly #lengths = new Map<string, number | undefined>();
 
   constructor(scope: Scope, world: World) {
@@ -118,28 +145,16 @@ export class Planner {
     const needs = new Map<string, readonly PlannedCell[]>();
     for (const study of studies) {
       const cells = new Set<PlannedCell>();
-      for (const cell of study.cells(this.#scope)) cells.add(await this.#cell(cell));
+      for (const cell of study.cells(this.#scope)) cells.add(await this.#cells.of(cell));
       needs.set(study.name, [...cells]);
     }
-    const [runs, cells] = [[...this.#runs.values()], [...this.#cells.values()]];
-    return { scope: this.#scope, studies, runs, cells, needs, byKey: this.#byKey };
-  }
-
-  async #cell(cell: Cell): Promise<PlannedCell> {
-    const key = canonical(cell);
-    const known = this.#byKey.get(key);
-    if (known) return known;
-    const made = await this.#newCell(cell);
-    // Two ways to ask for the same thing, e.g. with a default written out, are one cell.
-    const cellOfId = this.#cells.get(made.id) ?? made;
-    this.#cells.set(cellOfId.id, cellOfId);
-    this.#byKey.set(key, cellOfId);
-    return cellOfId;
+    const [runs, cells] = [this.#runs.all(), this.#cells.all()];
+    return { scope: this.#scope, studies, runs, cells, needs, byKey: this.#cells.byKey };
   }
 
   async #newCell(cell: Cell): Promise<PlannedCell> {
     const model = ("training" in cell ? cell.training.model : undefined) ?? this.#scope.model;
-    const run = "training" in cell ? await this.#run(cell.training) : undefined;
+    const run = "training" in cell ? await this.#runs.of(cell.training) : undefined;
     const about = { cell, run, model };
     const finish = (decided: unknown, label: string, more: Partial<PlannedCell> = {}): PlannedCell => {
       const id = digestOf([VERSION, cell.kind, run?.id ?? null, decided]).slice(0, 16);
@@ -203,17 +218,6 @@ export class Planner {
     const rows =
       name === "mt_bench" ? data.turns().then(digestOf) : data.training(name).then(({ train }) => train.digest);
     return [...digests, await rows.catch(String)];
-  }
-
-  async #run(training: Training): Promise<PlannedRun> {
-    const key = canonical(training);
-    const known = this.#byTraining.get(key);
-    if (known) return known;
-    const made = await this.#newRun(training);
-    const run = this.#runs.get(made.id) ?? made;
-    this.#runs.set(run.id, run);
-    this.#byTraining.set(key, run);
-    return run;
   }
 
   async #newRun(training: Training): Promise<PlannedRun> {
