@@ -1,13 +1,14 @@
 /** @file Sequences that decode together: their rows in the KV cache, adapter and state of each, and the bound sessions. */
 import { InputError } from "../base/index.ts";
 import type { Adapter } from "../methods/index.ts";
-import { type Binding, Tensor } from "../runtime/index.ts";
+import { Tensor } from "../runtime/index.ts";
 import { initialCapacity, KvCache } from "./cache.ts";
-import { type Lease, REPORT, type SharedRoute, STATE } from "./graphs.ts";
-import { bindCache, PREFILL_TOKENS, readPrompts, type Shared } from "./prefill.ts";
+import { REPORT, STATE } from "./graphs.ts";
+import { PREFILL_TOKENS, readPrompts, type Shared } from "./prefill.ts";
 import type { RouteReport } from "./request.ts";
 import { type Resident, Residents } from "./residents.ts";
-import { commonRoute, type RowRoute, readRoutes } from "./routes.ts";
+import { readRoutes } from "./routes.ts";
+import { type Row, Steps } from "./steps.ts";
 
 /** A prompt on its way into a batch. */
 export interface BatchPrompt {
@@ -16,32 +17,6 @@ export interface BatchPrompt {
   readonly adapter?: Adapter | undefined;
   /** Positions that prompt and answer take at most; default: the batch's. */
   readonly longest?: number;
-}
-
-interface Row {
-  readonly resident: Resident;
-  readonly route: RowRoute | undefined;
-  /** Positions taken in the cache: the method's prefix and the tokens. */
-  length: number;
-}
-
-/** Rows next to each other that one session steps. */
-interface Run {
-  readonly first: number;
-  readonly rows: number;
-  readonly resident: Resident;
-  /** The route that all of them take. */
-  readonly common: SharedRoute | undefined;
-}
-
-/** A session with the tensors of its rows bound. */
-interface Bound {
-  readonly resident: Resident;
-  readonly binding: Binding;
-  readonly lease: Lease;
-  /** Made for this binding. */
-  readonly views: readonly Tensor[];
-  readonly totalLength: Tensor; // int32 []
 }
 
 /**
@@ -55,16 +30,12 @@ export class Batch implements Disposable {
   readonly #cache: KvCache;
   readonly #logits: Tensor; // [maxRows, V]
   readonly #logProbs: Tensor; // [maxRows, V]
-  readonly #tokens: Tensor; // int64 [maxRows, 1]
-  readonly #lastPositions: Tensor; // int32 [maxRows]
   /** What prefill returned for the rows: state that decode reads, float32 [maxRows, …] by name and shape. */
   readonly #state = new Map<string, Tensor>();
   readonly #longest: number;
   readonly #residents: Residents;
   readonly #rows: Row[] = [];
-  /** How the rows are stepped, until they change. */
-  #runs: readonly Run[] | undefined;
-  readonly #bound = new Map<string, Bound>();
+  readonly #steps: Steps;
 
   /** @param positions of the longest prompt, and at most in all */
   constructor(shared: Shared, maxRows: number, positions: { readonly prompt: number; readonly longest: number }) {
@@ -72,13 +43,17 @@ export class Batch implements Disposable {
     this.maxRows = maxRows;
     this.#shared = shared;
     this.#longest = positions.longest;
-    this.#residents = new Residents(shared, (resident) => this.#unbind((bound) => bound.resident === resident));
+    this.#residents = new Residents(shared, (resident) => this.#steps.release(resident));
     const capacity = shared.capacity ?? initialCapacity(positions.prompt, positions.longest);
     this.#cache = new KvCache(config, shared.pool, maxRows, capacity);
     this.#logits = Tensor.allocate("float32", [maxRows, config.vocabSize]);
     this.#logProbs = Tensor.allocate("float32", [maxRows, config.vocabSize]);
-    this.#tokens = Tensor.allocate("int64", [maxRows, 1]);
-    this.#lastPositions = Tensor.allocate("int32", [maxRows]);
+    this.#steps = new Steps(shared, maxRows, {
+      cache: this.#cache,
+      logits: this.#logits,
+      logProbs: this.#logProbs,
+      state: (name, shape, first, rows) => this.#stateView(name, shape, first, rows),
+    });
   }
 
   /** Rows in use. */
@@ -145,36 +120,23 @@ export class Batch implements Disposable {
   async step(tokens: ArrayLike<number>, signal?: AbortSignal): Promise<void> {
     const longest = Math.max(...this.#rows.map(({ length }) => length));
     this.#ensureCapacity(longest + 1, longest);
-    const feed = this.#tokens.data as BigInt64Array;
-    const last = this.#lastPositions.data as Int32Array;
-    for (const [index, row] of this.#rows.entries()) {
-      feed[index] = BigInt(tokens[index]!);
-      last[index] = row.length++;
-    }
-    const used = new Set<Bound>();
-    this.#runs ??= this.#findRuns();
-    for (const run of this.#runs) {
-      const route =
-        run.common && this.#shared.sessions.isHot(run.resident.adapter!, run.common) ? run.common : undefined;
-      const bound = await this.#bind(run, route);
-      used.add(bound);
-      (bound.totalLength.data as Int32Array)[0] = Math.max(...this.#rowsOf(run).map(({ length }) => length));
-      await this.#shared.runner.run(bound.lease.session, bound.binding, run.rows, signal);
-    }
-    this.#unbind((bound) => !used.has(bound));
+    await this.#steps.run(this.#rows, tokens, signal);
   }
 
   /** Frees a row; the last row takes its place. */
   drop(row: number): void {
     const last = this.rows - 1;
-    if (row !== last) this.copyRow(last, row, 0);
+    if (row !== last) {
+      this.#copyTensors(last, row, 0);
+      [this.#rows[row], this.#rows[last]] = [this.#rows[last]!, this.#rows[row]!];
+    }
     this.truncate(last);
   }
 
   /** Frees the rows from `rows` on. */
   truncate(rows: number): void {
     for (const { resident } of this.#rows.splice(rows)) this.#residents.leave(resident);
-    this.#runs = undefined;
+    this.#steps.changed();
   }
 
   /** Gives every row in use `count` rows: row r becomes rows r · count … r · count + count - 1, all alike. */
@@ -191,33 +153,33 @@ export class Batch implements Disposable {
   /** Makes row `to` the same as row `from`; the tokens before `start` are known to be equal already. */
   copyRow(from: number, to: number, start: number): void {
     if (from === to) return;
+    this.#copyTensors(from, to, start);
     const row = this.#rows[from]!;
-    const { resident, length } = row;
-    this.#cache.copyRow(from, to, start === 0 ? 0 : start + resident.prefix, length);
-    this.#residents.stay(resident);
+    this.#residents.stay(row.resident);
     const before = this.#rows[to];
     this.#rows[to] = { ...row };
     if (before) this.#residents.leave(before.resident);
-    for (const tensor of this.#state.values()) copyRowOf(tensor, from, to);
-    this.#runs = undefined;
+    this.#steps.changed();
   }
 
   [Symbol.dispose](): void {
-    this.#unbind(() => true);
+    this.#steps[Symbol.dispose]();
     this.#residents[Symbol.dispose]();
     this.#cache[Symbol.dispose]();
     for (const tensor of this.#state.values()) tensor.dispose();
-    for (const tensor of [this.#logits, this.#logProbs, this.#tokens, this.#lastPositions]) tensor.dispose();
+    for (const tensor of [this.#logits, this.#logProbs]) tensor.dispose();
+  }
+
+  #copyTensors(from: number, to: number, start: number): void {
+    const { resident, length } = this.#rows[from]!;
+    this.#cache.copyRow(from, to, start === 0 ? 0 : start + resident.prefix, length);
+    for (const tensor of this.#state.values()) copyRowOf(tensor, from, to);
   }
 
   #ensureCapacity(needed: number, used: number): void {
     if (needed <= this.#cache.capacity) return;
-    this.#unbind(() => true);
+    this.#steps.release();
     this.#cache.grow(needed, this.#shared.context, used);
-  }
-
-  #rowsOf({ first, rows }: Run): readonly Row[] {
-    return this.#rows.slice(first, first + rows);
   }
 
   async #admitOf(resident: Resident, prompts: readonly BatchPrompt[], signal: AbortSignal | undefined): Promise<void> {
@@ -298,7 +260,7 @@ export class Batch implements Disposable {
         this.#residents.stay(resident);
         this.#rows.push({ resident, route: routes[row], length: resident.prefix + length });
       }
-      this.#runs = undefined;
+      this.#steps.changed();
     } finally {
       for (const tensor of made) tensor.dispose();
     }
@@ -313,64 +275,6 @@ export class Batch implements Disposable {
       this.#state.set(key, tensor);
     }
     return tensor.view((first * tensor.size) / this.maxRows, [rows, ...shape]);
-  }
-
-  #findRuns(): Run[] {
-    const runs: Run[] = [];
-    for (let first = 0; first < this.rows; ) {
-      const { resident } = this.#rows[first]!;
-      let end = first + 1;
-      while (this.#rows[end]?.resident === resident) end++;
-      const common = commonRoute(this.#rows.slice(first, end).map(({ route }) => route));
-      runs.push({ first, rows: end - first, resident, common });
-      first = end;
-    }
-    return runs;
-  }
-
-  /** The binding of a run's rows, made anew only when they, the cache or the route have changed. */
-  async #bind({ first, rows, resident }: Run, route: SharedRoute | undefined): Promise<Bound> {
-    const key = [first, rows, resident.id, route?.key].join("|");
-    const known = this.#bound.get(key);
-    if (known) return known;
-    const lease = await this.#shared.sessions.lease({ kind: "decode", adapter: resident.adapter, route });
-    const totalLength = Tensor.scalar("int32", 0);
-    const views: Tensor[] = [totalLength];
-    const view = (tensor: Tensor): Tensor => {
-      const [, ...shape] = tensor.shape;
-      const made = tensor.view((first * tensor.size) / this.maxRows, [rows, ...shape]);
-      views.push(made);
-      return made;
-    };
-    const { session } = lease;
-    const binding = session.bind();
-    resident.prepared.bind(session, binding);
-    views.push(...bindCache(binding, this.#cache, first, rows));
-    binding
-      .input("tokens", view(this.#tokens))
-      .input("lastPositions", view(this.#lastPositions))
-      .input("totalLength", totalLength)
-      .output("logits", view(this.#logits))
-      .output("logProbs", view(this.#logProbs));
-    for (const { name, shape } of session.inputs) {
-      if (!name.startsWith(STATE)) continue;
-      const state = this.#stateView(name.slice(STATE.length), shape.slice(1).map(Number), first, rows);
-      views.push(state);
-      binding.input(name, state);
-    }
-    const bound = { resident, binding, lease, views, totalLength };
-    this.#bound.set(key, bound);
-    return bound;
-  }
-
-  #unbind(which: (bound: Bound) => boolean): void {
-    for (const [key, bound] of this.#bound) {
-      if (!which(bound)) continue;
-      this.#bound.delete(key);
-      bound.binding.dispose();
-      for (const tensor of bound.views) tensor.dispose();
-      bound.lease[Symbol.dispose]();
-    }
   }
 }
 

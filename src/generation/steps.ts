@@ -1,0 +1,161 @@
+/** @file Steps of a batch: which rows run together in which session, and the bindings of those sessions. */
+import { type Binding, Tensor } from "../runtime/index.ts";
+import { bindCache, type KvCache } from "./cache.ts";
+import { type Lease, type SharedRoute, STATE } from "./graphs.ts";
+import type { Shared } from "./prefill.ts";
+import type { Resident } from "./residents.ts";
+import { commonRoute, type RowRoute } from "./routes.ts";
+
+/** A sequence that decodes. */
+export interface Row {
+  readonly resident: Resident;
+  readonly route: RowRoute | undefined;
+  /** Positions taken in the cache: the method's prefix and the tokens. */
+  length: number;
+}
+
+/** Rows next to each other that one session steps. */
+interface Run {
+  readonly first: number;
+  readonly rows: number;
+  readonly resident: Resident;
+  /** The route that all of them take. */
+  readonly common: SharedRoute | undefined;
+}
+
+/** A session with the tensors of its rows bound. */
+interface Bound {
+  readonly resident: Resident;
+  readonly binding: Binding;
+  readonly lease: Lease;
+  /** Made for this binding. */
+  readonly views: readonly Tensor[];
+  readonly totalLength: Tensor; // int32 []
+}
+
+/** What the rows of a batch have in tensors. */
+export interface RowTensors {
+  readonly cache: KvCache;
+  readonly logits: Tensor; // [maxRows, V]
+  readonly logProbs: Tensor; // [maxRows, V]
+  /** The method's state of a name and shape for rows, float32 [rows, …shape]: a view that the caller disposes. */
+  state(name: string, shape: readonly number[], first: number, rows: number): Tensor;
+}
+
+/** Steps rows, each under its adapter. */
+export class Steps implements Disposable {
+  readonly #shared: Shared;
+  readonly #maxRows: number;
+  readonly #tensors: RowTensors;
+  readonly #tokens: Tensor; // int64 [maxRows, 1]
+  readonly #lastPositions: Tensor; // int32 [maxRows]
+  /** How the rows are stepped, until they change. */
+  #runs: readonly Run[] | undefined;
+  readonly #bound = new Map<string, Bound>();
+
+  constructor(shared: Shared, maxRows: number, tensors: RowTensors) {
+    this.#shared = shared;
+    this.#maxRows = maxRows;
+    this.#tensors = tensors;
+    this.#tokens = Tensor.allocate("int64", [maxRows, 1]);
+    this.#lastPositions = Tensor.allocate("int32", [maxRows]);
+  }
+
+  /** Feeds row i the token `tokens[i]`; the cache has room. */
+  async run(rows: readonly Row[], tokens: ArrayLike<number>, signal?: AbortSignal): Promise<void> {
+    const feed = this.#tokens.data as BigInt64Array;
+    const last = this.#lastPositions.data as Int32Array;
+    for (const [index, row] of rows.entries()) {
+      feed[index] = BigInt(tokens[index]!);
+      last[index] = row.length++;
+    }
+    const { sessions, runner } = this.#shared;
+    const used = new Set<Bound>();
+    this.#runs ??= runsOf(rows);
+    for (const run of this.#runs) {
+      const route = run.common && sessions.isHot(run.resident.adapter!, run.common) ? run.common : undefined;
+      const bound = await this.#bind(run, route);
+      used.add(bound);
+      const lengths = rows.slice(run.first, run.first + run.rows).map(({ length }) => length);
+      (bound.totalLength.data as Int32Array)[0] = Math.max(...lengths);
+      await runner.run(bound.lease.session, bound.binding, run.rows, signal);
+    }
+    this.#unbind((bound) => !used.has(bound));
+  }
+
+  /** Says that rows have come, gone or changed places. */
+  changed(): void {
+    this.#runs = undefined;
+  }
+
+  /** Gives back what was made for an adapter; without one everything, because the cache moves. */
+  release(resident?: Resident): void {
+    this.#unbind((bound) => resident === undefined || bound.resident === resident);
+  }
+
+  [Symbol.dispose](): void {
+    this.release();
+    this.#tokens.dispose();
+    this.#lastPositions.dispose();
+  }
+
+  /** The binding of a run's rows, made anew only when they, the cache or the route have changed. */
+  async #bind({ first, rows, resident }: Run, route: SharedRoute | undefined): Promise<Bound> {
+    const key = [first, rows, resident.id, route?.key].join("|");
+    const known = this.#bound.get(key);
+    if (known) return known;
+    const { cache, logits, logProbs, state } = this.#tensors;
+    const lease = await this.#shared.sessions.lease({ kind: "decode", adapter: resident.adapter, route });
+    const totalLength = Tensor.scalar("int32", 0);
+    const views: Tensor[] = [totalLength];
+    const view = (tensor: Tensor): Tensor => {
+      const [, ...shape] = tensor.shape;
+      const made = tensor.view((first * tensor.size) / this.#maxRows, [rows, ...shape]);
+      views.push(made);
+      return made;
+    };
+    const { session } = lease;
+    const binding = session.bind();
+    resident.prepared.bind(session, binding);
+    views.push(...bindCache(binding, cache, first, rows));
+    binding
+      .input("tokens", view(this.#tokens))
+      .input("lastPositions", view(this.#lastPositions))
+      .input("totalLength", totalLength)
+      .output("logits", view(logits))
+      .output("logProbs", view(logProbs));
+    for (const { name, shape } of session.inputs) {
+      if (!name.startsWith(STATE)) continue;
+      const own = state(name.slice(STATE.length), shape.slice(1).map(Number), first, rows);
+      views.push(own);
+      binding.input(name, own);
+    }
+    const bound = { resident, binding, lease, views, totalLength };
+    this.#bound.set(key, bound);
+    return bound;
+  }
+
+  #unbind(which: (bound: Bound) => boolean): void {
+    for (const [key, bound] of this.#bound) {
+      if (!which(bound)) continue;
+      this.#bound.delete(key);
+      bound.binding.dispose();
+      for (const tensor of bound.views) tensor.dispose();
+      bound.lease[Symbol.dispose]();
+    }
+  }
+}
+
+/** Neighbours of one adapter run together. */
+function runsOf(rows: readonly Row[]): Run[] {
+  const runs: Run[] = [];
+  for (let first = 0; first < rows.length; ) {
+    const { resident } = rows[first]!;
+    let end = first + 1;
+    while (rows[end]?.resident === resident) end++;
+    const common = commonRoute(rows.slice(first, end).map(({ route }) => route));
+    runs.push({ first, rows: end - first, resident, common });
+    first = end;
+  }
+  return runs;
+}
