@@ -50,6 +50,12 @@ const SANDWICH = {
 
 const GELU = { hidden_activation: "gelu_pytorch_tanh", hidden_act: "gelu_pytorch_tanh" };
 
+/** Not in the file. As llama.cpp: only the 27B model, told by its layers, scales by another width than the head's. */
+const queryScale = (setting: Setting, layersOf27B: number) =>
+  setting("block_count") === layersOf27B
+    ? Number(setting("embedding_length")) / Number(setting("attention.head_count"))
+    : setting("attention.key_length");
+
 /** By `general.architecture`. */
 export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
   llama: { modelType: "llama", className: "LlamaForCausalLM", modules: LLAMA, permuted: true },
@@ -72,11 +78,7 @@ export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
       attn_logit_softcapping: setting("attn_logit_softcapping"),
       final_logit_softcapping: setting("final_logit_softcapping"),
       sliding_window: setting("attention.sliding_window"),
-      // Not in the file. As llama.cpp: only the 27B model, told by its layers, scales by another width than the head's.
-      query_pre_attn_scalar:
-        setting("block_count") === 46
-          ? Number(setting("embedding_length")) / Number(setting("attention.head_count"))
-          : setting("attention.key_length"),
+      query_pre_attn_scalar: queryScale(setting, 46),
     }),
   },
   gemma3: {
@@ -93,10 +95,7 @@ export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
         sliding_attention: { rope_type: "default", rope_theta: setting("rope.freq_base_swa") ?? 10000 },
       },
       final_logit_softcapping: setting("final_logit_softcapping"),
-      query_pre_attn_scalar:
-        setting("block_count") === 62
-          ? Number(setting("embedding_length")) / Number(setting("attention.head_count"))
-          : setting("attention.key_length"),
+      query_pre_attn_scalar: queryScale(setting, 62),
     }),
   },
   phi3: {
