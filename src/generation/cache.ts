@@ -1,6 +1,7 @@
 /** @file Key-value cache of a batch: one flat buffer, written in place by the sessions, from a pool of reused buffers. */
 import { type BackboneConfig, cacheHeadDim } from "../models/index.ts";
-import { Tensor } from "../runtime/index.ts";
+import { type Binding, Tensor } from "../runtime/index.ts";
+import type { Span } from "./slices.ts";
 
 /** Keys and values of a layer, float32 [rows, kvHeads, S, headDim] each: views that whoever asked for them disposes. */
 export interface LayerCache {
@@ -73,12 +74,12 @@ export class KvCache implements Disposable {
     return this.#capacity;
   }
 
-  /** Keys and values of every layer, for the rows from `first` on. */
-  layers(first: number, rows: number): LayerCache[] {
+  /** Keys and values of layers `from` … `to` - 1, for the rows from `first` on. */
+  layers(first: number, rows: number, from = 0, to = this.#layers): LayerCache[] {
     const shape = [rows, this.#heads, this.#capacity, this.#dim];
-    return Array.from({ length: this.#layers }, (_, layer) => ({
-      key: this.#flat.view(this.#offset(2 * layer, first), shape),
-      value: this.#flat.view(this.#offset(2 * layer + 1, first), shape),
+    return Array.from({ length: to - from }, (_, index) => ({
+      key: this.#flat.view(this.#offset(2 * (from + index), first), shape),
+      value: this.#flat.view(this.#offset(2 * (from + index) + 1, first), shape),
     }));
   }
 
@@ -93,6 +94,32 @@ export class KvCache implements Disposable {
       for (let h = 0; h < this.#heads; h++) {
         const at = h * head + start * this.#dim;
         data.copyWithin(target + at, source + at, source + h * head + end * this.#dim);
+      }
+    }
+  }
+
+  /** A copy of positions `start` … `end` - 1 of a row, float32 [layers · 2, kvHeads, end - start, headDim]. */
+  read(row: number, start: number, end: number): Float32Array {
+    const size = (end - start) * this.#dim;
+    const values = new Float32Array(this.#blocks * this.#heads * size);
+    const data = this.#flat.data as Float32Array;
+    this.#eachHead(row, start, (at, head) => values.set(data.subarray(at, at + size), head * size));
+    return values;
+  }
+
+  /** Fills positions `start` … `end` - 1 of a row with what `read` gave. */
+  write(row: number, start: number, end: number, values: Float32Array): void {
+    const size = (end - start) * this.#dim;
+    const data = this.#flat.data as Float32Array;
+    this.#eachHead(row, start, (at, head) => data.set(values.subarray(head * size, (head + 1) * size), at));
+  }
+
+  /** Visits where position `start` of a row is in the buffer, for every head of keys and values. */
+  #eachHead(row: number, start: number, visit: (at: number, head: number) => void): void {
+    for (let block = 0; block < this.#blocks; block++) {
+      for (let h = 0; h < this.#heads; h++) {
+        const at = this.#offset(block, row) + (h * this.#capacity + start) * this.#dim;
+        visit(at, block * this.#heads + h);
       }
     }
   }
@@ -146,4 +173,18 @@ export class KvCache implements Disposable {
 /** Positions to begin with: the whole need when it is small, else room for the beginning of a long answer. */
 export function initialCapacity(prompt: number, needed: number): number {
   return Math.min(needed, Math.ceil((prompt + 256) / STEP) * STEP);
+}
+
+/** Binds rows of a cache as past and present, for some layers or all; returns the views made for it. */
+export function bindCache(binding: Binding, cache: KvCache, first: number, rows: number, layers?: Span): Tensor[] {
+  const from = layers?.from ?? 0;
+  return cache.layers(first, rows, from, layers?.to).flatMap(({ key, value }, index) => {
+    const layer = from + index;
+    binding
+      .input(`past.${layer}.key`, key)
+      .output(`present.${layer}.key`, key)
+      .input(`past.${layer}.value`, value)
+      .output(`present.${layer}.value`, value);
+    return [key, value];
+  });
 }

@@ -16,6 +16,7 @@ interface Entry {
 
 /** An adapter with everything its graphs take. Its tensors stay at least until it is given back. */
 export interface PreparedAdapter extends Disposable {
+  readonly adapter: Adapter | undefined;
   /** Binds the adapter's tensors to the inputs that a session has for them. */
   bind(session: Session, binding: Binding): void;
 }
@@ -56,6 +57,7 @@ export class AdapterCache implements Disposable {
       throw error;
     }
     return {
+      adapter,
       bind(target, binding) {
         for (const { name } of target.inputs) {
           if (name.startsWith(ADAPTER_INPUT)) {

@@ -1,0 +1,207 @@
+/** @file What was read of prompts, kept for others that begin alike: keys and values by content, never by a name. */
+import { createHash } from "node:crypto";
+import type { Adapter } from "../methods/index.ts";
+import type { Backbone } from "../models/index.ts";
+import type { KvCache } from "./cache.ts";
+
+/** Tokens of a block, the unit that is kept and found. */
+export const BLOCK = 32;
+
+export interface PrefixCacheOptions {
+  /** Most bytes of keys and values that are kept; the least recently used go. */
+  readonly bytes: number;
+}
+
+/** What a prefix cache has done and holds. */
+export interface PrefixCacheStats {
+  /** Prompts of which something was there, and those of which nothing was. */
+  readonly hits: number;
+  readonly misses: number;
+  /** Tokens that were not read again. */
+  readonly tokens: number;
+  readonly entries: number;
+  readonly bytes: number;
+  readonly evictions: number;
+}
+
+/** A prompt by what its keys and values depend on. */
+export interface PrefixQuery {
+  readonly adapter: Adapter | undefined;
+  /** Who may share what was read: only those who give the same, or none. */
+  readonly scope: string | undefined;
+  readonly tokens: readonly number[];
+  /** Places of the method's attention prefix, which stand before the tokens. */
+  readonly prefix: number;
+}
+
+/** What a pass over a whole prompt returned besides keys and values. */
+export interface ReadPrompt {
+  readonly hidden: Float32Array; // [d], of the last token
+  /** The method's state and reports, by the names of the graph's outputs: float32 [1, layers, …] each. */
+  readonly outputs: ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: Float32Array }>;
+}
+
+interface Entry {
+  readonly values: Float32Array;
+  readonly read: ReadPrompt | undefined;
+  readonly bytes: number;
+}
+
+/**
+ * Keys and values of prompts in memory, up to a number of bytes. Of a method that is `causal` blocks of tokens are kept,
+ * each under a hash of itself and all before it; of others whole prompts, since every part of them depends on all.
+ * Copying is done within a call, so that nothing goes while it is in use.
+ */
+export class PrefixCache {
+  readonly #limit: number;
+  readonly #backbone: string;
+  /** Least recently used first. */
+  readonly #entries = new Map<string, Entry>();
+  #digests = new WeakMap<Adapter, string>();
+  #bytes = 0;
+  #hits = 0;
+  #misses = 0;
+  #tokens = 0;
+  #evictions = 0;
+
+  constructor({ digest, weights }: Pick<Backbone, "digest" | "weights">, { bytes }: PrefixCacheOptions) {
+    this.#backbone = JSON.stringify([digest, weights]);
+    this.#limit = bytes;
+  }
+
+  get stats(): PrefixCacheStats {
+    return {
+      hits: this.#hits,
+      misses: this.#misses,
+      tokens: this.#tokens,
+      entries: this.#entries.size,
+      bytes: this.#bytes,
+      evictions: this.#evictions,
+    };
+  }
+
+  /** How many of a prompt's first tokens are there: as many as `restore` would spare. */
+  known(query: PrefixQuery): number {
+    if (isCausal(query)) return this.#chain(query).length * BLOCK;
+    return this.#entries.has(this.#whole(query)) ? query.tokens.length : 0;
+  }
+
+  /**
+   * Copies the longest known beginning of a prompt of a causal method into a row: at most `most` tokens.
+   * @returns how many tokens need not be read
+   */
+  restore(query: PrefixQuery, most: number, cache: KvCache, row: number): number {
+    const found = this.#chain(query).slice(0, Math.floor(most / BLOCK));
+    // The first is used last: what begins a chain outlives what goes on from it.
+    for (const [index, key] of [...found.entries()].reverse()) {
+      const [start, end] = placesOf(query, index);
+      cache.write(row, start, end, this.#use(key)!.values);
+    }
+    return this.#count(found.length * BLOCK);
+  }
+
+  /** Keeps the whole blocks of a prompt of a causal method, which a row holds now. */
+  keep(query: PrefixQuery, cache: KvCache, row: number): void {
+    const keys = this.#keysOf(query);
+    for (let index = keys.length - 1; index >= 0; index--) {
+      const key = keys[index]!;
+      if (this.#use(key)) continue;
+      const [start, end] = placesOf(query, index);
+      this.#add(key, cache.read(row, start, end), undefined);
+    }
+  }
+
+  /** The same for a whole prompt of any method; undefined when it is not there. */
+  restoreWhole(query: PrefixQuery, cache: KvCache, row: number): ReadPrompt | undefined {
+    const entry = this.#use(this.#whole(query));
+    this.#count(entry ? query.tokens.length : 0);
+    if (entry) cache.write(row, 0, query.prefix + query.tokens.length, entry.values);
+    return entry?.read;
+  }
+
+  keepWhole(query: PrefixQuery, cache: KvCache, row: number, read: ReadPrompt): void {
+    const key = this.#whole(query);
+    if (this.#use(key)) return;
+    this.#add(key, cache.read(row, 0, query.prefix + query.tokens.length), read);
+  }
+
+  /** Takes it that an adapter's numbers have changed. */
+  forget(adapter: Adapter): void {
+    this.#digests.delete(adapter);
+  }
+
+  /** What everything depends on: the model, the adapter's content, and who may share. */
+  #root({ adapter, scope }: PrefixQuery): string {
+    let digest = "bare";
+    if (adapter) {
+      digest = this.#digests.get(adapter) ?? adapter.digest;
+      this.#digests.set(adapter, digest);
+    }
+    return JSON.stringify([this.#backbone, digest, scope ?? null]);
+  }
+
+  /** Keys of a prompt's whole blocks. */
+  #keysOf(query: PrefixQuery): string[] {
+    const { tokens } = query;
+    let key = this.#root(query);
+    return Array.from({ length: Math.floor(tokens.length / BLOCK) }, (_, index) => {
+      key = hashOf(key, tokens.slice(index * BLOCK, (index + 1) * BLOCK));
+      return key;
+    });
+  }
+
+  #whole(query: PrefixQuery): string {
+    return hashOf(`whole ${this.#root(query)}`, query.tokens);
+  }
+
+  /** Keys of a prompt's blocks from the first on that are there. */
+  #chain(query: PrefixQuery): string[] {
+    const keys = this.#keysOf(query);
+    const missing = keys.findIndex((key) => !this.#entries.has(key));
+    return missing < 0 ? keys : keys.slice(0, missing);
+  }
+
+  #use(key: string): Entry | undefined {
+    const entry = this.#entries.get(key);
+    if (entry) {
+      this.#entries.delete(key);
+      this.#entries.set(key, entry);
+    }
+    return entry;
+  }
+
+  #add(key: string, values: Float32Array, read: ReadPrompt | undefined): void {
+    const extra = read ? [read.hidden, ...[...read.outputs.values()].map(({ data }) => data)] : [];
+    const bytes = [values, ...extra].reduce((sum, { byteLength }) => sum + byteLength, 0);
+    if (bytes > this.#limit) return;
+    this.#entries.set(key, { values, read, bytes });
+    this.#bytes += bytes;
+    for (const [oldest, entry] of this.#entries) {
+      if (this.#bytes <= this.#limit) break;
+      this.#entries.delete(oldest);
+      this.#bytes -= entry.bytes;
+      this.#evictions++;
+    }
+  }
+
+  #count(tokens: number): number {
+    if (tokens > 0) this.#hits++;
+    else this.#misses++;
+    this.#tokens += tokens;
+    return tokens;
+  }
+}
+
+/** Whether parts of a prompt can be kept: the bare backbone is causal. */
+export function isCausal({ adapter }: { readonly adapter: Adapter | undefined }): boolean {
+  return adapter ? (adapter.method.properties.causal ?? false) : true;
+}
+
+function hashOf(before: string, tokens: readonly number[]): string {
+  return createHash("sha256").update(before).update(Uint32Array.from(tokens)).digest("base64");
+}
+
+/** Places of a block in its row of the cache. The first has those of the attention prefix, too. */
+function placesOf({ prefix }: PrefixQuery, index: number): [start: number, end: number] {
+  return [index === 0 ? 0 : prefix + index * BLOCK, prefix + (index + 1) * BLOCK];
+}
