@@ -1,0 +1,240 @@
+/** @file Adapters on disk: `<data>/adapters/<digest>/`, filled in a draft beside them and renamed into place whole. */
+import { createHash, type Hash, randomBytes } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { mkdir, open, readdir, realpath, rename, rm, stat, utimes } from "node:fs/promises";
+import { hostname } from "node:os";
+import { join, relative, resolve } from "node:path";
+import { InputError, reasonOf } from "../../base/index.ts";
+import { CONFIG_FILE } from "../../methods/index.ts";
+import { ADAPTER_FILES, type AdapterFile, MAX_CONFIG_BYTES, type Receive, tooLarge } from "./archive.ts";
+
+const DIGEST = /^[0-9a-f]{64}$/;
+const DRAFTS = ".drafts";
+const HOST = hostname().replace(/[^A-Za-z0-9-]/g, "") || "host";
+
+/** Tells this process from an earlier one of the same number, as in containers. */
+const PROCESS = `${HOST}.${process.pid}.${randomBytes(4).toString("hex")}`;
+let counter = 0;
+
+/** Drafts of processes that cannot be asked after are taken for abandoned after this time. */
+const ABANDONED_MS = 24 * 60 * 60 * 1000;
+
+/**
+ * What identifies an adapter: the SHA-256 of what `sha256sum adapter_config.json adapter_model.safetensors` prints. It
+ * is of the files as they are, so that it stays the same whatever a later version reads into them.
+ */
+export function digestOf(sums: ReadonlyMap<AdapterFile, string>): string {
+  const lines = ADAPTER_FILES.map((file) => `${sums.get(file)}  ${file}\n`);
+  return createHash("sha256").update(lines.join("")).digest("hex");
+}
+
+/** The digest of the files in a directory, read anew. Hashes a chunk at a time; reading is off the event loop. */
+export async function digestOfFiles(directory: string): Promise<string> {
+  const sums = new Map<AdapterFile, string>();
+  for (const file of ADAPTER_FILES) {
+    const hash = createHash("sha256");
+    for await (const chunk of createReadStream(join(directory, file), { highWaterMark: 1024 * 1024 })) {
+      hash.update(chunk as Uint8Array);
+    }
+    sums.set(file, hash.digest("hex"));
+  }
+  return digestOf(sums);
+}
+
+async function syncDirectory(directory: string): Promise<void> {
+  if (process.platform === "win32") return;
+  const handle = await open(directory, "r");
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Tells a failed write, without the place: whoever uploads an adapter may hear of it. */
+function unwritable(error: unknown): unknown {
+  if (!(error instanceof Error && "syscall" in error)) return error;
+  const reason = reasonOf(error).replace(/ '.*$/s, "");
+  return new InputError("OUTPUT_UNWRITABLE", "the directory of adapters", reason, { cause: error });
+}
+
+function newDraft(root: string): string {
+  return join(root, DRAFTS, `${PROCESS}.${counter++}`);
+}
+
+/** A directory of its own for an adapter on its way in. Disposed, it is gone, unless it was published. */
+export class Draft implements AsyncDisposable {
+  readonly directory: string;
+  readonly #maxBytes: number;
+  readonly #sums = new Map<AdapterFile, string>();
+  #bytes = 0;
+
+  private constructor(directory: string, maxBytes: number) {
+    this.directory = directory;
+    this.#maxBytes = maxBytes;
+  }
+
+  /** @param maxBytes of both files together */
+  static async create(root: string, maxBytes: number): Promise<Draft> {
+    const directory = newDraft(root);
+    try {
+      await mkdir(directory, { recursive: true });
+    } catch (error) {
+      throw unwritable(error);
+    }
+    return new Draft(directory, maxBytes);
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  get digest(): string {
+    return digestOf(this.#sums);
+  }
+
+  /** Writes one file, durably. @throws InputError PAYLOAD_TOO_LARGE before the byte too many is written */
+  readonly receive: Receive = async (file, content) => {
+    const most = file === CONFIG_FILE ? MAX_CONFIG_BYTES : Number.POSITIVE_INFINITY;
+    const hash = createHash("sha256");
+    const path = join(this.directory, file);
+    const handle = await open(path, "wx").catch((error: unknown) => {
+      throw unwritable(error);
+    });
+    try {
+      let size = 0;
+      for await (const chunk of content) {
+        size += chunk.length;
+        this.#bytes += chunk.length;
+        if (size > most) throw tooLarge(file, most);
+        if (this.#bytes > this.#maxBytes) throw tooLarge("the adapter", this.#maxBytes);
+        await write(handle, chunk, hash);
+      }
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    this.#sums.set(file, hash.digest("hex"));
+  };
+
+  /** Gives it its place for good. What is there already has the same content, and is replaced by it file by file. */
+  async publish(root: string): Promise<void> {
+    const target = adapterDirectory(root, this.digest);
+    try {
+      await syncDirectory(this.directory);
+      try {
+        await rename(this.directory, target);
+      } catch (error) {
+        const { code } = error as NodeJS.ErrnoException;
+        if (code !== "ENOTEMPTY" && code !== "EEXIST" && code !== "EPERM") throw error;
+        for (const file of ADAPTER_FILES) await rename(join(this.directory, file), join(target, file));
+        await syncDirectory(target);
+      }
+      await syncDirectory(root);
+    } catch (error) {
+      throw unwritable(error);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await rm(this.directory, { recursive: true, force: true });
+  }
+}
+
+async function write(handle: Awaited<ReturnType<typeof open>>, chunk: Uint8Array, hash: Hash): Promise<void> {
+  hash.update(chunk);
+  for (let done = 0; done < chunk.length; ) {
+    const { bytesWritten } = await handle.write(chunk, done).catch((error: unknown) => {
+      throw unwritable(error);
+    });
+    done += bytesWritten;
+  }
+}
+
+/**
+ * Passes on the files of an adapter in a directory, as `readArchive` does. Links are followed.
+ * @param within a directory which neither the adapter nor what its links lead to may lie outside of
+ */
+export async function readDirectory(directory: string, receive: Receive, within?: string): Promise<void> {
+  const missing: string[] = [];
+  const paths = new Map<AdapterFile, string>();
+  for (const file of ADAPTER_FILES) {
+    const path = await realpath(join(directory, file)).catch(() => undefined);
+    if (path === undefined || !(await stat(path)).isFile()) missing.push(`${file} is not there, or no file`);
+    else if (within !== undefined && !isInside(await realpath(within), path)) {
+      throw new InputError("FILE_UNREADABLE", directory, "lies outside of the directory that adapters are loaded from");
+    } else paths.set(file, path);
+  }
+  if (missing.length > 0) throw new InputError("FILE_UNREADABLE", directory, missing);
+  for (const [file, path] of paths) {
+    const content = createReadStream(path, { highWaterMark: 1024 * 1024 });
+    try {
+      await receive(file, content);
+    } finally {
+      content.destroy();
+    }
+  }
+}
+
+function isInside(parent: string, path: string): boolean {
+  const way = relative(resolve(parent), path);
+  return way !== "" && !way.startsWith("..") && resolve(parent, way) === path;
+}
+
+export function adapterDirectory(root: string, digest: string): string {
+  if (!DIGEST.test(digest)) throw new Error(`${digest} is no digest`);
+  return join(root, digest);
+}
+
+/** Lets the time begin anew after which unused files go. */
+export async function touch(directory: string): Promise<void> {
+  const now = new Date();
+  await utimes(directory, now, now).catch(() => {}); // gone already
+}
+
+/** What tells whether the files of an adapter are still those that were found damaged. */
+export async function signatureOf(directory: string): Promise<string> {
+  const parts = ADAPTER_FILES.map(async (file) => {
+    const found = await stat(join(directory, file)).catch(() => undefined);
+    return found ? `${found.ino}.${found.size}.${found.mtimeMs}` : "none";
+  });
+  return (await Promise.all(parts)).join();
+}
+
+/**
+ * Removes drafts whose process has ended, and adapters that nothing refers to and that have not changed for `graceMs`.
+ * Nothing is ever seen half-removed: a directory becomes a draft first.
+ * @returns digests that were removed
+ */
+export async function sweep(root: string, used: ReadonlySet<string>, graceMs: number, now: number): Promise<string[]> {
+  const removed: string[] = [];
+  await mkdir(join(root, DRAFTS), { recursive: true });
+  for (const digest of await readdir(root)) {
+    if (!DIGEST.test(digest) || used.has(digest)) continue;
+    const path = join(root, digest);
+    const found = await stat(path).catch(() => undefined);
+    if (!found || now - found.mtimeMs < graceMs) continue;
+    const doomed = newDraft(root);
+    await rename(path, doomed);
+    await rm(doomed, { recursive: true, force: true });
+    removed.push(digest);
+  }
+  for (const name of await readdir(join(root, DRAFTS))) {
+    if (name.startsWith(`${PROCESS}.`)) continue; // under way
+    const path = join(root, DRAFTS, name);
+    const [host, pid] = name.split(".");
+    const ended = host === HOST && (Number(pid) === process.pid || !isAlive(Number(pid)));
+    const found = await stat(path).catch(() => undefined);
+    if (found && (ended || now - found.mtimeMs > ABANDONED_MS)) await rm(path, { recursive: true, force: true });
+  }
+  return removed;
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
+}

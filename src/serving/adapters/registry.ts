@@ -1,0 +1,372 @@
+/** @file The adapter registry: names in the database, files by content, tensors in memory while they are used. */
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { MiloraError, reasonOf } from "../../base/index.ts";
+import type { Adapter } from "../../methods/index.ts";
+import type { BackboneConfig } from "../../models/index.ts";
+import { readArchive } from "./archive.ts";
+import { adapterDirectory, Draft, readDirectory, signatureOf, sweep, touch } from "./files.ts";
+import { InFlight } from "./in-flight.ts";
+import { type RegistryLimits, registryLimitsSchema } from "./limits.ts";
+import { corrupt, Gate, loadAdapter } from "./load.ts";
+import { checkName, modelNotFound, parseModel } from "./names.ts";
+import { type AdapterRecord, type AdapterTable, type NewAdapter, qualified } from "./record.ts";
+import { Residency, type ResidencyStats, tooLarge } from "./residency.ts";
+
+/** Loads whose reading goes on at the same time: one waits for the disk while the other one's numbers are checked. */
+const PARALLEL_LOADS = 2;
+
+export interface RegistryOptions {
+  /** The data directory; adapters lie in `adapters/` below it. */
+  readonly directory: string;
+  readonly adapters: AdapterTable;
+  readonly backbone: BackboneConfig;
+  /** Names under which the bare backbone is served; adapters may not have them, `base:adapter` may begin with them. */
+  readonly bases?: readonly string[];
+  /** Told of adapters whose tensors are about to go. */
+  readonly engine?: { forget(adapter: Adapter): void };
+  readonly limits?: Partial<RegistryLimits>;
+  /** Adapters to load and pin at the start, besides those that are pinned in the database: `name` or `owner/name`. */
+  readonly preload?: readonly string[];
+  readonly log?: RegistryLog;
+}
+
+export interface RegistryLog {
+  info(fields: object, text: string): void;
+  warn(fields: object, text: string): void;
+}
+
+export type AdapterSource =
+  | { readonly archive: AsyncIterable<Uint8Array> }
+  | {
+      readonly directory: string;
+      /** A directory that it must lie in, links resolved. */
+      readonly within?: string;
+    };
+
+export interface InstallOptions {
+  /** The tenant; null: shared. */
+  readonly owner: string | null;
+  readonly name: string;
+  /** Of the files, unpacked, where less than the registry's limit. */
+  readonly maxBytes?: number;
+}
+
+export interface Installed extends AdapterRecord {
+  /** Trained numbers. */
+  readonly parameters: number;
+  readonly tensors: number;
+  /** Digest of the adapter that had this name before. */
+  readonly replaced?: string;
+  /** Files of the archive that were not taken. */
+  readonly skipped: readonly string[];
+}
+
+/** An adapter in use. Dispose it when the request has ended. */
+export interface AdapterLease extends Disposable {
+  readonly adapter: Adapter;
+  readonly record: AdapterRecord;
+}
+
+/** What is in memory of an adapter. */
+export interface Presence {
+  readonly resident: boolean;
+  /** Of its tensors in memory; 0 when it is not there. */
+  readonly residentBytes: number;
+  /** Requests under this name. */
+  readonly inFlight: number;
+  readonly lastUsed: Date | null;
+  /** Its files were found damaged. */
+  readonly corrupt: boolean;
+}
+
+/** Names, files and tensors of adapters. Dispose it when no request runs any more. */
+export class AdapterRegistry implements AsyncDisposable {
+  readonly limits: RegistryLimits;
+  readonly bases: readonly string[];
+  readonly #root: string;
+  readonly #table: AdapterTable;
+  readonly #backbone: BackboneConfig;
+  readonly #log: RegistryLog | undefined;
+  readonly #residency: Residency;
+  readonly #loads = new Gate(PARALLEL_LOADS);
+  /** What is installed is checked one at a time: it is in memory meanwhile. */
+  readonly #checks = new Gate(1);
+  /** Files become visible, and go, one at a time. */
+  readonly #publishing = new Gate(1);
+  readonly #inFlight = new InFlight();
+  /** Digests found damaged, with what their files looked like. */
+  readonly #corrupt = new Map<string, string>();
+  #sweeper: NodeJS.Timeout | undefined;
+
+  private constructor(options: RegistryOptions) {
+    this.limits = registryLimitsSchema.parse(options.limits ?? {});
+    this.bases = options.bases ?? [];
+    this.#root = join(options.directory, "adapters");
+    this.#table = options.adapters;
+    this.#backbone = options.backbone;
+    this.#log = options.log;
+    this.#residency = new Residency({
+      maxBytes: this.limits.maxResidentBytes,
+      maxAdapters: this.limits.maxResident,
+      waitMs: this.limits.leaseTimeoutMs,
+      load: (digest, reserve, signal) => this.#load(digest, reserve, signal),
+      forget: (adapter) => options.engine?.forget(adapter),
+    });
+  }
+
+  /**
+   * Opens the adapters of a data directory: clears what a crash has left behind, then loads what is pinned or to be
+   * preloaded. An adapter that cannot be loaded is reported to the log and keeps nobody from starting.
+   */
+  static async open(options: RegistryOptions): Promise<AdapterRegistry> {
+    const registry = new AdapterRegistry(options);
+    await mkdir(registry.#root, { recursive: true });
+    await registry.sweep();
+    const { graceMs } = registry.limits;
+    registry.#sweeper = setInterval(() => void registry.sweep().catch(() => {}), Math.max(graceMs, 1000)).unref();
+    await registry.#preload(options.preload ?? []);
+    return registry;
+  }
+
+  /**
+   * Installs an adapter under a name, or replaces the one of that name; requests under way go on with the old one. A
+   * crash at any point leaves either nothing to be seen or all of it.
+   *
+   * @throws InputError ADAPTER_NAME_INVALID, ARCHIVE_INVALID, PAYLOAD_TOO_LARGE, ADAPTER_TOO_LARGE, and what
+   *   `Adapter.load` throws for files that are no adapter of this backbone
+   */
+  async install(source: AdapterSource, { owner, name, maxBytes }: InstallOptions): Promise<Installed> {
+    checkName(name, this.bases);
+    const most = Math.min(maxBytes ?? Number.POSITIVE_INFINITY, this.limits.maxBytes);
+    await using draft = await Draft.create(this.#root, most);
+    let skipped: string[] = [];
+    if ("archive" in source) skipped = await readArchive(source.archive, most, draft.receive);
+    else await readDirectory(source.directory, draft.receive, source.within);
+    const facts = await this.#check(draft.directory);
+    const { digest, bytes } = draft;
+    const { record, replaced } = await this.#publish(draft, {
+      ...{ owner, name, digest, bytes, method: facts.method, rank: facts.rank },
+    });
+    if (record.pinned) {
+      await this.#residency.pin(digest).catch((error: unknown) => this.#failed(record, error));
+    }
+    const { parameters, tensors } = facts;
+    return { ...record, parameters, tensors, skipped, ...(replaced && { replaced: replaced.digest }) };
+  }
+
+  /**
+   * Takes a name away and waits for the requests under it. They end in peace, however long that takes.
+   * @returns the record and how many requests still ran when the time was up
+   * @throws InputError MODEL_NOT_FOUND
+   */
+  async remove(
+    owner: string | null,
+    name: string,
+    { timeoutMs = this.limits.removeTimeoutMs }: { timeoutMs?: number } = {},
+  ): Promise<{ record: AdapterRecord; inFlight: number }> {
+    const record = await this.#table.remove(owner, name);
+    if (!record) throw modelNotFound(name);
+    const inFlight = await this.#inFlight.ended(qualified(record), timeoutMs);
+    await this.#abandon(record);
+    return { record, inFlight };
+  }
+
+  /**
+   * What a `model` stands for, for this tenant: `name` (its own, else the shared one), `owner/name` (granted to it), with
+   * or without `base:` before it; undefined for the bare backbone.
+   * @throws InputError MODEL_NOT_FOUND, the same for what does not exist and what is somebody else's
+   */
+  async resolve({ tenant }: { readonly tenant: string }, model: string): Promise<AdapterRecord | undefined> {
+    const parsed = parseModel(model, this.bases);
+    if (parsed.kind === "base") return undefined;
+    const record = parsed.kind === "adapter" && (await this.#table.find(tenant, parsed.name, parsed.owner));
+    if (!record) throw modelNotFound(model);
+    return record;
+  }
+
+  /**
+   * The adapter of a record, loaded if need be. What the record says now is what stays: a later adapter of its name
+   * changes nothing.
+   *
+   * @throws MiloraError ADAPTER_CORRUPT, AdaptersBusyError, InputError MODEL_NOT_FOUND when it was removed meanwhile,
+   *   ADAPTER_MISMATCH … for an adapter of another backbone
+   */
+  async lease(record: AdapterRecord, { signal }: { signal?: AbortSignal } = {}): Promise<AdapterLease> {
+    const leave = this.#inFlight.enter(qualified(record));
+    try {
+      const { adapter, release } = await this.#residency.acquire(record.digest, signal);
+      const dispose = (): void => {
+        release();
+        leave();
+      };
+      return { adapter, record, [Symbol.dispose]: dispose };
+    } catch (error) {
+      leave();
+      if (error instanceof MiloraError && error.code === "ADAPTER_CORRUPT") {
+        const now = await this.#table.get(record.owner, record.name);
+        if (now?.digest !== record.digest) throw modelNotFound(record.name);
+      }
+      throw error;
+    }
+  }
+
+  /** Brings an adapter into memory before a request asks for it. @throws as `lease` */
+  async load(record: AdapterRecord): Promise<void> {
+    const lease = await this.lease(record);
+    lease[Symbol.dispose]();
+  }
+
+  /**
+   * Takes an adapter out of memory once the requests that use it have ended; the next request loads it again.
+   * @returns how many requests still ran when the time was up
+   */
+  async unload(record: AdapterRecord, { timeoutMs = this.limits.removeTimeoutMs } = {}): Promise<{ inFlight: number }> {
+    this.#residency.retire(record.digest);
+    return { inFlight: await this.#inFlight.ended(qualified(record), timeoutMs) };
+  }
+
+  /** Loads an adapter and keeps it in memory, also after a restart. @throws as `lease` */
+  async pin(record: AdapterRecord): Promise<void> {
+    await this.#residency.pin(record.digest);
+    await this.#table.setPinned(record.owner, record.name, true);
+    const now = await this.#table.get(record.owner, record.name);
+    if (now?.digest !== record.digest) this.#residency.unpin(record.digest); // removed or replaced meanwhile
+  }
+
+  async unpin(record: AdapterRecord): Promise<void> {
+    await this.#table.setPinned(record.owner, record.name, false);
+    const all = await this.#table.all();
+    if (!all.some(({ digest, pinned }) => pinned && digest === record.digest)) this.#residency.unpin(record.digest);
+  }
+
+  /** All that a tenant may use. */
+  async list({ tenant }: { readonly tenant: string }): Promise<(AdapterRecord & Presence)[]> {
+    return this.#present(await this.#table.list(tenant), true);
+  }
+
+  /** All adapters of all tenants. */
+  async all(): Promise<(AdapterRecord & Presence)[]> {
+    return this.#present(await this.#table.all(), false);
+  }
+
+  /** What is in memory, by digest. */
+  residency(): ReturnType<Residency["report"]> {
+    return this.#residency.report();
+  }
+
+  get stats(): ResidencyStats {
+    return this.#residency.stats;
+  }
+
+  /** Removes files that no name refers to, after the grace time, and what crashes have left behind. */
+  async sweep(): Promise<string[]> {
+    using _place = await this.#publishing.enter();
+    const removed = await sweep(this.#root, await this.#table.digests(), this.limits.graceMs, Date.now());
+    for (const digest of removed) this.#residency.retire(digest);
+    return removed;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearInterval(this.#sweeper);
+    this.#residency.dispose();
+    using _place = await this.#publishing.enter(); // an installation under way comes to its end
+  }
+
+  async #publish(
+    draft: Draft,
+    fields: NewAdapter,
+  ): Promise<{ record: AdapterRecord; replaced: AdapterRecord | undefined }> {
+    using _place = await this.#publishing.enter();
+    await draft.publish(this.#root);
+    this.#corrupt.delete(fields.digest);
+    const replaced = await this.#table.put(fields);
+    const record = await this.#table.get(fields.owner, fields.name);
+    if (!record) throw modelNotFound(fields.name); // removed at once
+    if (replaced && replaced.digest !== fields.digest) await this.#abandon(replaced);
+    return { record, replaced };
+  }
+
+  /** The strict check of files that are new here. */
+  async #check(
+    directory: string,
+  ): Promise<{ method: string; rank: number | null; parameters: number; tensors: number }> {
+    using _place = await this.#checks.enter();
+    const { maxResidentBytes } = this.limits;
+    const reserve = (bytes: number): void => {
+      if (bytes > maxResidentBytes) throw tooLarge(bytes, maxResidentBytes);
+    };
+    using adapter = await loadAdapter(directory, this.#backbone, { reserve, gate: this.#loads });
+    const { method, specs, config } = adapter;
+    const parameters = specs.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+    const rank = (config as { readonly r?: unknown }).r;
+    return {
+      ...{ method: method.name, rank: typeof rank === "number" ? rank : null },
+      ...{ parameters, tensors: specs.length },
+    };
+  }
+
+  async #load(digest: string, reserve: (bytes: number) => Promise<void>, signal: AbortSignal): Promise<Adapter> {
+    const directory = adapterDirectory(this.#root, digest);
+    const known = this.#corrupt.get(digest);
+    if (known !== undefined) {
+      if (known === (await signatureOf(directory))) throw corrupt(digest, "found at an earlier request");
+      this.#corrupt.delete(digest);
+    }
+    try {
+      return await loadAdapter(directory, this.#backbone, { reserve, gate: this.#loads, digest, signal });
+    } catch (error) {
+      if (error instanceof MiloraError && error.code === "ADAPTER_CORRUPT") {
+        this.#corrupt.set(digest, await signatureOf(directory));
+        this.#log?.warn({ digest }, error.message);
+      }
+      throw error;
+    }
+  }
+
+  /** What no name refers to any more leaves memory with its last user, and the disk after the grace time. */
+  async #abandon({ digest, pinned }: AdapterRecord): Promise<void> {
+    if ((await this.#table.digests()).has(digest)) {
+      const all = pinned ? await this.#table.all() : [];
+      if (pinned && !all.some((other) => other.pinned && other.digest === digest)) this.#residency.unpin(digest);
+      return;
+    }
+    this.#residency.retire(digest);
+    await touch(adapterDirectory(this.#root, digest));
+  }
+
+  async #preload(names: readonly string[]): Promise<void> {
+    const all = await this.#table.all();
+    for (const name of names) {
+      if (!all.some((record) => qualified(record) === name)) {
+        this.#log?.warn({ adapter: name }, "an adapter to be preloaded is not installed");
+      }
+    }
+    const wanted = all.filter((record) => record.pinned || names.includes(qualified(record)));
+    for (const record of wanted) {
+      await this.#residency.pin(record.digest).catch((error: unknown) => this.#failed(record, error));
+    }
+  }
+
+  #failed(record: AdapterRecord, error: unknown): void {
+    this.#log?.warn({ adapter: qualified(record), reason: reasonOf(error) }, "an adapter cannot be loaded");
+  }
+
+  /** @param discreet says nothing of other names' use of the same files */
+  #present(records: readonly AdapterRecord[], discreet: boolean): (AdapterRecord & Presence)[] {
+    const slots = new Map(this.#residency.report().map((slot) => [slot.digest, slot]));
+    return records.map((record) => {
+      const name = qualified(record);
+      const lastUsed = this.#inFlight.lastUsed(name);
+      const slot = discreet && lastUsed === undefined && !record.pinned ? undefined : slots.get(record.digest);
+      return {
+        ...record,
+        resident: slot?.resident ?? false,
+        residentBytes: slot?.resident ? slot.bytes : 0,
+        inFlight: this.#inFlight.count(name),
+        lastUsed: lastUsed ?? null,
+        corrupt: this.#corrupt.has(record.digest),
+      };
+    });
+  }
+}

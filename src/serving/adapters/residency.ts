@@ -1,0 +1,347 @@
+/** @file Adapters in memory: loaded once for many callers, counted while in use, evicted least recently used first, never beyond the budget. */
+import { InputError, MiloraError } from "../../base/index.ts";
+import type { Adapter } from "../../methods/index.ts";
+
+export interface ResidencyOptions {
+  readonly maxBytes: number;
+  readonly maxAdapters: number;
+  /** How long a load waits for memory that others use. */
+  readonly waitMs: number;
+  /** Calls `reserve` with the bytes that the tensors take before it allocates them. */
+  load(digest: string, reserve: (bytes: number) => Promise<void>, signal: AbortSignal): Promise<Adapter>;
+  /** Told before the tensors of an adapter go. */
+  forget(adapter: Adapter): void;
+}
+
+/** One adapter that is in memory, or on its way there. */
+interface Slot {
+  readonly digest: string;
+  /** Undefined until it is loaded. */
+  adapter: Adapter | undefined;
+  /** Reserved for its tensors; 0 until their size is known. */
+  bytes: number;
+  reserved: boolean;
+  /** Who uses it or waits for it. */
+  users: number;
+  pinned: boolean;
+  /** To go with its last user. */
+  retired: boolean;
+  /** Milliseconds since 1970. */
+  lastUsed: number;
+  readonly loading: Promise<void>;
+  readonly abort: AbortController;
+}
+
+interface Waiter {
+  readonly slot: Slot;
+  readonly bytes: number;
+  grant(): void;
+}
+
+export interface SlotReport {
+  readonly digest: string;
+  readonly resident: boolean;
+  readonly bytes: number;
+  readonly pinned: boolean;
+  readonly inFlight: number;
+  readonly lastUsed: Date;
+}
+
+export interface ResidencyStats {
+  readonly resident: number;
+  readonly residentBytes: number;
+  readonly waiting: number;
+  readonly hits: number;
+  readonly loads: number;
+  readonly failures: number;
+  readonly evictions: number;
+}
+
+/** All memory for adapters is in use by requests that run; it will be free again. */
+export class AdaptersBusyError extends MiloraError {
+  readonly status = 503;
+  readonly retryAfterSeconds: number;
+
+  constructor(message: string, retryAfterSeconds: number) {
+    super("ADAPTERS_BUSY", message, { exitCode: 1 });
+    this.retryAfterSeconds = retryAfterSeconds;
+  }
+}
+
+export class Residency implements Disposable {
+  readonly #options: ResidencyOptions;
+  /** Least recently used first. */
+  readonly #slots = new Map<string, Slot>();
+  /** Loads that wait for memory, first come first served. */
+  readonly #waiters: Waiter[] = [];
+  #bytes = 0;
+  #count = 0;
+  readonly #counters = { hits: 0, loads: 0, failures: 0, evictions: 0 };
+  #closed = false;
+
+  constructor(options: ResidencyOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * The adapter, and the right to use it until `release`. Whoever asks while it is being loaded waits for the same load.
+   * @throws what loading throws; AdaptersBusyError; the signal's reason
+   */
+  async acquire(digest: string, signal?: AbortSignal): Promise<{ adapter: Adapter; release(): void }> {
+    if (this.#closed) throw new MiloraError("DRAINING", "the server is shutting down", { exitCode: 1 });
+    signal?.throwIfAborted();
+    let slot = this.#slots.get(digest);
+    if (slot?.abort.signal.aborted) slot = undefined; // nobody wanted it any more; a new load takes its place
+    if (slot?.adapter) this.#counters.hits++;
+    slot ??= this.#begin(digest);
+    slot.users++;
+    slot.retired = false;
+    this.#use(slot);
+    try {
+      if (!slot.adapter) await orAborted(slot.loading, signal);
+    } catch (error) {
+      this.#leave(slot);
+      throw error;
+    }
+    const { adapter } = slot;
+    if (!adapter) throw new Error(`adapter ${digest} is loaded and not there`);
+    let released = false;
+    return {
+      adapter,
+      release: () => {
+        if (released) return;
+        released = true;
+        this.#leave(slot);
+      },
+    };
+  }
+
+  /** Loads it and keeps it in memory from now on. @throws as `acquire` */
+  async pin(digest: string): Promise<void> {
+    const { release } = await this.acquire(digest);
+    const slot = this.#slots.get(digest);
+    if (slot) slot.pinned = true;
+    release();
+  }
+
+  unpin(digest: string): void {
+    const slot = this.#slots.get(digest);
+    if (!slot) return;
+    slot.pinned = false;
+    this.#settle(slot);
+    this.#serve();
+  }
+
+  /** Lets it go as soon as nobody uses it. */
+  retire(digest: string): void {
+    const slot = this.#slots.get(digest);
+    if (!slot) return;
+    slot.pinned = false;
+    slot.retired = true;
+    this.#settle(slot);
+    this.#serve();
+  }
+
+  usersOf(digest: string): number {
+    return this.#slots.get(digest)?.users ?? 0;
+  }
+
+  report(): SlotReport[] {
+    return [...this.#slots.values()].map(({ digest, adapter, bytes, pinned, users, lastUsed }) => ({
+      digest,
+      resident: adapter !== undefined,
+      bytes,
+      pinned,
+      inFlight: users,
+      lastUsed: new Date(lastUsed),
+    }));
+  }
+
+  get stats(): ResidencyStats {
+    return { resident: this.#count, residentBytes: this.#bytes, waiting: this.#waiters.length, ...this.#counters };
+  }
+
+  /** Frees what nobody uses; the rest goes with its last user. */
+  dispose(): void {
+    this.#closed = true;
+    for (const slot of [...this.#slots.values()]) {
+      if (!slot.adapter) slot.abort.abort(new MiloraError("DRAINING", "the server is shutting down", { exitCode: 1 }));
+      this.retire(slot.digest);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #begin(digest: string): Slot {
+    const abort = new AbortController();
+    const { promise, resolve, reject } = withResolvers();
+    promise.catch(() => {}); // those who wait hear of it
+    const slot: Slot = {
+      ...{ digest, adapter: undefined, bytes: 0, reserved: false, users: 0, pinned: false, retired: false },
+      ...{ lastUsed: Date.now(), loading: promise, abort },
+    };
+    this.#slots.set(digest, slot);
+    this.#counters.loads++;
+    this.#options
+      .load(digest, (bytes) => this.#reserve(slot, bytes), abort.signal)
+      .then(
+        (adapter) => {
+          slot.adapter = adapter;
+          if (abort.signal.aborted) {
+            // Nobody waits any more, and another load may have taken its place.
+            this.#drop(slot);
+            reject(abort.signal.reason);
+          } else resolve();
+          this.#serve();
+        },
+        (error: unknown) => {
+          if (!abort.signal.aborted) this.#counters.failures++;
+          this.#drop(slot);
+          reject(error);
+          this.#serve();
+        },
+      );
+    return slot;
+  }
+
+  /** Puts it at the end of the queue of those to be evicted. */
+  #use(slot: Slot): void {
+    slot.lastUsed = Date.now();
+    if (this.#slots.get(slot.digest) !== slot) return;
+    this.#slots.delete(slot.digest);
+    this.#slots.set(slot.digest, slot);
+  }
+
+  #leave(slot: Slot): void {
+    slot.users--;
+    this.#use(slot);
+    if (slot.users === 0 && !slot.adapter) slot.abort.abort(new Error("nobody waits for this adapter any more"));
+    this.#settle(slot);
+    this.#serve();
+  }
+
+  /** Frees a retired slot that nobody uses. */
+  #settle(slot: Slot): void {
+    if (slot.retired && slot.users === 0 && !slot.pinned && slot.adapter) this.#drop(slot);
+  }
+
+  /** Takes a slot out, with its tensors and its memory. Nobody may be using it. */
+  #drop(slot: Slot): void {
+    if (this.#slots.get(slot.digest) === slot) this.#slots.delete(slot.digest);
+    const { adapter } = slot;
+    slot.adapter = undefined;
+    if (slot.reserved) {
+      slot.reserved = false;
+      this.#bytes -= slot.bytes;
+      this.#count--;
+    }
+    if (!adapter) return;
+    try {
+      this.#options.forget(adapter);
+    } finally {
+      adapter.dispose();
+    }
+  }
+
+  /** Waits for memory. @throws InputError ADAPTER_TOO_LARGE, AdaptersBusyError, the reason of the slot's abort */
+  async #reserve(slot: Slot, bytes: number): Promise<void> {
+    const { maxBytes, waitMs } = this.#options;
+    slot.abort.signal.throwIfAborted();
+    if (bytes > maxBytes) throw tooLarge(bytes, maxBytes);
+    slot.bytes = bytes;
+    const { promise, resolve, reject } = withResolvers();
+    const waiter: Waiter = { slot, bytes, grant: resolve };
+    this.#waiters.push(waiter);
+    const give = (error: unknown): void => {
+      const at = this.#waiters.indexOf(waiter);
+      if (at < 0) return;
+      this.#waiters.splice(at, 1);
+      reject(error);
+      this.#serve();
+    };
+    const aborted = (): void => give(slot.abort.signal.reason);
+    const busy = (): void =>
+      give(new AdaptersBusyError("all memory for adapters is in use; try again later", Math.ceil(waitMs / 1000)));
+    slot.abort.signal.addEventListener("abort", aborted);
+    const timer = setTimeout(busy, waitMs);
+    this.#serve();
+    if (!this.#couldFit(waiter)) busy();
+    try {
+      await promise;
+    } finally {
+      clearTimeout(timer);
+      slot.abort.signal.removeEventListener("abort", aborted);
+    }
+  }
+
+  /** Whether there would be room if all that is not pinned went. */
+  #couldFit({ bytes }: Waiter): boolean {
+    const pinned = [...this.#slots.values()].filter((slot) => slot.pinned && slot.reserved);
+    const taken = pinned.reduce((sum, slot) => sum + slot.bytes, 0);
+    return taken + bytes <= this.#options.maxBytes && pinned.length < this.#options.maxAdapters;
+  }
+
+  /** Gives memory to those who wait for it, in their order, evicting what must go for it. */
+  #serve(): void {
+    for (let waiter = this.#waiters[0]; waiter; waiter = this.#waiters[0]) {
+      if (!this.#makeRoom(waiter.bytes)) return;
+      this.#waiters.shift();
+      this.#bytes += waiter.bytes;
+      this.#count++;
+      waiter.slot.reserved = true;
+      waiter.grant();
+    }
+  }
+
+  /** Evicts until there is room; nothing when there would not be enough of it. */
+  #makeRoom(bytes: number): boolean {
+    const { maxBytes, maxAdapters } = this.#options;
+    const victims: Slot[] = [];
+    let free = maxBytes - this.#bytes;
+    let places = maxAdapters - this.#count;
+    for (const slot of this.#slots.values()) {
+      if (free >= bytes && places > 0) break;
+      if (!slot.adapter || slot.users > 0 || slot.pinned) continue;
+      victims.push(slot);
+      free += slot.bytes;
+      places++;
+    }
+    if (free < bytes || places <= 0) return false;
+    for (const slot of victims) {
+      this.#counters.evictions++;
+      this.#drop(slot);
+    }
+    return true;
+  }
+}
+
+export function tooLarge(bytes: number, maxBytes: number): InputError {
+  return new InputError(
+    "ADAPTER_TOO_LARGE",
+    "the adapter",
+    `takes ${bytes} bytes of memory, more than the ${maxBytes} there are for adapters`,
+  );
+}
+
+/** Of Node 22; here for Node 20. */
+function withResolvers(): { promise: Promise<void>; resolve(): void; reject(error: unknown): void } {
+  let resolve = (): void => {};
+  let reject = (_: unknown): void => {};
+  const promise = new Promise<void>((yes, no) => {
+    resolve = yes;
+    reject = no;
+  });
+  return { promise, resolve, reject };
+}
+
+/** The promise, or the signal's reason when that comes first. */
+function orAborted(promise: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
+  if (!signal) return promise;
+  return new Promise((resolve, reject) => {
+    const aborted = (): void => reject(signal.reason);
+    signal.addEventListener("abort", aborted, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", aborted));
+  });
+}
