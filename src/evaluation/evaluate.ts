@@ -9,7 +9,7 @@ import { type DataOptions, loadSplit, type Rows } from "./load.ts";
 import { type Ask, type Decoding, type MeasureOptions, measure } from "./measure.ts";
 import { findOverlap, type Overlap, type TrainingTexts, textOfDocument } from "./overlap.ts";
 import { choicesOf, contextsOf, continuedTokens, encodePair, instructionTokens } from "./prompts.ts";
-import { formOf } from "./registry.ts";
+import { formOf, rowFormOf } from "./registry.ts";
 import { digestOf, type RowOutput } from "./store.ts";
 import type { ChoiceForm, Document, Form, GenerateForm, Protocol, Task } from "./task.ts";
 
@@ -93,7 +93,7 @@ export interface TaskResult {
  */
 export async function evaluateTask(engine: Engine, task: Task, options: EvaluateOptions): Promise<TaskResult> {
   const { protocol, data = {}, seed = 1234, adapter, signal } = options;
-  const form = formOf(task, protocol);
+  const form = rowFormOf(task, protocol);
   const whole = await loadSplit(task, form.split, { ...data, signal });
   const documents = whole.documents.slice(0, options.limit);
   checkNeeds(task, form, documents, whole);

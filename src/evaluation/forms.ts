@@ -24,7 +24,8 @@ export function choiceDocument(
   return { question, choices, gold, target, fields, ...(passage !== undefined && { passage }) };
 }
 
-const texts = (list: unknown): string[] | undefined =>
+/** A list of texts. */
+export const textsOf = (list: unknown): string[] | undefined =>
   Array.isArray(list) && list.every((item) => typeof item === "string") ? list : undefined;
 
 /**
@@ -41,8 +42,8 @@ export function readLabelledChoices(fields: Fields): Document | string {
     | { text?: unknown; label?: unknown }
     | readonly { text?: unknown; label?: unknown }[]
     | undefined;
-  const choices = texts(Array.isArray(list) ? list.map(({ text }) => text) : (list as { text?: unknown })?.text);
-  const labels = texts(Array.isArray(list) ? list.map(({ label }) => label) : (list as { label?: unknown })?.label);
+  const choices = textsOf(Array.isArray(list) ? list.map(({ text }) => text) : (list as { text?: unknown })?.text);
+  const labels = textsOf(Array.isArray(list) ? list.map(({ label }) => label) : (list as { label?: unknown })?.label);
   if (!choices || !labels) return 'missing "choices"';
   return choiceDocument(stem, choices, labels.indexOf(String(fields.answerKey).trimStart()), fields);
 }

@@ -5,12 +5,16 @@ import type { Adapter } from "../methods/index.ts";
 import type { ScoringPair } from "./prompts.ts";
 import { digestOf, type RowOutput, RowStore } from "./store.ts";
 
-/** How answers are decoded; always without drawing. */
+/** How answers are decoded. */
 export interface Decoding {
   readonly beams: number;
   readonly maxNewTokens: number;
-  readonly temperature: 0;
+  /** 0: nothing is drawn. */
+  readonly temperature: number;
   readonly stop: readonly string[];
+  /** Where tokens are drawn: from how many, and with which seed. */
+  readonly topK?: number;
+  readonly seed?: number;
 }
 
 /** What a row asks of the model. */

@@ -1,25 +1,25 @@
 /** @file From documents to what the model reads: shots in front, the template, and tokens cut as the harness cuts them. */
 import { InputError } from "../base/index.ts";
 import type { Tokenizer } from "../models/index.ts";
-import { renderPrompt, type Template } from "../training/index.ts";
+import { alpacaPrompt, renderPrompt, type Template } from "../training/index.ts";
 import { PythonRandom } from "./python-random.ts";
-import type { Document, Form } from "./task.ts";
+import type { Document, RowForm } from "./task.ts";
 
 /** What a shot's prompt is followed by. */
-function answerOf(form: Form, document: Document): string {
+function answerOf(form: RowForm, document: Document): string {
   return form.kind === "choice" ? choicesOf(form, document)[document.gold]! : document.target;
 }
 
 /** What may follow a document's prompt. */
-export function choicesOf(form: Form, document: Document): readonly string[] {
+export function choicesOf(form: RowForm, document: Document): readonly string[] {
   return (form.kind === "choice" ? form.choices?.(document) : undefined) ?? document.choices;
 }
 
-const delimiterOf = (form: Form): string => (form.kind === "choice" ? " " : form.delimiter);
+const delimiterOf = (form: RowForm): string => (form.kind === "choice" ? " " : form.delimiter);
 
 /** Contexts of documents, in their order: the description, shots from the pool, the question. */
 export function contextsOf(
-  form: Form,
+  form: RowForm,
   documents: readonly Document[],
   shots: { readonly count: number; readonly pool: readonly Document[]; readonly seed: number },
 ): string[] {
@@ -43,6 +43,32 @@ export function contextsOf(
 export function instructionTokens(tokenizer: Tokenizer, instruction: string, template: Template): number[] {
   const row = { number: 1, form: "instruction", instruction, input: "", output: "" } as const;
   return renderPrompt({ ...row, fields: { instruction } }, tokenizer, { template });
+}
+
+/**
+ * Prompt of a conversation's next turn. Under `alpaca` the turns stand one after the other, each with its headings and
+ * a blank line between; the first is what adapters are trained with.
+ * @param turns what the user said; one more than `answers`
+ */
+export function conversationTokens(
+  tokenizer: Tokenizer,
+  turns: readonly string[],
+  answers: readonly string[],
+  template: Template,
+): number[] {
+  if (template === "none") {
+    throw new InputError("FLAG_INVALID", "--template", "cannot show a conversation; use chat, alpaca or a Jinja file");
+  }
+  if (template === "alpaca") {
+    const [first, ...rest] = turns;
+    const later = rest.map((turn, i) => `${answers[i]}\n\n### Instruction:\n${turn}\n\n### Response:\n`);
+    return tokenizer.encode(alpacaPrompt(first!, "") + later.join(""));
+  }
+  const messages = turns.flatMap((content, i) => [
+    { role: "user", content } as const,
+    { role: "assistant", content: answers[i] ?? "" } as const, // the last is what is asked for, and not shown
+  ]);
+  return renderPrompt({ number: 1, form: "messages", messages, fields: { messages } }, tokenizer, { template });
 }
 
 /** Prompt to be continued: too long a one loses its beginning. */

@@ -2,7 +2,7 @@
 import { readdirSync } from "node:fs";
 import { InputError } from "../base/index.ts";
 import { nearest } from "../training/index.ts";
-import { type Form, PROTOCOLS, type Protocol, type Task } from "./task.ts";
+import { type ConversationForm, type Form, PROTOCOLS, type Protocol, type RowForm, type Task } from "./task.ts";
 
 const FOLDER = new URL("./tasks/", import.meta.url);
 
@@ -61,4 +61,16 @@ export async function findTasks(names: readonly string[], protocol: Protocol): P
 /** A task's form under a protocol that `findTasks` has checked. */
 export function formOf(task: Task, protocol: Protocol): Form {
   return task.protocols[protocol]!;
+}
+
+/** The form of a task whose rows mark themselves. @throws InputError TASK_UNSUPPORTED for conversations */
+export function rowFormOf(task: Task, protocol: Protocol): RowForm {
+  const form = formOf(task, protocol);
+  if (form.kind !== "conversation") return form;
+  throw new InputError("TASK_UNSUPPORTED", task.name, "is a conversation, which only a judge can mark");
+}
+
+/** The form of a conversation; undefined for tasks whose rows mark themselves. */
+export function conversationOf(task: Task): ConversationForm | undefined {
+  return Object.values(task.protocols).find((form) => form.kind === "conversation");
 }

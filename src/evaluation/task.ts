@@ -1,8 +1,11 @@
 /** @file What a task is: where its rows come from, what they ask, and how each protocol makes prompts and marks answers. */
 import type { Extraction } from "./extract.ts";
 
-/** `hu2023`: LLM-Adapters, generate and match. `lm-eval`: lm-evaluation-harness, mostly likelihoods of the choices. */
-export const PROTOCOLS = ["hu2023", "lm-eval"] as const;
+/**
+ * `hu2023`: LLM-Adapters, generate and match. `lm-eval`: lm-evaluation-harness, mostly likelihoods of the choices.
+ * `fastchat`: FastChat's llm_judge, conversations that another model judges.
+ */
+export const PROTOCOLS = ["hu2023", "lm-eval", "fastchat"] as const;
 export type Protocol = (typeof PROTOCOLS)[number];
 
 /** One question, whatever file it came from. */
@@ -16,6 +19,12 @@ export interface Document {
   readonly gold: number;
   /** The right answer: its choice, or the free answer with whatever reasoning the data has. */
   readonly target: string;
+  /** Of a conversation: what the user says, turn by turn; the first is the question. */
+  readonly turns?: readonly string[];
+  /** How the data set numbers the row. */
+  readonly id?: string | number;
+  /** The part of the data set that it counts in. */
+  readonly category?: string;
   /** The row as it was read. */
   readonly fields: Readonly<Record<string, unknown>>;
 }
@@ -98,7 +107,24 @@ export interface GenerateForm extends FormBase {
   answer?(document: Document): string;
 }
 
-export type Form = ChoiceForm | GenerateForm;
+/** The model answers turn after turn, each with those before it in view; a judge marks what it said. */
+export interface ConversationForm extends FormBase {
+  readonly kind: "conversation";
+  /** Most tokens of an answer; never more than a quarter of the context, so that all turns fit. */
+  readonly maxNewTokens: number;
+  /** Of drawing the answers to a document; 0 is greedy. */
+  temperature(document: Document): number;
+  /** Tokens that are drawn from, where any are drawn. */
+  readonly topK?: number;
+  /** Whether the judge is shown a reference answer. */
+  isReferenced(document: Document): boolean;
+  /** File below assets/ with the reference answers, as FastChat writes answers. */
+  readonly references: string;
+}
+
+/** Forms whose rows are marked by themselves. */
+export type RowForm = ChoiceForm | GenerateForm;
+export type Form = RowForm | ConversationForm;
 
 /** A file in tasks/ exports `tasks`, one or several of these; nothing else has to know of it. */
 export interface Task {
