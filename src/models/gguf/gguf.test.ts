@@ -1,5 +1,14 @@
 /** @file GGUF files against llama.cpp's own Python package: metadata, every block type, names and order of weights, lossless int4 and int8. */
-import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  copyFileSync,
+  fstatSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -10,6 +19,7 @@ import { quantizedNames, type Site } from "../forward.ts";
 import { dequantize } from "../quantize.ts";
 import { readSafetensors } from "../safetensors.ts";
 import { DEQUANTIZERS } from "./dequantize.ts";
+import { type GgufTensor, readGgufHeader } from "./header.ts";
 import { GgufModel } from "./model.ts";
 import { ggufModule, storedRow } from "./names.ts";
 import { type GgufTensorToWrite, type GgufValue, writeGguf } from "./write.ts";
@@ -237,6 +247,39 @@ describe("models", () => {
     }
     copyFileSync(paths[0]!, join(scratch, "alone.gguf"));
     expect(errorOf(() => GgufModel.open(join(scratch, "alone.gguf"))).message).toContain("is one of 2 parts");
+  });
+
+  test("blocks of every type are written as they are given; other sizes and types are refused", () => {
+    const file = readFileSync(`${FILES}/blocks.gguf`);
+    const bytesOf = (whole: Buffer, { begin, bytes }: GgufTensor) => whole.subarray(begin, begin + bytes);
+    const headerOf = (path: string) => {
+      const handle = openSync(path, "r");
+      try {
+        return readGgufHeader(handle, fstatSync(handle).size, path);
+      } finally {
+        closeSync(handle);
+      }
+    };
+    const { tensors } = headerOf(`${FILES}/blocks.gguf`);
+    expect(tensors.size).toBeGreaterThan(10);
+    const toWrite = [...tensors.values()].map((tensor): GgufTensorToWrite => {
+      const { name, shape, type } = tensor;
+      return { name, shape, type: type.name, bytes: () => bytesOf(file, tensor) };
+    });
+    const path = join(scratch, "blocks.gguf");
+    writeGguf(path, new Map(), toWrite);
+    const written = readFileSync(path);
+    const found = headerOf(path).tensors;
+    expect([...found.keys()]).toEqual([...tensors.keys()]);
+    for (const [name, tensor] of found) {
+      expect(tensor).toMatchObject({ shape: tensors.get(name)!.shape, type: tensors.get(name)!.type });
+      expect(bytesOf(written, tensor).equals(bytesOf(file, tensors.get(name)!))).toBe(true);
+    }
+    const write = (tensor: GgufTensorToWrite) => () => writeGguf(join(scratch, "bad.gguf"), new Map(), [tensor]);
+    const bytes = () => new Uint8Array(18);
+    expect(write({ name: "a", shape: [2, 32], type: "Q4_0", bytes })).toThrow("has 18 bytes instead of 36");
+    expect(write({ name: "a", shape: [1, 16], type: "Q4_0", bytes })).toThrow("rows of Q4_0 are multiples of 32");
+    expect(write({ name: "a", shape: [1], type: "Q3_9", bytes })).toThrow("no tensor type Q3_9");
   });
 
   test("a directory that only has a GGUF file says which file to name", () => {

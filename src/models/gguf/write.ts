@@ -1,6 +1,7 @@
 /** @file Writes GGUF files, version 3, as llama.cpp reads them. */
 import { writeFileAtomic } from "../../base/index.ts";
 import { float32ToFloat16 } from "../floats.ts";
+import { BLOCK_TYPES } from "./types.ts";
 
 /** A metadata value: numbers say how they are stored. */
 export type GgufValue =
@@ -12,17 +13,18 @@ export type GgufValue =
   | Float32Array
   | Int32Array;
 
-export interface GgufTensorToWrite {
+/** Its numbers are asked for when the tensor is written. */
+export type GgufTensorToWrite = {
   readonly name: string;
   /** Outermost dimension first. */
   readonly shape: readonly number[];
-  readonly type: "F32" | "F16";
-  /** float32, whatever the type; asked for when the tensor is written. */
-  values(): Float32Array;
-}
+} & (
+  | { readonly type: "F32" | "F16" /** float32, whatever the type. */; values(): Float32Array }
+  | { /** Of ggml, e.g. `Q4_0`. */ readonly type: string /** The blocks as the file has them. */; bytes(): Uint8Array }
+);
 
 const ALIGNMENT = 32;
-const TYPES = { F32: { number: 0, bytes: 4 }, F16: { number: 1, bytes: 2 } } as const;
+const TYPES = new Map([...BLOCK_TYPES].map(([number, type]) => [type.name, { number, ...type }]));
 const VALUE = { uint32: 4, int32: 5, float32: 6, bool: 7, string: 8, array: 9 } as const;
 
 function uint32(value: number): Buffer {
@@ -61,7 +63,27 @@ function encode(value: GgufValue): Buffer[] {
 }
 
 const padding = (bytes: number): number => (ALIGNMENT - (bytes % ALIGNMENT)) % ALIGNMENT;
-const sizeOf = (shape: readonly number[]): number => shape.reduce((product, dimension) => product * dimension, 1);
+
+function typeOf({ name, type }: GgufTensorToWrite) {
+  const known = TYPES.get(type);
+  if (!known) throw new Error(`${name}: ggml has no tensor type ${type}`);
+  return known;
+}
+
+function bytesOf(tensor: GgufTensorToWrite): number {
+  const { name, shape, type } = tensor;
+  const { weights, bytes } = typeOf(tensor);
+  if ((shape.at(-1) ?? 1) % weights !== 0)
+    throw new Error(`${name} [${shape.join(", ")}]: rows of ${type} are multiples of ${weights}`);
+  return (shape.reduce((product, dimension) => product * dimension, 1) / weights) * bytes;
+}
+
+function storedBytes(tensor: GgufTensorToWrite): Uint8Array {
+  if ("bytes" in tensor) return tensor.bytes();
+  const values = tensor.values();
+  const { buffer, byteOffset, byteLength } = tensor.type === "F16" ? float32ToFloat16(values) : values;
+  return new Uint8Array(buffer, byteOffset, byteLength);
+}
 
 function* serialize(
   metadata: ReadonlyMap<string, GgufValue>,
@@ -70,26 +92,29 @@ function* serialize(
   const head = [Buffer.from("GGUF"), uint32(3), uint64(tensors.length), uint64(metadata.size)];
   for (const [key, value] of metadata) head.push(text(key), Buffer.concat(encode(value)));
   let offset = 0;
-  for (const { name, shape, type } of tensors) {
+  for (const tensor of tensors) {
+    const { name, shape } = tensor;
     head.push(text(name), uint32(shape.length), ...[...shape].reverse().map(uint64));
-    head.push(uint32(TYPES[type].number), uint64(offset));
-    const bytes = sizeOf(shape) * TYPES[type].bytes;
-    offset += bytes + padding(bytes);
+    head.push(uint32(typeOf(tensor).number), uint64(offset));
+    const size = bytesOf(tensor);
+    offset += size + padding(size);
   }
   const header = Buffer.concat(head);
   yield header;
   yield Buffer.alloc(padding(header.length));
-  for (const { name, shape, type, values } of tensors) {
-    const given = values();
-    if (given.length !== sizeOf(shape)) throw new Error(`${name} [${shape.join(", ")}] has ${given.length} numbers`);
-    const data = type === "F16" ? float32ToFloat16(given) : given;
-    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  for (const tensor of tensors) {
+    const bytes = storedBytes(tensor);
+    const wanted = bytesOf(tensor);
+    if (bytes.length !== wanted) {
+      const { name, shape, type } = tensor;
+      throw new Error(`${name} [${shape.join(", ")}] of ${type} has ${bytes.length} bytes instead of ${wanted}`);
+    }
     yield bytes;
     yield Buffer.alloc(padding(bytes.length));
   }
 }
 
-/** Writes a GGUF file, atomically; one tensor is converted at a time. */
+/** Writes a GGUF file, atomically; one tensor is asked for at a time. */
 export function writeGguf(
   path: string,
   metadata: ReadonlyMap<string, GgufValue>,
