@@ -1,0 +1,40 @@
+/** @file What a server refuses: an error with the HTTP status that it answers with. */
+import { MiloraError } from "../base/index.ts";
+
+export type ServingErrorCode =
+  /** No key, or one that is unknown, expired or revoked. */
+  | "UNAUTHENTICATED"
+  /** The key does not allow this. */
+  | "FORBIDDEN"
+  /** No such route. */
+  | "ROUTE_NOT_FOUND"
+  /** No such thing, or not the caller's. */
+  | "NOT_FOUND"
+  /** The body is larger than the server takes. */
+  | "PAYLOAD_TOO_LARGE"
+  /** The body is of a kind that the route does not read. */
+  | "MEDIA_TYPE_UNSUPPORTED"
+  /** The request did not arrive in time. */
+  | "REQUEST_TIMEOUT"
+  /** The server is shutting down. */
+  | "DRAINING"
+  /** A tenant's quota is used up for now. */
+  | "QUOTA_EXCEEDED";
+
+export class ServingError extends MiloraError {
+  declare readonly code: ServingErrorCode;
+  readonly status: number;
+  /** When it is worth trying again. */
+  readonly retryAfterSeconds?: number;
+
+  constructor(
+    code: ServingErrorCode,
+    status: number,
+    message: string,
+    options: { cause?: unknown; retryAfterSeconds?: number } = {},
+  ) {
+    super(code, message, { cause: options.cause, exitCode: 1 });
+    this.status = status;
+    if (options.retryAfterSeconds !== undefined) this.retryAfterSeconds = options.retryAfterSeconds;
+  }
+}

@@ -1,0 +1,211 @@
+/** @file Names of adapters and who may use them. The files are the registry's; every question here is a tenant's. */
+import { randomBytes } from "node:crypto";
+import { and, asc, count, eq, exists, getTableColumns, isNull, or, sql, sum } from "drizzle-orm";
+import { InputError } from "../../base/index.ts";
+import type { Database, Queries } from "./database.ts";
+import { Recall } from "./recall.ts";
+import { adapters, grants, tenants } from "./schema.ts";
+import { tenantNotFound } from "./tenants.ts";
+import type { AdapterRow, Grant, NewAdapterRow } from "./types.ts";
+
+const REMEMBERED = 20_000;
+const { id: _id, ...columns } = getTableColumns(adapters);
+
+const ownedBy = (owner: string | null) => (owner === null ? isNull(adapters.owner) : eq(adapters.owner, owner));
+const named = (owner: string | null, name: string) => and(ownedBy(owner), eq(adapters.name, name));
+/** In the order of lists: shared ones first. */
+const order = [sql`${adapters.owner} NULLS FIRST`, asc(adapters.name)] as const;
+
+/** Rows of adapters. */
+export class Adapters {
+  readonly #database: Database;
+  readonly #now: () => number;
+  readonly #found = new Recall<{ readonly row: AdapterRow | undefined }>(REMEMBERED);
+
+  constructor(database: Database, now: () => number) {
+    this.#database = database;
+    this.#now = now;
+  }
+
+  /** To be called when grants or tenants have changed. */
+  forget(): void {
+    this.#found.forget();
+  }
+
+  /**
+   * Inserts, or replaces the one of this owner and name; grants and pin stay.
+   *
+   * @returns the row that was replaced
+   * @throws InputError TENANT_NOT_FOUND, STORAGE_EXCEEDED
+   */
+  async put(adapter: NewAdapterRow): Promise<AdapterRow | undefined> {
+    const { owner, name, backbone = null, ...facts } = adapter;
+    const replaced = await this.#database.transaction(async (tx) => {
+      if (owner !== null) await checkRoom(tx, owner, adapter);
+      const [old] = await tx.select().from(adapters).where(named(owner, name)).for("update");
+      const createdAt = new Date(this.#now());
+      if (old) {
+        await tx.update(adapters).set({ ...facts, backbone, createdAt }).where(eq(adapters.id, old.id)); // biome-ignore format: one line
+      } else {
+        const id = randomBytes(12).toString("hex");
+        await tx.insert(adapters).values({ id, owner, name, ...facts, backbone, createdAt, pinned: false });
+      }
+      return old && withoutId(old);
+    });
+    this.#found.forget();
+    return replaced;
+  }
+
+  /** The one of exactly this owner; null: shared. */
+  async get(owner: string | null, name: string): Promise<AdapterRow | undefined> {
+    const [row] = await this.#database.select(columns).from(adapters).where(named(owner, name));
+    return row;
+  }
+
+  /**
+   * What `tenant` may use by this name: without `owner` its own, else the shared one; with `owner` its own or one
+   * that was granted to it. The question is the same to the database whether somebody else has such an adapter or not.
+   */
+  async find(tenant: string, name: string, owner?: string): Promise<AdapterRow | undefined> {
+    const { row } = await this.#found.get(JSON.stringify([tenant, name, owner]), async () => {
+      const among = owner === undefined ? or(eq(adapters.owner, tenant), isNull(adapters.owner)) : and(eq(adapters.owner, owner), or(eq(adapters.owner, tenant), this.#grantedTo(tenant))); // biome-ignore format: one line
+      const [row] = await this.#database
+        .select(columns)
+        .from(adapters)
+        .where(and(eq(adapters.name, name), among))
+        .orderBy(sql`${adapters.owner} NULLS LAST`)
+        .limit(1);
+      return { row };
+    });
+    return row;
+  }
+
+  /** All that `tenant` may use: shared, its own, granted. */
+  async list(tenant: string): Promise<AdapterRow[]> {
+    const usable = or(isNull(adapters.owner), eq(adapters.owner, tenant), this.#grantedTo(tenant));
+    return this.#database
+      .select(columns)
+      .from(adapters)
+      .where(usable)
+      .orderBy(...order);
+  }
+
+  /** Of all tenants. */
+  async all(): Promise<AdapterRow[]> {
+    return this.#database
+      .select(columns)
+      .from(adapters)
+      .orderBy(...order);
+  }
+
+  async pinned(): Promise<AdapterRow[]> {
+    return this.#database
+      .select(columns)
+      .from(adapters)
+      .where(eq(adapters.pinned, true))
+      .orderBy(...order);
+  }
+
+  /** Forgets the name, and grants of it. @returns what it was */
+  async remove(owner: string | null, name: string): Promise<AdapterRow | undefined> {
+    const [row] = await this.#database.delete(adapters).where(named(owner, name)).returning(columns);
+    this.#found.forget();
+    return row;
+  }
+
+  async setPinned(owner: string | null, name: string, pinned: boolean): Promise<void> {
+    await this.#database.update(adapters).set({ pinned }).where(named(owner, name));
+    this.#found.forget();
+  }
+
+  /** Digests that some row refers to. */
+  async digests(): Promise<ReadonlySet<string>> {
+    const rows = await this.#database.selectDistinct({ digest: adapters.digest }).from(adapters);
+    return new Set(rows.map(({ digest }) => digest));
+  }
+
+  #grantedTo(tenant: string) {
+    const given = and(eq(grants.adapter, adapters.id), eq(grants.tenant, tenant));
+    return exists(this.#database.select({ one: sql`1` }).from(grants).where(given));
+  }
+}
+
+/** The owner's row is locked until the end: of two at once, the second sees the first. */
+async function checkRoom(tx: Queries, owner: string, { name, bytes }: NewAdapterRow): Promise<void> {
+  const wanted = and(eq(tenants.id, owner), eq(tenants.builtIn, false));
+  const [tenant] = await tx.select({ limits: tenants.limits }).from(tenants).where(wanted).for("update");
+  if (!tenant) throw tenantNotFound(owner);
+  const [others] = await tx
+    .select({ n: count(), bytes: sum(adapters.bytes).mapWith(Number) })
+    .from(adapters)
+    .where(and(eq(adapters.owner, owner), sql`${adapters.name} <> ${name}`));
+  const { maxAdapters, maxStoredBytes } = tenant.limits;
+  const problems: string[] = [];
+  if (maxAdapters !== undefined && others!.n + 1 > maxAdapters) {
+    problems.push(`is one more than the ${maxAdapters} adapters that this tenant may store`);
+  }
+  const total = (others!.bytes ?? 0) + bytes;
+  if (maxStoredBytes !== undefined && total > maxStoredBytes) {
+    problems.push(`would make ${total} bytes of adapters, and this tenant may store ${maxStoredBytes}`);
+  }
+  if (problems.length > 0) throw new InputError("STORAGE_EXCEEDED", `adapter ${name}`, problems);
+}
+
+function withoutId({ id: _, ...row }: typeof adapters.$inferSelect): AdapterRow {
+  return row;
+}
+
+/** Adapters that their owners let other tenants use. */
+export class Grants {
+  readonly #database: Database;
+  readonly #now: () => number;
+  readonly #changed: () => void;
+
+  /** @param changed called when a change is in the database */
+  constructor(database: Database, now: () => number, changed: () => void) {
+    this.#database = database;
+    this.#now = now;
+    this.#changed = changed;
+  }
+
+  /** Granting again changes nothing. @throws InputError ADAPTER_NOT_FOUND, TENANT_NOT_FOUND */
+  async grant(owner: string, name: string, to: string): Promise<Grant> {
+    const createdAt = new Date(this.#now());
+    await this.#database.transaction(async (tx) => {
+      const [adapter] = await tx.select({ id: adapters.id }).from(adapters).where(named(owner, name)).for("share");
+      if (!adapter) throw adapterNotFound(owner, name);
+      const wanted = and(eq(tenants.id, to), eq(tenants.builtIn, false));
+      const [tenant] = await tx.select({ id: tenants.id }).from(tenants).where(wanted).for("share");
+      if (!tenant) throw tenantNotFound(to);
+      await tx.insert(grants).values({ adapter: adapter.id, tenant: to, createdAt }).onConflictDoNothing();
+    });
+    this.#changed();
+    return { owner, name, tenant: to, createdAt };
+  }
+
+  /** @throws InputError GRANT_NOT_FOUND */
+  async revoke(owner: string, name: string, to: string): Promise<void> {
+    const adapter = this.#database.select({ id: adapters.id }).from(adapters).where(named(owner, name));
+    const [gone] = await this.#database
+      .delete(grants)
+      .where(and(eq(grants.tenant, to), sql`${grants.adapter} IN ${adapter}`))
+      .returning();
+    this.#changed();
+    if (!gone) throw new InputError("GRANT_NOT_FOUND", `${owner}/${name}`, `is not granted to ${to.slice(0, 64)}`);
+  }
+
+  /** @param owner only of its adapters */
+  async list(owner?: string): Promise<Grant[]> {
+    return this.#database
+      .select({ owner: adapters.owner, name: adapters.name, tenant: grants.tenant, createdAt: grants.createdAt })
+      .from(grants)
+      .innerJoin(adapters, eq(adapters.id, grants.adapter))
+      .where(owner === undefined ? undefined : eq(adapters.owner, owner))
+      .orderBy(...order, asc(grants.tenant));
+  }
+}
+
+function adapterNotFound(owner: string, name: string): InputError {
+  const shown = JSON.stringify(`${owner.slice(0, 64)}/${name.slice(0, 128)}`);
+  return new InputError("ADAPTER_NOT_FOUND", `adapter ${shown}`, "is not there");
+}

@@ -1,0 +1,14 @@
+/** @file The database of the server: tenants, keys, names of adapters, grants, usage, quotas. */
+export type { CreatedKey, NewKey } from "./keys.ts";
+export type { Admission, Refusal } from "./quotas.ts";
+export { openStore, Store, type StoreOptions } from "./store.ts";
+export {
+  type NewTenant,
+  OPEN_TENANT,
+  type TenantChanges,
+  tenantIdSchema,
+  tenantNameSchema,
+  tenantWeightSchema,
+} from "./tenants.ts";
+export * from "./types.ts";
+export type { Charge } from "./usage.ts";

@@ -1,0 +1,54 @@
+/** @file All migrations, and their application in order: each in one transaction with the version it leads to. */
+import { eq, sql } from "drizzle-orm";
+import { InputError } from "../../../base/index.ts";
+import type { Database } from "../database.ts";
+import { meta } from "../schema.ts";
+import { initial } from "./0001-initial.ts";
+
+/** SQL that leads from version i to version i + 1. SQL instead of files beside the code: it is in the build as it is. */
+const MIGRATIONS: readonly string[] = [initial];
+
+export const SCHEMA_VERSION = MIGRATIONS.length;
+
+const VERSION = "schema_version";
+
+/**
+ * Brings the schema to `SCHEMA_VERSION`.
+ *
+ * @param where the database, for the error
+ * @param upTo stops at this version; for tests
+ * @throws InputError DATA_TOO_NEW when a newer milora has written it
+ */
+export async function migrate(database: Database, where: string, upTo = SCHEMA_VERSION): Promise<void> {
+  for (;;) {
+    const done = await database.transaction(async (tx) => {
+      const version = await versionOf(tx);
+      if (version > SCHEMA_VERSION) {
+        throw new InputError(
+          "DATA_TOO_NEW",
+          where,
+          `was written by a newer milora (schema ${version}, this one knows ${SCHEMA_VERSION}); use that version`,
+        );
+      }
+      if (version >= upTo) return true;
+      for (const statement of statementsOf(MIGRATIONS[version]!)) await tx.execute(sql.raw(statement));
+      const value = String(version + 1);
+      await tx.insert(meta).values({ key: VERSION, value }).onConflictDoUpdate({ target: meta.key, set: { value } });
+      return version + 1 >= upTo;
+    });
+    if (done) return;
+  }
+}
+
+async function versionOf(database: Pick<Database, "execute" | "select">): Promise<number> {
+  const found = await database.execute(sql`SELECT to_regclass('meta') IS NOT NULL AS there`);
+  const { there } = (found as { rows: { there: boolean }[] }).rows[0]!;
+  if (!there) return 0;
+  const [row] = await database.select().from(meta).where(eq(meta.key, VERSION));
+  return Number(row?.value ?? 0);
+}
+
+/** A migration's statements one by one, which is how prepared queries want them; none has a `;` inside. */
+function statementsOf(migration: string): string[] {
+  return migration.split(/;\s*\n/).filter((statement) => statement.trim() !== "");
+}

@@ -1,0 +1,219 @@
+/** @file Quotas: admits a request by an estimate, settles it by what it took. Exact in this process; days survive a restart. */
+import { and, eq, gte, lt, sql } from "drizzle-orm";
+import { ServingError } from "../errors.ts";
+import { Bucket } from "./bucket.ts";
+import type { Database, Queries } from "./database.ts";
+import { quotaWindows } from "./schema.ts";
+import type { LimitName, Principal } from "./types.ts";
+import { aliveAmong } from "./usage.ts";
+
+const DAY = 86_400_000;
+/** Days that are over are kept this long. */
+const KEPT_DAYS = 7;
+/** When a running request ends is not known; a second is soon and no storm. */
+const CONCURRENCY_RETRY_SECONDS = 1;
+
+export interface Refusal {
+  readonly ok: false;
+  /** The limit that takes longest to have room again. */
+  readonly which: LimitName;
+  readonly limit: number;
+  readonly retryAfterSeconds: number;
+}
+
+/** A request's place; it must be settled or disposed. */
+export interface Admission extends Disposable {
+  /**
+   * Puts what was taken in place of the estimate, and ends the request. Only the first call counts.
+   *
+   * @param tokens of prompt and completion together
+   */
+  settle(tokens: number): void;
+  /** As `settle(0)`: nothing was taken. */
+  [Symbol.dispose](): void;
+}
+
+interface State {
+  readonly requests: Bucket;
+  readonly tokens: Bucket;
+  running: number;
+  /** Start of the day that the counts are of. */
+  day: number;
+  /** Tokens of this day by settled requests of this process, and what the database has said. */
+  used: number;
+  /** Part of `used` that is not in the database. */
+  pending: number;
+  /** Estimates of running requests. */
+  reserved: number;
+}
+
+/** Tokens to be added to a tenant's day. */
+export interface DayCount {
+  readonly tenant: string;
+  readonly day: number;
+  readonly tokens: number;
+}
+
+export class Quotas {
+  readonly #now: () => number;
+  readonly #states = new Map<string, State>();
+  /** Of days that ended before they were written. */
+  #ended: DayCount[] = [];
+
+  constructor(now: () => number) {
+    this.#now = now;
+  }
+
+  /** Reads what was used up of the current day, and forgets old days. */
+  async load(database: Database): Promise<void> {
+    const today = dayOf(this.#now());
+    await database.delete(quotaWindows).where(lt(quotaWindows.startsAt, new Date(today - KEPT_DAYS * DAY)));
+    const current = and(eq(quotaWindows.window, "day"), gte(quotaWindows.startsAt, new Date(today)));
+    for (const { tenant, startsAt, tokens } of await database.select().from(quotaWindows).where(current)) {
+      if (startsAt.getTime() === today) this.#state(tenant).used = tokens;
+    }
+  }
+
+  /**
+   * Whether a request may run now. When it may, its estimate is taken from the quotas at once.
+   *
+   * Requests and tokens of a minute are token buckets: a minute's allowance may come at once and then fills evenly.
+   * A day is a calendar day in UTC. An estimate larger than a whole quota is admitted when all of the quota is
+   * there, and what it takes beyond is owed.
+   *
+   * @param estimate tokens of the prompt and the most that may be generated
+   */
+  admit(
+    principal: Pick<Principal, "tenant" | "limits">,
+    estimate: number,
+  ): { readonly ok: true; readonly admission: Admission } | Refusal {
+    const { tenant, limits } = principal;
+    const state = this.#state(tenant);
+    const now = this.#now();
+    this.#turnDay(tenant, state, now);
+    const refusals: Refusal[] = [];
+    const refuse = (which: LimitName, limit: number, retryAfterSeconds: number) =>
+      refusals.push({ ok: false, which, limit, retryAfterSeconds });
+    const { requestsPerMinute, tokensPerMinute, tokensPerDay, maxConcurrent } = limits;
+    if (maxConcurrent !== undefined && state.running >= maxConcurrent) {
+      refuse("maxConcurrent", maxConcurrent, CONCURRENCY_RETRY_SECONDS);
+    }
+    if (requestsPerMinute !== undefined) {
+      const wait = state.requests.wait(1, requestsPerMinute, now);
+      if (wait > 0) refuse("requestsPerMinute", requestsPerMinute, wait);
+    }
+    if (tokensPerMinute !== undefined) {
+      const wait = state.tokens.wait(estimate, tokensPerMinute, now);
+      if (wait > 0) refuse("tokensPerMinute", tokensPerMinute, wait);
+    }
+    if (tokensPerDay !== undefined && state.used + state.reserved + Math.min(estimate, tokensPerDay) > tokensPerDay) {
+      refuse("tokensPerDay", tokensPerDay, Math.max(1, Math.ceil((state.day + DAY - now) / 1000)));
+    }
+    if (refusals.length > 0) return refusals.reduce((a, b) => (b.retryAfterSeconds > a.retryAfterSeconds ? b : a));
+    if (requestsPerMinute !== undefined) state.requests.take(1, requestsPerMinute, now);
+    if (tokensPerMinute !== undefined) state.tokens.take(estimate, tokensPerMinute, now);
+    state.running++;
+    state.reserved += estimate;
+    return { ok: true, admission: this.#admission(tenant, state, estimate, tokensPerMinute) };
+  }
+
+  /** As `admit`. @throws ServingError QUOTA_EXCEEDED */
+  enter(principal: Pick<Principal, "tenant" | "limits">, estimate: number): Admission {
+    const answer = this.admit(principal, estimate);
+    if (answer.ok) return answer.admission;
+    const { which, limit, retryAfterSeconds } = answer;
+    const message = `the quota of ${limit} ${UNITS[which]} is used up; try again in ${retryAfterSeconds} s`;
+    throw new ServingError("QUOTA_EXCEEDED", 429, message, { retryAfterSeconds });
+  }
+
+  /** Requests under way. */
+  running(tenant: string): number {
+    return this.#states.get(tenant)?.running ?? 0;
+  }
+
+  #admission(tenant: string, state: State, estimate: number, tokensPerMinute: number | undefined): Admission {
+    let settled = false;
+    const settle = (tokens: number) => {
+      if (settled) return;
+      settled = true;
+      const now = this.#now();
+      this.#turnDay(tenant, state, now);
+      state.running--;
+      state.reserved -= estimate;
+      state.used += tokens;
+      state.pending += tokens;
+      if (tokensPerMinute !== undefined) state.tokens.take(tokens - estimate, tokensPerMinute, now);
+    };
+    return { settle, [Symbol.dispose]: () => settle(0) };
+  }
+
+  #state(tenant: string): State {
+    let state = this.#states.get(tenant);
+    if (!state) {
+      const day = dayOf(this.#now());
+      state = { requests: new Bucket(), tokens: new Bucket(), running: 0, day, used: 0, pending: 0, reserved: 0 };
+      this.#states.set(tenant, state);
+    }
+    return state;
+  }
+
+  /** A clock that is set back does not bring a day back that is over. */
+  #turnDay(tenant: string, state: State, now: number): void {
+    const day = dayOf(now);
+    if (day <= state.day) return;
+    if (state.pending > 0) this.#ended.push({ tenant, day: state.day, tokens: state.pending });
+    Object.assign(state, { day, used: 0, pending: 0 });
+  }
+
+  /** What was used since the last call. */
+  take(): readonly DayCount[] {
+    const counts = this.#ended;
+    this.#ended = [];
+    for (const [tenant, state] of this.#states) {
+      if (state.pending === 0) continue;
+      counts.push({ tenant, day: state.day, tokens: state.pending });
+      state.pending = 0;
+    }
+    return counts;
+  }
+
+  /** Takes over what the database says of days after a write: other servers may have added to them. */
+  learn(totals: readonly DayCount[]): void {
+    for (const { tenant, day, tokens } of totals) {
+      const state = this.#states.get(tenant);
+      if (state?.day === day) state.used = tokens + state.pending;
+    }
+  }
+}
+
+const UNITS: Record<LimitName, string> = {
+  requestsPerMinute: "requests a minute",
+  tokensPerMinute: "tokens a minute",
+  tokensPerDay: "tokens a day",
+  maxConcurrent: "requests at a time",
+  maxStoredBytes: "bytes of adapters",
+  maxAdapters: "adapters",
+};
+
+function dayOf(now: number): number {
+  return Math.floor(now / DAY) * DAY;
+}
+
+/** Adds to the days there are. @returns the sums */
+export async function writeDays(tx: Queries, counts: readonly DayCount[]): Promise<DayCount[]> {
+  const alive = await aliveAmong(tx, new Set(counts.map(({ tenant }) => tenant)));
+  const totals: DayCount[] = [];
+  for (const { tenant, day, tokens } of counts) {
+    if (!alive.has(tenant)) continue;
+    const [row] = await tx
+      .insert(quotaWindows)
+      .values({ tenant, window: "day", startsAt: new Date(day), tokens })
+      .onConflictDoUpdate({
+        target: [quotaWindows.tenant, quotaWindows.window, quotaWindows.startsAt],
+        set: { tokens: sql`${quotaWindows.tokens} + excluded.tokens` },
+      })
+      .returning({ tokens: quotaWindows.tokens });
+    totals.push({ tenant, day, tokens: row!.tokens });
+  }
+  return totals;
+}

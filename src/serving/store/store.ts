@@ -1,0 +1,210 @@
+/** @file The store as a whole: opens the database, and writes what was counted each second. */
+import { randomUUID } from "node:crypto";
+import { join } from "node:path";
+import { and, eq, lt, sql } from "drizzle-orm";
+import { InputError } from "../../base/index.ts";
+import { Adapters, Grants } from "./adapters.ts";
+import { type Database, openDatabase } from "./database.ts";
+import { Keys, writeUses } from "./keys.ts";
+import { lockDirectory } from "./lock.ts";
+import { migrate } from "./migrations/index.ts";
+import { type DayCount, Quotas, writeDays } from "./quotas.ts";
+import { writers } from "./schema.ts";
+import { OPEN_TENANT, Tenants } from "./tenants.ts";
+import type { Principal } from "./types.ts";
+import { Usage, type UsageCounts, writeUsage } from "./usage.ts";
+
+const FLUSH_MS = 1000;
+const FORGET_WRITERS_MS = 7 * 86_400_000;
+
+export interface StoreOptions {
+  /** Milliseconds since 1970. */
+  readonly now?: () => number;
+  /** Told when counts could not be written; they are kept and tried again each second. */
+  readonly onError?: (error: unknown) => void;
+}
+
+/** What is written in one transaction, once. */
+interface Batch {
+  readonly number: number;
+  readonly usage: readonly UsageCounts[];
+  readonly days: readonly DayCount[];
+  readonly uses: ReadonlyMap<string, number>;
+}
+
+/**
+ * Opens the store of a data directory, making it if it is new, or one in memory.
+ *
+ * @throws MiloraError DATA_IN_USE, InputError DATA_TOO_NEW, DATA_UNSUPPORTED, OUTPUT_UNWRITABLE
+ */
+export async function openStore(
+  location: { readonly directory: string } | { readonly memory: true },
+  options: StoreOptions = {},
+): Promise<Store> {
+  await using stack = new Stack();
+  const directory = "directory" in location ? location.directory : undefined;
+  if (directory !== undefined) stack.own(lockDirectory(directory));
+  const opened = stack.own(await openDatabase(directory === undefined ? undefined : join(directory, "database")));
+  await migrate(opened.database, directory ?? "the database");
+  const store = new Store(opened.database, options, stack.move());
+  await store.load();
+  return store;
+}
+
+/** Tenants, keys, adapters, grants, usage and quotas, on one database. */
+export class Store implements AsyncDisposable {
+  readonly tenants: Tenants;
+  readonly keys: Keys;
+  readonly adapters: Adapters;
+  readonly grants: Grants;
+  readonly usage: Usage;
+  readonly quotas: Quotas;
+  readonly #database: Database;
+  readonly #now: () => number;
+  readonly #onError: (error: unknown) => void;
+  readonly #owned: AsyncDisposable;
+  readonly #writer = randomUUID();
+  #timer: NodeJS.Timeout | undefined;
+  /** Flushes come one after the other. */
+  #flushing: Promise<void> = Promise.resolve();
+  /** Taken but not known to be written. */
+  #batch: Batch | undefined;
+  #batches = 0;
+  #closed: Promise<void> | undefined;
+
+  /** @param owned what goes with the store, the database last of all */
+  constructor(database: Database, { now = Date.now, onError = () => {} }: StoreOptions, owned: AsyncDisposable) {
+    const tenantsChanged = () => {
+      this.keys.forget();
+      this.adapters.forget();
+    };
+    this.tenants = new Tenants(database, now, tenantsChanged);
+    this.keys = new Keys(database, now);
+    this.adapters = new Adapters(database, now);
+    this.grants = new Grants(database, now, () => this.adapters.forget());
+    this.usage = new Usage(database, now, () => this.flush());
+    this.quotas = new Quotas(now);
+    this.#database = database;
+    this.#now = now;
+    this.#onError = onError;
+    this.#owned = owned;
+  }
+
+  /** Reads what is kept in memory and begins to write each second. */
+  async load(): Promise<void> {
+    await this.#database.delete(writers).where(lt(writers.at, new Date(this.#now() - FORGET_WRITERS_MS)));
+    await this.quotas.load(this.#database);
+    this.#timer = setInterval(() => this.flush().catch(this.#onError), FLUSH_MS).unref();
+  }
+
+  /** Who `secret` stands for; undefined when it is unknown, revoked or expired, or its tenant is disabled. */
+  authenticate(secret: string): Promise<Principal | undefined> {
+    return this.keys.authenticate(secret);
+  }
+
+  /** Whether nobody has ever set up tenants or keys, so that there is nobody to tell apart. */
+  unclaimed(): Promise<boolean> {
+    return this.tenants.unclaimed();
+  }
+
+  /** For requests without a key, where these are allowed: the tenant `default`, made if it is not there. */
+  async openPrincipal(): Promise<Principal> {
+    try {
+      await this.tenants.create({ id: OPEN_TENANT });
+    } catch (error) {
+      if (!(error instanceof InputError && error.code === "TENANT_EXISTS")) throw error;
+    }
+    const { weight, limits } = await this.tenants.get(OPEN_TENANT);
+    return { tenant: OPEN_TENANT, keyId: "open", role: "tenant", weight, limits };
+  }
+
+  /** Writes all that was counted until now. It happens each second by itself, and at the end. */
+  flush(): Promise<void> {
+    const flushed = this.#flushing.then(() => this.#flush(false));
+    this.#flushing = flushed.catch(() => {});
+    return flushed;
+  }
+
+  async #flush(last: boolean): Promise<void> {
+    if (this.#batch) await this.#write(this.#batch); // a failed one first, as it was
+    const batch: Batch = {
+      number: this.#batches + 1,
+      usage: this.usage.take(),
+      days: this.quotas.take(),
+      uses: this.keys.takeUses(last),
+    };
+    if (batch.usage.length + batch.days.length + batch.uses.size === 0) return;
+    this.#batches++;
+    this.#batch = batch;
+    await this.#write(batch);
+  }
+
+  async #write(batch: Batch): Promise<void> {
+    const totals = await writeBatch(this.#database, this.#writer, batch, this.#now());
+    this.#batch = undefined;
+    this.quotas.learn(totals);
+  }
+
+  /** Writes what was counted, closes the database and gives the directory free. */
+  [Symbol.asyncDispose](): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    clearInterval(this.#timer);
+    try {
+      await this.#flushing;
+      await this.#flush(true);
+    } finally {
+      await this.#owned[Symbol.asyncDispose]();
+    }
+  }
+}
+
+/**
+ * Writes a batch in one transaction with its number: when it was not heard whether the transaction was committed, it
+ * can be sent again.
+ *
+ * @returns what the days come to, as far as the batch touches them
+ */
+export async function writeBatch(database: Database, writer: string, batch: Batch, now: number): Promise<DayCount[]> {
+  const { number, usage, days, uses } = batch;
+  return database.transaction(async (tx) => {
+    const at = new Date(now);
+    await tx.insert(writers).values({ id: writer, batch: 0, at }).onConflictDoNothing();
+    const [first] = await tx
+      .update(writers)
+      .set({ batch: number, at })
+      .where(and(eq(writers.id, writer), sql`${writers.batch} < ${number}`))
+      .returning({ id: writers.id });
+    if (!first) return [];
+    await writeUsage(tx, usage);
+    await writeUses(tx, uses);
+    return writeDays(tx, days);
+  });
+}
+
+/** What is owned is given up in reverse order, unless it was moved away before. */
+class Stack implements AsyncDisposable {
+  #owned: (Disposable | AsyncDisposable)[] = [];
+
+  own<T extends Disposable | AsyncDisposable>(thing: T): T {
+    this.#owned.unshift(thing);
+    return thing;
+  }
+
+  move(): Stack {
+    const other = new Stack();
+    other.#owned = this.#owned;
+    this.#owned = [];
+    return other;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const thing of this.#owned.splice(0)) {
+      if (Symbol.asyncDispose in thing) await thing[Symbol.asyncDispose]();
+      else thing[Symbol.dispose]();
+    }
+  }
+}
