@@ -90,19 +90,19 @@ export class BeamSearch {
    * Takes the next-token log-probabilities of the rows, and says what they go on with; `undefined` when the search
    * is over.
    *
-   * @param logProbs float32 [beams, vocabulary]; the first time only row 0 is read
+   * @param logProbsOf float32 [V] of a row; the first time only row 0 is read
    */
-  advance(logProbs: Float32Array, vocabulary: number): BeamMoves | undefined {
+  advance(logProbsOf: (row: number) => Float32Array): BeamMoves | undefined {
     const { beams, lengthPenalty, maxNewTokens, eosTokenIds, stops } = this.#options;
     const width = Math.max(2, 1 + eosTokenIds.length) * beams;
-    const best = this.#best(logProbs, vocabulary, width);
+    const best = this.#best(logProbsOf, width);
     this.#length++;
     const next: (Candidate & { step: Step })[] = [];
     best.forEach((candidate, rank) => {
       const { from, token, score } = candidate;
       const step: Step = {
         token,
-        logprob: logProbs[from.row * vocabulary + token]!,
+        logprob: logProbsOf(from.row)[token]!,
         parent: from.last,
         length: this.#length,
       };
@@ -115,33 +115,40 @@ export class BeamSearch {
     const hope = running[0] ? running[0].score / this.#length ** lengthPenalty : Number.NEGATIVE_INFINITY;
     if (running.length === 0 || hope <= worst) {
       this.#done = true;
+      this.#running = [];
       return undefined;
     }
     return this.#place(running);
   }
 
-  /** The best answer so far; before any has finished, the best running hypothesis. */
-  result(): BeamResult {
-    const best = this.#finished[0];
-    const last = best?.last ?? this.#running[0]?.last;
-    const steps = stepsOf(last);
-    return {
-      tokens: steps.map((step) => step.token),
-      logprobs: steps.map((step) => step.logprob),
-      score: best?.score ?? (this.#running[0]?.score ?? 0) / Math.max(steps.length, 1) ** this.#options.lengthPenalty,
-      finishReason: best?.stopped ? "stop" : "length",
-    };
+  /** The best answers so far, at most `count`; where fewer have finished, the best running hypotheses after them. */
+  results(count = 1): BeamResult[] {
+    const { lengthPenalty } = this.#options;
+    const running = this.#running.map(({ last, score }) => ({
+      last,
+      score: score / Math.max(this.#length, 1) ** lengthPenalty,
+      stopped: false,
+    }));
+    return [...this.#finished, ...running].slice(0, count).map(({ last, score, stopped }) => {
+      const steps = stepsOf(last);
+      return {
+        tokens: steps.map((step) => step.token),
+        logprobs: steps.map((step) => step.logprob),
+        score,
+        finishReason: stopped ? "stop" : "length",
+      };
+    });
   }
 
   /** The `width` best continuations, best first; of equal ones those of better beams and lower ids first. */
-  #best(logProbs: Float32Array, vocabulary: number, width: number): Candidate[] {
+  #best(logProbsOf: (row: number) => Float32Array, width: number): Candidate[] {
     const best: Candidate[] = [];
     let floor = Number.NEGATIVE_INFINITY;
     for (const from of this.#running) {
-      const start = from.row * vocabulary;
-      for (let token = 0; token < vocabulary; token++) {
+      const logProbs = logProbsOf(from.row);
+      for (let token = 0; token < logProbs.length; token++) {
         // Rounded as transformers' float32 sum, so that equal scores tie here too.
-        const score = Math.fround(logProbs[start + token]! + from.score);
+        const score = Math.fround(logProbs[token]! + from.score);
         if (!(score > floor)) continue;
         let at = best.length;
         while (at > 0 && best[at - 1]!.score < score) at--;

@@ -1,188 +1,243 @@
-/** @file The loops that drive a batch: sampling with rows that come and go, and beam search with groups of rows. */
-import type { Tokenizer } from "../models/index.ts";
+/** @file The loop that drives a batch: jobs take rows, every row gets its next token, those that are over make room. */
+import type { Adapter } from "../methods/index.ts";
 import { RuntimeError } from "../runtime/index.ts";
 import type { Batch } from "./batch.ts";
-import { BeamSearch } from "./beam.ts";
-import type { StreamedToken } from "./request.ts";
-import { now, type Sequence } from "./sequence.ts";
-import { TextStream } from "./text.ts";
+import { GenerationError } from "./errors.ts";
+import type { Emission, Job } from "./job.ts";
+import { now } from "./sequence.ts";
 
-/** A token of a sequence, as it was chosen. */
-export interface Emission {
-  readonly sequence: Sequence;
-  readonly token: StreamedToken;
+/** What a row of the batch is for. */
+interface Slot {
+  readonly job: Job;
+  /** Which of the job's answers, or of its beams. */
+  readonly index: number;
+  row: number;
+  /** The token it is fed next. */
+  next: number;
 }
 
 /** The signal that all of these share, which may then stop a run that is under way. */
-function commonSignal(sequences: readonly Sequence[]): AbortSignal | undefined {
-  const signal = sequences[0]?.request.signal;
-  return sequences.every((sequence) => sequence.request.signal === signal) ? signal : undefined;
+export function commonSignal(jobs: readonly Job[]): AbortSignal | undefined {
+  const signal = jobs[0]?.request.signal;
+  return jobs.every((job) => job.request.signal === signal) ? signal : undefined;
 }
 
-/** Awaits a run; false if the signal stopped it. */
-async function completed(run: Promise<void>): Promise<boolean> {
+/** The run was stopped by a signal. */
+export function wasCancelled(error: unknown): boolean {
+  return error instanceof RuntimeError && error.code === "RUN_CANCELLED";
+}
+
+function isDisposed(adapter: Adapter | undefined): boolean {
+  for (const tensor of adapter?.tensors.values() ?? []) return tensor.disposed;
+  return false;
+}
+
+/** The jobs of a batch, row by row. What goes wrong with one job ends that job alone: look at its `error`. */
+export class Decoder {
+  readonly batch: Batch;
+  readonly #slots: Slot[] = []; // by row
+
+  constructor(batch: Batch) {
+    this.batch = batch;
+  }
+
+  /** Rows in use. */
+  get rows(): number {
+    return this.#slots.length;
+  }
+
+  get free(): number {
+    return this.batch.maxRows - this.#slots.length;
+  }
+
+  /** The jobs that have rows. */
+  get jobs(): Job[] {
+    return [...new Set(this.#slots.map(({ job }) => job))];
+  }
+
+  /** Ends what was cancelled or lost its adapter, and frees the rows that are not needed any more. */
+  sweep(): void {
+    for (const { job } of this.#slots) {
+      if (job.cancelled) job.cancel();
+      else if (isDisposed(job.request.adapter)) job.fail(adapterDisposed());
+    }
+    for (let row = this.#slots.length - 1; row >= 0; row--) {
+      const { job, index } = this.#slots[row]!;
+      if (job.needs(index)) continue;
+      this.batch.drop(row);
+      const last = this.#slots.pop()!;
+      if (row === this.#slots.length) continue;
+      this.#slots[row] = last;
+      last.row = row;
+    }
+  }
+
+  /** Reads the prompts of jobs and chooses their first tokens; there must be free rows for all of their widths. */
+  async admit(jobs: readonly Job[]): Promise<Emission[]> {
+    const first = this.batch.rows;
+    const started = now();
+    const prompts = jobs.map((job) => ({
+      tokens: job.request.prompt,
+      adapter: job.request.adapter,
+      longest: job.longest,
+    }));
+    try {
+      await this.batch.admit(prompts, commonSignal(jobs));
+    } catch (error) {
+      this.batch.truncate(first);
+      if (wasCancelled(error)) for (const job of jobs) job.cancel();
+      else if (jobs.length === 1) jobs[0]!.fail(error);
+      else {
+        // One of them may be to blame: the others are read without it.
+        const emissions: Emission[] = [];
+        for (const job of jobs) emissions.push(...(await this.admit([job])));
+        return emissions;
+      }
+      return [];
+    }
+    return this.#enter(jobs, now() - started);
+  }
+
+  /** Feeds every row its token and chooses the next. */
+  async step(): Promise<Emission[]> {
+    const jobs = this.jobs;
+    try {
+      await this.batch.step(
+        this.#slots.map(({ next }) => next),
+        commonSignal(jobs),
+      );
+    } catch (error) {
+      for (const job of jobs) {
+        if (wasCancelled(error)) job.cancel();
+        else job.fail(error);
+      }
+      this.#slots.length = 0;
+      this.batch.truncate(0);
+      return [];
+    }
+    const emissions: Emission[] = [];
+    const searches = new Map<Job, Slot[]>();
+    for (const slot of this.#slots) {
+      const { job, index, row } = slot;
+      if (!job.needs(index)) continue; // another of its answers has failed in this step
+      if (job.search) {
+        const slots = searches.get(job) ?? [];
+        slots[index] = slot;
+        searches.set(job, slots);
+        continue;
+      }
+      attempt(job, () => {
+        const emission = job.advance(index, this.batch.logitsOf(row), this.batch.logProbsOf(row));
+        slot.next = emission.token.token;
+        emissions.push(emission);
+      });
+    }
+    for (const [job, slots] of searches) attempt(job, () => emissions.push(...this.#search(job, slots)));
+    return emissions;
+  }
+
+  /** Gives rows to jobs whose prompts stand in the last rows of the batch. */
+  #enter(jobs: readonly Job[], prefillMs: number): Emission[] {
+    const first = this.#slots.length;
+    for (const [i, job] of jobs.entries()) this.#slots.push({ job, index: 0, row: first + i, next: 0 });
+    const emissions: Emission[] = [];
+    for (const [i, job] of jobs.entries()) {
+      const row = first + i;
+      job.read(prefillMs, this.batch.route(row));
+      attempt(job, () => {
+        if (job.search) {
+          for (let index = 1; index < job.width; index++) this.#copy(row, { job, index, next: 0 });
+          const slots = this.#slots.filter((slot) => slot.job === job);
+          emissions.push(...this.#search(job, slots));
+        } else {
+          emissions.push(...this.#begin(job, row));
+        }
+      });
+    }
+    return emissions;
+  }
+
+  /** Chooses the first token of every answer; the first that goes on has the prompt's row, the others get copies. */
+  #begin(job: Job, row: number): Emission[] {
+    const logits = this.batch.logitsOf(row);
+    const logProbs = this.batch.logProbsOf(row);
+    const emissions = job.sequences.map((_, choice) => job.advance(choice, logits, logProbs));
+    let taken = false;
+    for (const { choice, token } of emissions) {
+      if (!job.needs(choice)) continue;
+      const slot = { job, index: choice, next: token.token };
+      if (taken) this.#copy(row, slot);
+      else this.#slots[row] = { ...slot, row };
+      taken = true;
+    }
+    return emissions;
+  }
+
+  #copy(from: number, slot: Omit<Slot, "row">): void {
+    const row = this.#slots.length;
+    this.batch.copyRow(from, row, 0);
+    this.#slots.push({ ...slot, row });
+  }
+
+  /** @param slots of the job, by beam */
+  #search(job: Job, slots: readonly Slot[]): Emission[] {
+    const moves = job.advanceSearch((beam) => this.batch.logProbsOf(slots[beam]!.row));
+    if (Array.isArray(moves)) return moves;
+    const prompt = job.request.prompt.length;
+    for (const { from, to, shared } of moves.copies) {
+      this.batch.copyRow(slots[from]!.row, slots[to]!.row, prompt + shared);
+    }
+    for (const [beam, token] of moves.tokens.entries()) slots[beam]!.next = token;
+    return [];
+  }
+}
+
+/** What one job does wrong is its own affair. */
+function attempt(job: Job, run: () => void): void {
   try {
-    await run;
-    return true;
+    run();
   } catch (error) {
-    if (error instanceof RuntimeError && error.code === "RUN_CANCELLED") return false;
-    throw error;
+    job.fail(error);
   }
 }
 
-/** Takes up to `count` sequences that are still wanted from the front of a queue. */
-function take(queue: Sequence[], count: number): Sequence[] {
-  const taken: Sequence[] = [];
-  while (taken.length < count && queue.length > 0) {
-    const sequence = queue.shift()!;
-    if (sequence.cancelled) sequence.cancel();
-    else taken.push(sequence);
-  }
-  return taken;
-}
-
-/** Reads the prompts of `sequences` into the batch's next rows; false if that was cancelled. */
-async function admit(batch: Batch, sequences: readonly Sequence[]): Promise<boolean> {
-  const first = batch.rows;
-  const started = now();
-  const prompts = sequences.map(({ request, longest }) => ({
-    tokens: request.prompt,
-    adapter: request.adapter,
-    longest,
-  }));
-  if (!(await completed(batch.admit(prompts, commonSignal(sequences))))) {
-    batch.truncate(first);
-    for (const sequence of sequences) sequence.cancel();
-    return false;
-  }
-  const ended = now();
-  sequences.forEach((sequence, index) => {
-    sequence.prefillMs = ended - started;
-    sequence.startedAt = ended;
-    sequence.route = batch.route(first + index);
-  });
-  return true;
+function adapterDisposed(): GenerationError {
+  return new GenerationError(
+    "ADAPTER_DISPOSED",
+    "the adapter was disposed while a request used it; keep it until the answer is there",
+  );
 }
 
 /**
- * Runs every sequence of the queue to its end, up to `batch.maxRows` at a time: a finished one makes room for the next.
- * Yields the tokens of each run; everything is freed by whoever owns the batch, also when the consumer stops early.
+ * Runs every job of the queue to its end, as many at a time as the batch has rows for. Yields the tokens of each run;
+ * everything is freed by whoever owns the batch, also when the consumer stops early.
+ *
+ * @throws what made a job fail
  */
-export async function* decodeSequences(batch: Batch, queue: Sequence[]): AsyncGenerator<readonly Emission[]> {
-  const live: Sequence[] = []; // by row
+export async function* decodeJobs(batch: Batch, queue: Job[]): AsyncGenerator<readonly Emission[]> {
+  const decoder = new Decoder(batch);
   for (;;) {
-    for (let row = live.length - 1; row >= 0; row--) {
-      const sequence = live[row]!;
-      if (sequence.cancelled) sequence.cancel();
-      if (!sequence.finished) continue;
-      batch.drop(row);
-      const last = live.pop()!;
-      if (row < live.length) live[row] = last;
-    }
-    const fresh = take(queue, batch.maxRows - live.length);
-    let first = 0;
-    if (fresh.length > 0) {
-      first = live.length;
-      if (!(await admit(batch, fresh))) continue;
-      live.push(...fresh);
-    } else if (live.length > 0) {
-      const tokens = live.map((sequence) => sequence.tokens.at(-1)!);
-      if (!(await completed(batch.step(tokens, commonSignal(live))))) {
-        for (const sequence of live) sequence.cancel();
-        continue;
-      }
-    } else {
-      return;
-    }
-    const emissions: Emission[] = [];
-    for (let row = first; row < live.length; row++) {
-      const sequence = live[row]!;
-      emissions.push({ sequence, token: sequence.advance(batch.logitsOf(row), batch.logProbsOf(row)) });
-    }
+    decoder.sweep();
+    const fresh = take(queue, decoder.free);
+    const jobs = fresh.length > 0 ? fresh : decoder.jobs;
+    if (jobs.length === 0) return;
+    const emissions = await (fresh.length > 0 ? decoder.admit(fresh) : decoder.step());
+    for (const { error } of jobs) if (error !== undefined) throw error;
     yield emissions;
   }
 }
 
-interface Group {
-  readonly sequence: Sequence;
-  readonly search: BeamSearch;
-}
-
-/**
- * Beam search of every sequence of the queue, all with `beams` beams; each takes that many rows. Yields all tokens of a
- * sequence when its search is over.
- */
-export async function* searchSequences(
-  batch: Batch,
-  queue: Sequence[],
-  beams: number,
-  tokenizer: Tokenizer | undefined,
-  eosTokenIds: readonly number[],
-): AsyncGenerator<readonly Emission[]> {
-  const vocabulary = batch.logitsOf(0).length;
-  while (queue.length > 0) {
-    const fresh = take(queue, Math.floor(batch.maxRows / beams));
-    if (fresh.length === 0 || !(await admit(batch, fresh))) continue;
-    batch.expand(beams);
-    let groups: Group[] = fresh.map((sequence) => {
-      const { options } = sequence.request;
-      const search = new BeamSearch({
-        beams,
-        lengthPenalty: options.lengthPenalty ?? 1,
-        maxNewTokens: options.maxNewTokens,
-        eosTokenIds: options.eosTokenIds ?? eosTokenIds,
-        stops: options.stop?.length ? (tokens) => endsInStop(tokens, tokenizer, options.stop!) : undefined,
-      });
-      return { sequence, search };
-    });
-    while (groups.length > 0) {
-      const next: { group: Group; tokens: readonly number[] }[] = [];
-      for (const [index, group] of groups.entries()) {
-        const base = index * beams;
-        const logProbs = batch.logProbs.subarray(base * vocabulary, (base + beams) * vocabulary);
-        const moves = group.sequence.cancelled ? undefined : group.search.advance(logProbs, vocabulary);
-        if (!moves) {
-          yield finish(group);
-          continue;
-        }
-        const prompt = group.sequence.request.prompt.length;
-        for (const { from, to, shared } of moves.copies) batch.copyRow(base + from, base + to, prompt + shared);
-        if (index !== next.length) {
-          // Earlier groups have finished: close the gap.
-          for (let row = 0; row < beams; row++) batch.copyRow(base + row, next.length * beams + row, 0);
-        }
-        next.push({ group, tokens: moves.tokens });
-      }
-      groups = next.map(({ group }) => group);
-      batch.truncate(groups.length * beams);
-      if (groups.length === 0) break;
-      const signal = commonSignal(groups.map(({ sequence }) => sequence));
-      if (
-        !(await completed(
-          batch.step(
-            next.flatMap(({ tokens }) => tokens),
-            signal,
-          ),
-        ))
-      ) {
-        for (const group of groups) yield finish(group);
-        groups = [];
-        batch.truncate(0);
-      }
+/** Takes the jobs that are still wanted from the front of a queue, as far as `rows` go. */
+function take(queue: Job[], rows: number): Job[] {
+  const taken: Job[] = [];
+  let left = rows;
+  for (let job = queue[0]; job && (job.cancelled || job.width <= left); job = queue[0]) {
+    queue.shift();
+    if (job.cancelled) job.cancel();
+    else {
+      taken.push(job);
+      left -= job.width;
     }
   }
-}
-
-/** Hands the best hypothesis to the sequence. */
-function finish({ sequence, search }: Group): Emission[] {
-  const { tokens, logprobs } = search.result();
-  const emissions = tokens.map((token, index) => ({ sequence, token: sequence.accept(token, logprobs[index]!) }));
-  sequence.cancel(); // without effect unless the search was cut short
-  return emissions;
-}
-
-function endsInStop(tokens: readonly number[], tokenizer: Tokenizer | undefined, stops: readonly string[]): boolean {
-  const text = new TextStream(tokenizer?.decodeStream({ continuation: true }), stops);
-  for (const token of tokens) text.push(token);
-  return text.stopped;
+  return taken;
 }

@@ -3,26 +3,27 @@ import type { Adapter } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
 import { Batch } from "./batch.ts";
 import { BufferPool } from "./cache.ts";
-import { decodeSequences, type Emission, searchSequences } from "./decode.ts";
+import { decodeJobs } from "./decode.ts";
 import { AdapterCache } from "./derived.ts";
 import { GenerationError, Problems } from "./errors.ts";
 import { SessionCache } from "./graphs.ts";
+import { groupBy } from "./group.ts";
+import { type Emission, Job, jobContext } from "./job.ts";
 import type { Shared } from "./prefill.ts";
 import { readPromptLogprobs } from "./prompt-logprobs.ts";
 import {
   checkAdapter,
+  checkLength,
   checkRequests,
   checkTokens,
   type GenerationRequest,
   type GenerationResult,
   type RouteReport,
   type StreamedToken,
-  tokenizerOf,
 } from "./request.ts";
 import { Runner } from "./runner.ts";
 import { type ScoreOptions, scoreSequences } from "./score.ts";
-import { batchesOf, type PromptGroup, paysToShare, scoreGroups } from "./score-shared.ts";
-import { Sequence } from "./sequence.ts";
+import { checkScoreRows, ScorePlan, type ScoreResult, type ScoreRow } from "./score-rows.ts";
 
 export interface EngineOptions {
   /** Most positions of a sequence; default: the backbone's longest context. */
@@ -33,13 +34,6 @@ export interface EngineOptions {
   readonly maxBatch?: number;
   /** Decode sessions kept for single routes of routed adapters; default 8, 0 for none. */
   readonly routeSessions?: number;
-}
-
-export interface ScoreResult {
-  /** Natural logarithm of each continuation token's probability. */
-  readonly logprobs: number[];
-  /** Every continuation token is the most likely one. */
-  readonly greedy: boolean;
 }
 
 export interface TokenInspection {
@@ -106,9 +100,9 @@ export class Engine implements Disposable {
   async *stream(request: GenerationRequest): AsyncGenerator<StreamedToken, GenerationResult> {
     using _call = this.#enter();
     checkRequests([request], this.backbone, this.#shared.context);
-    const sequence = this.#sequence(request);
-    for await (const emissions of this.#run([sequence])) for (const { token } of emissions) yield token;
-    return sequence.result();
+    const job = this.#job(request);
+    for await (const emissions of this.#run([job])) for (const { token } of emissions) yield token;
+    return job.results()[0]!;
   }
 
   /**
@@ -124,18 +118,14 @@ export class Engine implements Disposable {
   ): Promise<GenerationResult[]> {
     using _call = this.#enter();
     checkRequests(requests, this.backbone, this.#shared.context);
-    const sequences = requests.map((request) => this.#sequence(request));
-    let finished = 0;
-    for (const group of groupBy(sequences, ({ request }) => request.adapter)) {
-      for (const alike of groupBy(group, ({ request }) => request.options.beams ?? 1)) {
-        for await (const emissions of this.#run(alike)) {
-          const ended = emissions.filter(({ sequence }, index) => sequence.finished && isLast(emissions, index)).length;
-          finished += ended;
-          if (ended > 0) onProgress?.(finished, requests.length);
-        }
+    const jobs = requests.map((request) => this.#job(request));
+    for (const alike of groupBy(jobs, ({ request }) => request.adapter).values()) {
+      for await (const emissions of this.#run(alike)) {
+        if (!emissions.some(({ job }) => job.over)) continue;
+        onProgress?.(jobs.filter(({ over }) => over).length, requests.length);
       }
     }
-    return sequences.map((sequence) => sequence.result());
+    return jobs.map((job) => job.results()[0]!);
   }
 
   /**
@@ -144,64 +134,18 @@ export class Engine implements Disposable {
    *
    * @throws InputError PROMPT_INVALID, PROMPT_TOO_LONG, ADAPTER_MISMATCH; RuntimeError RUN_CANCELLED
    */
-  async score(
-    rows: readonly { readonly prompt: readonly number[]; readonly continuation: readonly number[] }[],
-    adapter?: Adapter,
-    options: ScoreOptions = {},
-  ): Promise<ScoreResult[]> {
+  async score(rows: readonly ScoreRow[], adapter?: Adapter, options: ScoreOptions = {}): Promise<ScoreResult[]> {
     using _call = this.#enter();
-    const problems = new Problems();
-    checkAdapter(problems, "the score request", adapter, this.backbone);
-    rows.forEach(({ prompt, continuation }, index) => {
-      const { vocabSize } = this.backbone.config;
-      checkTokens(problems, `prompt ${index}`, prompt, vocabSize);
-      checkTokens(problems, `continuation ${index}`, continuation, vocabSize, { allowEmpty: true });
-      // The last token is never read, only looked up.
-      // The last token is asked for and never read.
-      this.#checkLength(
-        problems,
-        `row ${index}`,
-        prompt.length + continuation.length,
-        Math.min(1, continuation.length),
-      );
-    });
-    problems.throwIfAny("score");
+    checkScoreRows(rows, adapter, this.backbone, this.#shared.context);
     const { signal, onProgress } = options;
-    const results = new Array<ScoreResult>(rows.length);
-    const shared: (PromptGroup & { readonly rows: readonly number[] })[] = [];
-    const single: number[] = [];
-    for (const alike of groupBy([...rows.keys()], (row) => rows[row]!.prompt.join())) {
-      const scored = alike.filter((row) => rows[row]!.continuation.length > 0);
-      const continuations = scored.map((row) => rows[row]!.continuation);
-      const group = { prompt: rows[alike[0]!]!.prompt, continuations, rows: scored };
-      if (scored.length > 1 && paysToShare(group)) shared.push(group);
-      else single.push(...scored);
-      for (const row of alike) results[row] = { logprobs: [], greedy: true };
-    }
-    let finished = rows.length - single.length - shared.reduce((sum, group) => sum + group.rows.length, 0);
-    for (const indices of batchesOf(shared)) {
+    const { pieces, results } = new ScorePlan(this.#shared, rows, adapter);
+    let finished = rows.length - pieces.reduce((sum, piece) => sum + piece.rows, 0);
+    for (const piece of pieces) {
       signal?.throwIfAborted();
-      const groups = indices.map((index) => shared[index]!);
-      const scores = await scoreGroups(this.#shared, adapter, groups, signal);
-      groups.forEach((group, g) => {
-        group.rows.forEach((row, i) => {
-          results[row] = scores[g]![i]!;
-        });
-        finished += group.rows.length;
-      });
+      await piece.run(signal);
+      finished += piece.rows;
       onProgress?.(finished, rows.length);
     }
-    const sequences = single.map((row) => {
-      const { prompt, continuation } = rows[row]!;
-      return { tokens: [...prompt, ...continuation], promptLength: prompt.length, from: prompt.length };
-    });
-    const scores = await scoreSequences(this.#shared, adapter, sequences, {
-      signal,
-      onProgress: (done) => onProgress?.(finished + done, rows.length),
-    });
-    scores.forEach(({ logprobs, greedy }, i) => {
-      results[single[i]!] = { logprobs, greedy };
-    });
     return results;
   }
 
@@ -215,7 +159,7 @@ export class Engine implements Disposable {
     const problems = new Problems();
     checkAdapter(problems, "the request", adapter, this.backbone);
     checkTokens(problems, "the sequence", tokens, this.backbone.config.vocabSize);
-    this.#checkLength(problems, "the sequence", tokens.length);
+    checkLength(problems, "the sequence", tokens.length, this.#shared.context);
     problems.throwIfAny("inspect");
     const [scores] = await scoreSequences(this.#shared, adapter, [
       { tokens, promptLength: tokens.length, from: 1, last: true },
@@ -259,51 +203,26 @@ export class Engine implements Disposable {
     return { [Symbol.dispose]: () => this.#calls-- };
   }
 
-  #checkLength(problems: Problems, label: string, length: number, unread = 0): void {
-    const { context } = this.#shared;
-    if (length - unread > context) {
-      problems.add("PROMPT_TOO_LONG", `${label} has ${length} tokens, the context holds ${context}`);
-    }
+  #job(request: GenerationRequest): Job {
+    return new Job(request, jobContext(this.backbone));
   }
 
-  #sequence(request: GenerationRequest): Sequence {
-    return new Sequence(request, tokenizerOf(this.backbone), this.backbone.config.eosTokenIds);
-  }
-
-  /** Runs sequences of one adapter and one number of beams to their ends; yields the tokens as they come. */
-  async *#run(all: readonly Sequence[]): AsyncGenerator<readonly Emission[]> {
+  /** Runs jobs of one adapter to their ends; yields the tokens as they come. */
+  async *#run(all: readonly Job[]): AsyncGenerator<readonly Emission[]> {
     const asked = all.filter(({ request, cancelled }) => request.promptLogprobs && !cancelled);
-    const told = await readPromptLogprobs(this.#shared, asked);
-    yield asked.flatMap((sequence, i) => (told[i] ? [{ sequence, token: told[i] }] : []));
-    const sequences = all.filter(({ finished }) => !finished);
-    const first = sequences[0];
-    if (!first) return;
-    const { options } = first.request;
-    const beams = options.beams ?? 1;
+    if (asked.length > 0) {
+      yield await readPromptLogprobs(this.#shared, asked);
+      for (const { error } of asked) if (error !== undefined) throw error;
+    }
     // Longest first: the cache is then large enough from the start, and no long one is left to run alone at the end.
-    const queue = sequences.toSorted((a, b) => b.longest - a.longest);
-    const rows = Math.max(beams, Math.min(queue.length * beams, this.maxBatch - (this.maxBatch % beams)));
-    using batch = new Batch(this.#shared, rows, {
+    const queue = all.filter(({ over }) => !over).sort((a, b) => b.longest - a.longest);
+    if (queue.length === 0) return;
+    const rows = queue.reduce((sum, { width }) => sum + width, 0);
+    const widest = Math.max(...queue.map(({ width }) => width));
+    using batch = new Batch(this.#shared, Math.max(widest, Math.min(rows, this.maxBatch)), {
       prompt: Math.max(...queue.map(({ request }) => request.prompt.length)),
       longest: queue[0]!.longest,
     });
-    if (beams === 1) yield* decodeSequences(batch, queue);
-    else yield* searchSequences(batch, queue, beams, tokenizerOf(this.backbone), this.backbone.config.eosTokenIds);
+    yield* decodeJobs(batch, queue);
   }
-}
-
-function groupBy<T, K>(items: readonly T[], keyOf: (item: T) => K): T[][] {
-  const groups = new Map<K, T[]>();
-  for (const item of items) {
-    const key = keyOf(item);
-    const group = groups.get(key);
-    if (group) group.push(item);
-    else groups.set(key, [item]);
-  }
-  return [...groups.values()];
-}
-
-/** Whether no later emission is of the same sequence. */
-function isLast(emissions: readonly Emission[], index: number): boolean {
-  return emissions[index + 1]?.sequence !== emissions[index]!.sequence;
 }

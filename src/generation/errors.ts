@@ -9,6 +9,8 @@ export type GenerationErrorCode =
   | "ENGINE_BUSY"
   /** The logits hold NaN, or nothing but -Infinity. */
   | "LOGITS_NOT_FINITE"
+  /** An adapter went while a request used it. */
+  | "ADAPTER_DISPOSED"
   /** The scheduler has as many requests waiting as it may have, in all or of one tenant. */
   | "OVERLOADED"
   /** A request's deadline passed before its answer was whole. */

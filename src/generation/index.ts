@@ -1,5 +1,5 @@
 /** @file Door of the room `generation`: the engine that turns prompts into tokens, text and probabilities. */
-export { Engine, type EngineOptions, type ScoreResult, type TokenInspection } from "./engine.ts";
+export { Engine, type EngineOptions, type TokenInspection } from "./engine.ts";
 export { GenerationError, type GenerationErrorCode, type RequestErrorCode } from "./errors.ts";
 export {
   type GenerationRequest,
@@ -25,3 +25,4 @@ export type {
   TenantStats,
 } from "./scheduler/types.ts";
 export type { ScoreOptions } from "./score.ts";
+export type { ScoreResult, ScoreRow } from "./score-rows.ts";

@@ -1,50 +1,44 @@
 /** @file Probabilities of the tokens of prompts, and the one token after them that the same pass can tell. */
 import { logitsNotFinite } from "./errors.ts";
+import type { Emission, Job } from "./job.ts";
 import type { Shared } from "./prefill.ts";
-import type { StreamedToken } from "./request.ts";
 import { scoreSequences } from "./score.ts";
-import { now, type Sequence } from "./sequence.ts";
-
-/** Whether the pass over the prompt is all that a request needs: what evaluation harnesses ask for. */
-function isWhole({ request: { options } }: Sequence): boolean {
-  return options.maxNewTokens === 0 || (options.maxNewTokens === 1 && (options.beams ?? 1) === 1);
-}
+import { now } from "./sequence.ts";
 
 /**
- * Reads the prompts of sequences of one adapter that ask for the probabilities of their prompts. Those that want at most
- * one new token are finished then; the tokens are returned, in the order of `sequences`.
+ * Reads the prompts of jobs of one adapter that ask for the probabilities of their prompts. Those that want at most one
+ * new token, as evaluation harnesses do, are over then; what is wrong with one job is its `error`.
  *
- * @throws GenerationError LOGITS_NOT_FINITE; RuntimeError RUN_CANCELLED
+ * @throws RuntimeError RUN_CANCELLED
  */
 export async function readPromptLogprobs(
   shared: Shared,
-  sequences: readonly Sequence[],
+  jobs: readonly Job[],
   signal?: AbortSignal,
-): Promise<(StreamedToken | undefined)[]> {
+): Promise<Emission[]> {
   const started = now();
-  const scores = await scoreSequences(
-    shared,
-    sequences[0]?.request.adapter,
-    sequences.map((sequence) => {
-      const { prompt, options, promptLogprobs } = sequence.request;
-      const last = isWhole(sequence) && options.maxNewTokens > 0;
-      return { tokens: prompt, promptLength: prompt.length, from: 1, last, top: promptLogprobs?.top ?? 0 };
-    }),
-    { signal },
-  );
+  const rows = jobs.map(({ request: { prompt, options, promptLogprobs }, isPromptOnly }) => ({
+    tokens: prompt,
+    promptLength: prompt.length,
+    from: 1,
+    last: isPromptOnly && options.maxNewTokens > 0,
+    top: promptLogprobs?.top ?? 0,
+  }));
+  const scores = await scoreSequences(shared, jobs[0]?.request.adapter, rows, signal);
   const ended = now();
-  return sequences.map((sequence, index) => {
+  return jobs.flatMap((job, index) => {
     const { logprobs, tops, last, route } = scores[index]!;
-    if (logprobs.some(Number.isNaN)) throw logitsNotFinite();
-    const { prompt } = sequence.request;
-    sequence.promptLogprobs = [
-      null,
-      ...logprobs.map((logprob, i) => ({ token: prompt[i + 1]!, logprob, top: tops[i]! })),
-    ];
-    if (!isWhole(sequence)) return undefined;
-    sequence.read(ended - started, route);
-    if (last) return sequence.advance(last.logits, last.logProbs);
-    sequence.finish();
-    return undefined;
+    if (logprobs.some(Number.isNaN)) {
+      job.fail(logitsNotFinite());
+      return [];
+    }
+    const { prompt } = job.request;
+    const told = [null, ...logprobs.map((logprob, i) => ({ token: prompt[i + 1]!, logprob, top: tops[i]! }))];
+    for (const sequence of job.sequences) sequence.promptLogprobs = told;
+    if (!job.isPromptOnly) return [];
+    job.read(ended - started, route);
+    if (last) return job.sequences.map((_, choice) => job.advance(choice, last.logits, last.logProbs));
+    for (const sequence of job.sequences) sequence.finish();
+    return [];
   });
 }

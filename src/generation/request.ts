@@ -174,6 +174,13 @@ export function checkTokens(
   }
 }
 
+/** @param unread tokens at the end that need no place */
+export function checkLength(problems: Problems, label: string, length: number, context: number, unread = 0): void {
+  if (length - unread > context) {
+    problems.add("PROMPT_TOO_LONG", `${label} has ${length} tokens, the context holds ${context}`);
+  }
+}
+
 export function checkAdapter(
   problems: Problems,
   label: string,

@@ -33,14 +33,14 @@ const longestOf = ({ prompt, continuations }: PromptGroup): number =>
   prompt.length + Math.max(...continuations.map((tokens) => tokens.length - 1));
 
 /** Cuts groups, alike in length, into batches that the limits on rows and cached tokens allow. */
-export function batchesOf(groups: readonly PromptGroup[]): number[][] {
+export function batchesOf(groups: readonly PromptGroup[], limit = PREFILL_TOKENS): number[][] {
   const order = groups.map((_, index) => index).sort((a, b) => longestOf(groups[a]!) - longestOf(groups[b]!));
   const batches: number[][] = [];
   let rows = 0;
   for (const index of order) {
     const group = groups[index]!;
     const more = rows + rowsOf(group);
-    if (batches.length > 0 && more <= ROWS && more * longestOf(group) <= PREFILL_TOKENS) {
+    if (batches.length > 0 && more <= ROWS && more * longestOf(group) <= limit) {
       batches.at(-1)!.push(index);
       rows = more;
     } else {

@@ -53,32 +53,32 @@ function fedTokens({ tokens, from, last }: ScoredSequence): readonly number[] {
   return last || from >= tokens.length ? tokens : tokens.slice(0, -1);
 }
 
+/** Cuts sequences into batches of similar length, each of at most `limit` tokens or a single longer sequence. */
+export function sequenceBatches(sequences: readonly ScoredSequence[], limit = PREFILL_TOKENS): number[][] {
+  const order = sequences
+    .map((_, index) => index)
+    .sort((a, b) => sequences[a]!.tokens.length - sequences[b]!.tokens.length);
+  const batches: number[][] = [];
+  for (const index of order) {
+    const last = batches.at(-1);
+    if (last && sequences[index]!.tokens.length * (last.length + 1) <= limit) last.push(index);
+    else batches.push([index]);
+  }
+  return batches;
+}
+
 /** Scores sequences in batches of similar length; results in the order of `sequences`. */
 export async function scoreSequences(
   shared: Shared,
   adapter: Adapter | undefined,
   sequences: readonly ScoredSequence[],
-  options: ScoreOptions = {},
+  signal?: AbortSignal,
 ): Promise<SequenceScores[]> {
-  const order = sequences
-    .map((_, index) => index)
-    .sort((a, b) => sequences[a]!.tokens.length - sequences[b]!.tokens.length);
   const results = new Array<SequenceScores>(sequences.length);
-  for (let first = 0; first < order.length; ) {
-    let end = first + 1;
-    while (end < order.length && sequences[order[end]!]!.tokens.length * (end + 1 - first) <= PREFILL_TOKENS) end++;
-    const indices = order.slice(first, end);
-    const scores = await scoreBatch(
-      shared,
-      adapter,
-      indices.map((index) => sequences[index]!),
-      options.signal,
-    );
-    indices.forEach((index, i) => {
-      results[index] = scores[i]!;
-    });
-    first = end;
-    options.onProgress?.(end, order.length);
+  for (const indices of sequenceBatches(sequences)) {
+    const batch = indices.map((index) => sequences[index]!);
+    const scores = await scoreBatch(shared, adapter, batch, signal);
+    for (const [i, index] of indices.entries()) results[index] = scores[i]!;
   }
   return results;
 }

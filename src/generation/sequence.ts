@@ -52,15 +52,6 @@ export class Sequence {
     return this.#finish !== undefined;
   }
 
-  get cancelled(): boolean {
-    return this.request.signal?.aborted ?? false;
-  }
-
-  /** Positions the prompt and the longest answer take. The last token is never fed again. */
-  get longest(): number {
-    return this.request.prompt.length + this.request.options.maxNewTokens - 1;
-  }
-
   /**
    * Chooses the next token. Both are float32 [V].
    * @throws GenerationError LOGITS_NOT_FINITE

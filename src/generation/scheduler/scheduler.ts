@@ -1,9 +1,10 @@
 /** @file The scheduler: requests of many tenants under many adapters, answered together. */
 import type { Adapter } from "../../methods/index.ts";
-import type { Engine, ScoreResult } from "../engine.ts";
+import type { Engine } from "../engine.ts";
 import { GenerationError, Problems } from "../errors.ts";
 import { choiceSeed, type GenerationResult } from "../request.ts";
 import type { ScoreOptions } from "../score.ts";
+import type { ScoreResult, ScoreRow } from "../score-rows.ts";
 import { Channel } from "./channel.ts";
 import { type SchedulerLimits, type SchedulerLimitsInput, schedulerLimitsSchema } from "./limits.ts";
 import type { ChoiceToken, ScheduledRequest, SchedulerObserver, SchedulerStats, TenantStats } from "./types.ts";
@@ -60,7 +61,7 @@ export class Scheduler implements AsyncDisposable {
 
   /** As `Engine.score`, in turns with everything else. */
   score(
-    rows: readonly { readonly prompt: readonly number[]; readonly continuation: readonly number[] }[],
+    rows: readonly ScoreRow[],
     adapter: Adapter | undefined,
     options: ScoreOptions & { readonly tenant: string; readonly weight?: number },
   ): Promise<ScoreResult[]> {
