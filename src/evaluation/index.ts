@@ -1,4 +1,12 @@
 /** @file Door of the room `evaluation`: tasks and protocols, accuracy by generation, perplexity. */
+export { type Answers, answersText, answersTo, judgedQuestions, readAnswers } from "./answers.ts";
+export {
+  type AnsweredRow,
+  answerTask,
+  type ConversationOptions,
+  type ConversationResult,
+  conversationForm,
+} from "./conversation.ts";
 export {
   checkData,
   type EvaluateOptions,
@@ -10,17 +18,21 @@ export {
 export { type ExactMatchOptions, type ExactMatchResult, exactMatch, type ScoredRow } from "./exact-match.ts";
 export { chooseExtraction, type Extraction, extractAnswer, isCorrect } from "./extract.ts";
 export { type Accuracy, accuracyOf } from "./interval.ts";
+export * from "./judge/index.ts";
+export { loadSplit, type Rows } from "./load.ts";
 export {
   findOverlap,
   type Overlap,
+  runConfigOf,
   type TrainingSource,
   type TrainingTexts,
+  textOfDocument,
   trainingSourcesOf,
   trainingTexts,
 } from "./overlap.ts";
 export * from "./paper/index.ts";
 export { type PerplexityResult, perplexity, textPerplexity } from "./perplexity.ts";
-export { findTasks, loadTasks } from "./registry.ts";
+export { conversationOf, defaultProtocol, findTasks, loadTasks } from "./registry.ts";
 export { type GroupResult, groupResults, harnessTable, type RunFacts, summaryOf, writeResults } from "./report.ts";
 export { type LabelledRow, loadLabelledRows } from "./rows.ts";
 export { RowStore } from "./store.ts";

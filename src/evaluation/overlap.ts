@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { type Columns, loadRows, type Row, readRunConfig } from "../training/index.ts";
+import { type Columns, loadRows, type Row, readRunConfig, type TrainingConfig } from "../training/index.ts";
 import type { Document } from "./task.ts";
 
 /** Words in a run, as in GPT-3's check (Brown et al. 2020, appendix C). */
@@ -98,8 +98,9 @@ function addRun(heads: Map<string, Head>, words: readonly string[], row: number)
 }
 
 /** What a document asks, without its choices: those stand apart in every prompt. */
-export function textOfDocument({ passage, question }: Document): string {
-  return passage === undefined ? question : `${passage} ${question}`;
+export function textOfDocument({ passage, question, turns = [question] }: Document): string {
+  const asked = turns.join(" ");
+  return passage === undefined ? asked : `${passage} ${asked}`;
 }
 
 /** Where training rows are, and under which columns. */
@@ -137,18 +138,25 @@ export async function trainingTexts(sources: readonly TrainingSource[], signal?:
 /** How far above an adapter its run's directory may be: `run/best`, `run/checkpoints/step-100`. */
 const LEVELS = 3;
 
-/** What an adapter was trained on, where its run's config.json is still above it. */
-export function trainingSourcesOf(adapter: string): TrainingSource[] | undefined {
+/** The config of an adapter's run, where its config.json is still above it. */
+export function runConfigOf(adapter: string): TrainingConfig | undefined {
   let directory = resolve(adapter);
   for (let level = 0; level <= LEVELS; level++, directory = dirname(directory)) {
     if (!existsSync(join(directory, "config.json"))) continue;
     try {
-      const { train, columns } = readRunConfig(directory).data;
-      const sources = typeof train === "string" ? [train] : train;
-      return sources.map((source) => (typeof source === "string" ? { path: source, columns } : { columns, ...source }));
+      return readRunConfig(directory);
     } catch {
       // Some other config.json: that of a model, for one.
     }
   }
   return undefined;
+}
+
+/** What an adapter was trained on, where its run is known. */
+export function trainingSourcesOf(adapter: string): TrainingSource[] | undefined {
+  const config = runConfigOf(adapter);
+  if (!config) return undefined;
+  const { train, columns } = config.data;
+  const sources = typeof train === "string" ? [train] : train;
+  return sources.map((source) => (typeof source === "string" ? { path: source, columns } : { columns, ...source }));
 }

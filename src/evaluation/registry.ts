@@ -58,6 +58,14 @@ export async function findTasks(names: readonly string[], protocol: Protocol): P
   return found;
 }
 
+/** The protocol where none is asked for: that of conversations where all names are such tasks, else hu2023. */
+export async function defaultProtocol(names: readonly string[]): Promise<Protocol> {
+  const tasks = await loadTasks();
+  const own = names.map((name) => tasks.get(name));
+  const conversations = own.length > 0 && own.every((task) => task && conversationOf(task));
+  return conversations ? "fastchat" : "hu2023";
+}
+
 /** A task's form under a protocol that `findTasks` has checked. */
 export function formOf(task: Task, protocol: Protocol): Form {
   return task.protocols[protocol]!;

@@ -11,7 +11,7 @@ import { type Training, trainingFor, warnOfOverlap } from "./overlap.ts";
 
 export async function evaluateRows(flags: EvalFlags, data: string): Promise<void> {
   const { limit, metric } = flags;
-  const template = templateOf(flags.template);
+  const template = templateOf(flags.template ?? "alpaca");
   const free = template instanceof PromptTemplate;
   const settings = { model: flags.model, adapterDirectory: flags.adapter ?? null, data };
   if (metric === "perplexity") {

@@ -3,6 +3,8 @@ import { join } from "node:path";
 import { InputError } from "../../base/index.ts";
 import {
   checkData,
+  conversationOf,
+  defaultProtocol,
   evaluateTask,
   findTasks,
   groupResults,
@@ -11,40 +13,47 @@ import {
   PROTOCOLS,
   RowStore,
   summaryOf,
-  type Task,
   type TaskResult,
   writeResults,
 } from "../../evaluation/index.ts";
 import { templateOf } from "../../training/index.ts";
 import { onInterrupt } from "../interrupt.ts";
 import { open } from "../open.ts";
-import { startProgress } from "../progress.ts";
 import { note, print, printJson, table } from "../terminal.ts";
 import { version } from "../version.ts";
-import type { EvalFlags } from "./flags.ts";
+import { evaluateConversations } from "./conversation.ts";
+import { CONVERSATION_FLAGS, type EvalFlags, flagNames } from "./flags.ts";
 import { trainingFor, warnOfOverlap } from "./overlap.ts";
+import { rowProgress } from "./progress.ts";
 
 export async function evaluateTasks(flags: EvalFlags, names: string): Promise<void> {
   if (names === "list") return list(flags);
-  const { protocol = "hu2023", numFewshot: shots, output } = flags;
+  const { numFewshot: shots, output } = flags;
   const started = new Date();
-  const wanted = names.split(",").map((name) => name.trim());
-  const tasks = await findTasks(wanted.filter(Boolean), protocol);
+  const wanted = names
+    .split(",")
+    .map((name) => name.trim())
+    .filter(Boolean);
+  const protocol = flags.protocol ?? (await defaultProtocol(wanted));
+  const tasks = await findTasks(wanted, protocol);
   if (tasks.length === 0) throw new InputError("FLAG_INVALID", "--tasks", "names no task; `list` shows them all");
   if (flags.data !== undefined && tasks.length > 1)
     throw new InputError("FLAG_INVALID", "--data", `holds rows of one task, --tasks names ${tasks.length}`);
   if (flags.metric === "perplexity") throw new InputError("FLAG_INVALID", "--metric", "is for --data without --tasks");
+  if (tasks.some(conversationOf)) return await evaluateConversations(flags, tasks);
+  const others = flagNames(flags, CONVERSATION_FLAGS);
+  if (others.length) throw new InputError("FLAG_INVALID", others.join(", "), "is for conversations, such as mt_bench");
   const data = { directory: flags.dataDir, rows: flags.data };
   await checkData(tasks, { protocol, data, shots });
   const training = await trainingFor(flags);
-  const template = templateOf(flags.template);
+  const template = templateOf(flags.template ?? "alpaca");
   using opened = await open(flags, flags.batchSize === undefined ? {} : { maxBatch: flags.batchSize });
   using interrupt = onInterrupt(output === undefined ? undefined : "stopping; the same command goes on from here …");
   const store = new RowStore(output === undefined ? undefined : join(output, "rows.jsonl"));
   const results: TaskResult[] = [];
   for (const task of tasks) {
     results.push(
-      await withProgress(task, (onProgress) =>
+      await rowProgress(task.name, (onProgress) =>
         evaluateTask(opened.engine, task, {
           protocol,
           data,
@@ -89,26 +98,6 @@ export async function evaluateTasks(flags: EvalFlags, names: string): Promise<vo
     printJson({ model, adapterDirectory: adapter, groups: groupResults(results), tasks: shown });
   } else print(harnessTable(results));
   for (const { task, overlap, rows } of results) warnOfOverlap(task, overlap, rows);
-}
-
-async function withProgress<T>(
-  task: Task,
-  run: (onProgress: (done: number, total: number) => void) => Promise<T>,
-): Promise<T> {
-  const started = performance.now();
-  let progress: ReturnType<typeof startProgress> | undefined;
-  let kept: number | undefined; // rows that an earlier run has left
-  try {
-    return await run((done, total) => {
-      kept ??= done;
-      const fresh = done - kept;
-      progress ??= startProgress(task.name, total - kept);
-      const rate = (fresh / (performance.now() - started)) * 1000;
-      progress.update(fresh, [`${done} of ${total} rows`, ...(fresh > 0 ? [`${rate.toFixed(1)} rows/s`] : [])]);
-    });
-  } finally {
-    progress?.stop();
-  }
 }
 
 async function list(flags: EvalFlags): Promise<void> {

@@ -10,4 +10,5 @@ export {
 } from "./grade.ts";
 export { Judge, type JudgeOptions, judgeKey, judgeUrl } from "./judge.ts";
 export type { JudgedQuestion, JudgeMessage } from "./prompts.ts";
+export { judgmentsText } from "./report.ts";
 export type { PairScore, Score, Scores } from "./scores.ts";
