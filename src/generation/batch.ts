@@ -155,8 +155,12 @@ export class Batch implements Disposable {
     if (from === to) return;
     this.#copyTensors(from, to, start);
     const row = this.#rows[from]!;
-    this.#residents.stay(row.resident);
     const before = this.#rows[to];
+    if (before?.resident === row.resident && before.route === row.route) {
+      before.length = row.length;
+      return; // the same sequence but for its tokens
+    }
+    this.#residents.stay(row.resident);
     this.#rows[to] = { ...row };
     if (before) this.#residents.leave(before.resident);
     this.#steps.changed();

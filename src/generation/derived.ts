@@ -17,6 +17,8 @@ interface Entry {
 /** An adapter with everything its graphs take. Its tensors stay at least until it is given back. */
 export interface PreparedAdapter extends Disposable {
   readonly adapter: Adapter | undefined;
+  /** The numbers of a derived tensor. */
+  derived(name: string): Float32Array;
   /** Binds the adapter's tensors to the inputs that a session has for them. */
   bind(session: Session, binding: Binding): void;
 }
@@ -58,6 +60,7 @@ export class AdapterCache implements Disposable {
     }
     return {
       adapter,
+      derived: (name) => derived.get(DERIVED + name)!.data as Float32Array,
       bind(target, binding) {
         for (const { name } of target.inputs) {
           if (name.startsWith(ADAPTER_INPUT)) {

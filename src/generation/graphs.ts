@@ -4,6 +4,7 @@ import { type Adapter, buildMethod, type Route } from "../methods/index.ts";
 import type { Backbone, Hooks } from "../models/index.ts";
 import { PrepackedWeights, Session } from "../runtime/index.ts";
 import { GenerationError } from "./errors.ts";
+import { type ItemKinds, itemHooks } from "./mixed-graph.ts";
 
 /** Graph inputs and outputs of a method's state and reports begin with these. */
 export const STATE = "state.";
@@ -28,6 +29,7 @@ export interface PrefillPart {
  * What a graph is for.
  * - `prefill`: prompts → hidden states of chosen positions, KV cache, the method's state and reports; or a part of that.
  * - `decode`: one token a row → logits; no router. Under a `route` all rows share it.
+ * - `mixed`: the same for rows of many adapters, whose methods have the form of items.
  * - `derive`: an adapter's tensors → those that follow from them and the frozen weights alone.
  * - `head`: hidden states → logits and log-probabilities.
  * - `pick`: hidden states and target tokens → the targets' log-probabilities and the arg-max tokens.
@@ -35,6 +37,7 @@ export interface PrefillPart {
 export type Program =
   | { readonly kind: "prefill"; readonly adapter: Adapter | undefined; readonly part?: PrefillPart }
   | { readonly kind: "decode"; readonly adapter: Adapter | undefined; readonly route?: SharedRoute | undefined }
+  | { readonly kind: "mixed"; readonly items: ItemKinds }
   | { readonly kind: "derive"; readonly adapter: Adapter }
   | { readonly kind: "head"; readonly adapter: Adapter | undefined }
   | { readonly kind: "pick"; readonly adapter: Adapter | undefined };
@@ -98,11 +101,21 @@ function buildPrefill(
 
 function buildDecode(backbone: Backbone, adapter: Adapter | undefined, route: Route | undefined): Graph {
   const graph = new Graph("decode");
-  const tokens = graph.input("tokens", "int64", ["B", 1]);
-  const attention = cachedAttention(graph);
   const state = (name: string, shape: readonly number[]) => graph.input(STATE + name, "float32", ["B", ...shape]);
   const method = adapter && buildMethod(graph, adapter, { kind: "decode", state, ...(route && { route }) }, GIVEN);
   const { prefix: _inTheCache, ...hooks } = method?.hooks ?? {};
+  return decodeWith(backbone, graph, hooks);
+}
+
+function buildMixed(backbone: Backbone, items: ItemKinds): Graph {
+  const graph = new Graph("mixed");
+  return decodeWith(backbone, graph, itemHooks(graph, items));
+}
+
+/** One token a row. */
+function decodeWith(backbone: Backbone, graph: Graph, hooks: Hooks): Graph {
+  const tokens = graph.input("tokens", "int64", ["B", 1]);
+  const attention = cachedAttention(graph);
   const { hidden, logits } = backbone.forward(graph, { tokens, attention, hooks });
   const scores = logits(hidden);
   graph.output("logits", scores); // [B, V]
@@ -150,6 +163,8 @@ export function buildProgram(backbone: Backbone, program: Program): ProgramGraph
       return buildPrefill(backbone, program.adapter, program.part);
     case "decode":
       return { graph: buildDecode(backbone, program.adapter, program.route?.route), prefix: 0 };
+    case "mixed":
+      return { graph: buildMixed(backbone, program.items), prefix: 0 };
     case "derive":
       return { graph: buildDerive(backbone, program.adapter), prefix: 0 };
     default:
@@ -179,6 +194,7 @@ function partKey(program: Program): string {
 }
 
 function keyOf(program: Program): string {
+  if (program.kind === "mixed") return ["mixed", ...program.items].join("|");
   const isHead = program.kind === "head" || program.kind === "pick";
   if (isHead && !program.adapter?.method.changesHead) return program.kind;
   const route = program.kind === "decode" ? program.route?.key : undefined;

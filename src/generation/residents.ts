@@ -1,5 +1,5 @@
 /** @file The adapters of a batch's rows: what their graphs take is held from the first row of an adapter to the last. */
-import type { Adapter } from "../methods/index.ts";
+import type { Adapter, LoweredModule } from "../methods/index.ts";
 import type { PreparedAdapter } from "./derived.ts";
 import type { Lease } from "./graphs.ts";
 import type { Shared } from "./prefill.ts";
@@ -10,6 +10,8 @@ export interface Resident extends Lease {
   readonly id: number;
   readonly adapter: Adapter | undefined;
   readonly prepared: PreparedAdapter;
+  /** What it does in decoding, for rows of several adapters at once; undefined where its method cannot be put so. */
+  readonly lowered: readonly LoweredModule[] | undefined;
 }
 
 /** Counts the rows of each adapter of a batch; one without rows is given back. */
@@ -68,11 +70,23 @@ export class Residents implements Disposable {
         prepared[Symbol.dispose]();
         lease[Symbol.dispose]();
       };
+      const lowered = lower(adapter, prepared);
       const id = this.#made++;
-      return { id, adapter, session: lease.session, prefix: lease.prefix, prepared, [Symbol.dispose]: close };
+      return { id, adapter, session: lease.session, prefix: lease.prefix, prepared, lowered, [Symbol.dispose]: close };
     } catch (error) {
       lease[Symbol.dispose]();
       throw error;
     }
   }
+}
+
+function lower(adapter: Adapter | undefined, prepared: PreparedAdapter): Resident["lowered"] {
+  if (!adapter) return [];
+  const { method, config, backbone } = adapter;
+  return method.lower?.({
+    config,
+    backbone,
+    values: (key) => adapter.values(key),
+    derived: (name) => prepared.derived(name),
+  });
 }

@@ -1,7 +1,9 @@
 /** @file Steps of a batch: which rows run together in which session, and the bindings of those sessions. */
 import { type Binding, Tensor } from "../runtime/index.ts";
 import { bindCache, type KvCache } from "./cache.ts";
-import { type Lease, type SharedRoute, STATE } from "./graphs.ts";
+import { type Lease, type Program, type SharedRoute, STATE } from "./graphs.ts";
+import { Items } from "./items.ts";
+import { sessionKinds } from "./mixed-graph.ts";
 import type { Shared } from "./prefill.ts";
 import type { Resident } from "./residents.ts";
 import { commonRoute, type RowRoute } from "./routes.ts";
@@ -18,14 +20,15 @@ export interface Row {
 interface Run {
   readonly first: number;
   readonly rows: number;
-  readonly resident: Resident;
+  /** Whose rows they are; undefined: of several, by items. */
+  readonly resident: Resident | undefined;
   /** The route that all of them take. */
-  readonly common: SharedRoute | undefined;
+  readonly common?: SharedRoute | undefined;
 }
 
 /** A session with the tensors of its rows bound. */
 interface Bound {
-  readonly resident: Resident;
+  readonly resident: Resident | undefined;
   readonly binding: Binding;
   readonly lease: Lease;
   /** Made for this binding. */
@@ -52,6 +55,7 @@ export class Steps implements Disposable {
   /** How the rows are stepped, until they change. */
   #runs: readonly Run[] | undefined;
   readonly #bound = new Map<string, Bound>();
+  #items: Items | undefined;
 
   constructor(shared: Shared, maxRows: number, tensors: RowTensors) {
     this.#shared = shared;
@@ -69,12 +73,11 @@ export class Steps implements Disposable {
       feed[index] = BigInt(tokens[index]!);
       last[index] = row.length++;
     }
-    const { sessions, runner } = this.#shared;
+    const { runner } = this.#shared;
     const used = new Set<Bound>();
-    this.#runs ??= runsOf(rows);
+    this.#runs ??= this.#plan(rows);
     for (const run of this.#runs) {
-      const route = run.common && sessions.isHot(run.resident.adapter!, run.common) ? run.common : undefined;
-      const bound = await this.#bind(run, route);
+      const bound = await (run.resident ? this.#bindRun(run.resident, run) : this.#bindItems(run));
       used.add(bound);
       const lengths = rows.slice(run.first, run.first + run.rows).map(({ length }) => length);
       (bound.totalLength.data as Int32Array)[0] = Math.max(...lengths);
@@ -95,17 +98,54 @@ export class Steps implements Disposable {
 
   [Symbol.dispose](): void {
     this.release();
+    this.#items?.[Symbol.dispose]();
     this.#tokens.dispose();
     this.#lastPositions.dispose();
   }
 
-  /** The binding of a run's rows, made anew only when they, the cache or the route have changed. */
-  async #bind({ first, rows, resident }: Run, route: SharedRoute | undefined): Promise<Bound> {
-    const key = [first, rows, resident.id, route?.key].join("|");
+  /** Finds out which rows run together, and gives those of several adapters their items. */
+  #plan(rows: readonly Row[]): Run[] {
+    const shared = mixedRange(rows);
+    const runs = runsOf(rows);
+    if (!shared) return runs;
+    const { first, end } = shared;
+    this.#items ??= new Items(this.#shared.backbone, this.#maxRows);
+    const { state } = this.#tensors;
+    this.#items.update(rows.slice(first, end), (row) => {
+      const { adapter } = rows[first + row]!.resident;
+      const routing = adapter?.method.routing?.(adapter.config);
+      if (!routing) return undefined;
+      using gates = state("gates", [this.#shared.backbone.config.numLayers, routing.experts.length], first + row, 1);
+      return (gates.data as Float32Array).slice();
+    });
+    // Rows among them whose methods have no items pass as the bare backbone; their own run, which comes after, writes
+    // over what that left in the cache and in the logits.
+    const mixed = { first, rows: end - first, resident: undefined };
+    return [mixed, ...runs.filter(({ resident }) => !resident!.lowered)];
+  }
+
+  #bindRun(resident: Resident, run: Run): Promise<Bound> {
+    const { sessions } = this.#shared;
+    const { adapter } = resident;
+    const route = run.common && sessions.isHot(adapter!, run.common) ? run.common : undefined;
+    const key = [run.first, run.rows, resident.id, route?.key].join("|");
+    return this.#bind(key, run, { kind: "decode", adapter, route });
+  }
+
+  async #bindItems(run: Run): Promise<Bound> {
+    const items = sessionKinds(this.#items!.kinds);
+    const key = [run.first, run.rows, ...items].join("|");
+    const bound = await this.#bind(key, run, { kind: "mixed", items });
+    this.#items!.bind(bound.binding, items);
+    return bound;
+  }
+
+  /** The binding of a run's rows, made anew only when they, the cache or the session have changed. */
+  async #bind(key: string, { first, rows, resident }: Run, program: Program): Promise<Bound> {
     const known = this.#bound.get(key);
     if (known) return known;
     const { cache, logits, logProbs, state } = this.#tensors;
-    const lease = await this.#shared.sessions.lease({ kind: "decode", adapter: resident.adapter, route });
+    const lease = await this.#shared.sessions.lease(program);
     const totalLength = Tensor.scalar("int32", 0);
     const views: Tensor[] = [totalLength];
     const view = (tensor: Tensor): Tensor => {
@@ -116,7 +156,7 @@ export class Steps implements Disposable {
     };
     const { session } = lease;
     const binding = session.bind();
-    resident.prepared.bind(session, binding);
+    resident?.prepared.bind(session, binding);
     views.push(...bindCache(binding, cache, first, rows));
     binding
       .input("tokens", view(this.#tokens))
@@ -144,6 +184,13 @@ export class Steps implements Disposable {
       bound.lease[Symbol.dispose]();
     }
   }
+}
+
+/** From the first to after the last of the rows that have the form of items, where they are of several adapters. */
+function mixedRange(rows: readonly Row[]): { first: number; end: number } | undefined {
+  const has = ({ resident }: Row): boolean => resident.lowered !== undefined;
+  const residents = new Set(rows.filter(has).map(({ resident }) => resident));
+  return residents.size > 1 ? { first: rows.findIndex(has), end: rows.findLastIndex(has) + 1 } : undefined;
 }
 
 /** Neighbours of one adapter run together. */

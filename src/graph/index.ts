@@ -33,7 +33,7 @@ export {
 } from "./ops/elementwise.ts";
 export { stopGradient, straightThrough } from "./ops/flow.ts";
 export { type OpName, ops } from "./ops/index.ts";
-export { full, gather, gatherElements, oneHot, scatterElements, zeros } from "./ops/indexing.ts";
+export { full, gather, gatherElements, oneHot, scatterElements, scatterRows, zeros } from "./ops/indexing.ts";
 export {
   concat,
   expand,

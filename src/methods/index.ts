@@ -14,6 +14,7 @@ export type {
   BuildContext,
   ExportedAdapter,
   Init,
+  LoweredModule,
   LowRankChange,
   MergeContext,
   Method,

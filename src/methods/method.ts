@@ -167,6 +167,40 @@ export interface LowRankChange {
   readonly scaling: number;
 }
 
+/**
+ * What an adapter does to one module while it decodes, in numbers: y' = scale ∘ (W (inputScale ∘ x) + b) + bias +
+ * scaling · (x Aᵀ) Bᵀ. What is missing is not there. Arrays are live: parameters themselves where they are as needed.
+ */
+export interface LoweredModule {
+  readonly site: Site;
+  readonly low?: {
+    readonly a: Float32Array; // [r, in]
+    readonly b: Float32Array; // [out, r]
+    readonly rank: number;
+    readonly scaling: number;
+    /** Factor of each rank. */
+    readonly ranks?: Float32Array; // [r]
+    /** Factor of each output. */
+    readonly outputs?: Float32Array; // [out]
+  };
+  readonly scale?: Float32Array; // [out]
+  /** The frozen bias b is no part of what is scaled. */
+  readonly keepsBias?: true;
+  readonly bias?: Float32Array; // [out]
+  readonly inputScale?: Float32Array; // [in]
+  /** Its expert in its layer: the whole change is weighted by that gate of the sequence, and is not there at 0. */
+  readonly expert?: number;
+}
+
+export interface LowerContext<C> {
+  readonly config: C;
+  readonly backbone: BackboneConfig;
+  /** The numbers of a parameter, by its key. */
+  values(key: string): Float32Array;
+  /** The numbers of a derived tensor, see `BuildContext.derived`. */
+  derived(name: string): Float32Array;
+}
+
 export interface Method<C = unknown> {
   /** As on the command line, e.g. `milora`. */
   readonly name: string;
@@ -209,6 +243,11 @@ export interface Method<C = unknown> {
   /** True when these values leave the backbone as it is; `values(key)` reads a parameter. */
   isIdentity(config: C, backbone: BackboneConfig, values: (key: string) => Float32Array): boolean;
   build(context: BuildContext<C>): MethodGraph;
+  /**
+   * What it does in decoding in the form that all such methods share, so that sequences of different adapters are one
+   * batch; modules it leaves alone are not listed. Undefined, or no such function, where it does not have that form.
+   */
+  lower?(context: LowerContext<C>): readonly LoweredModule[] | undefined;
   /** What a search or a pruning has found: for module or sub-layer paths, a word or two. Undefined before it is known. */
   structure?(config: C, backbone: BackboneConfig): ReadonlyMap<string, string> | undefined;
   /**

@@ -1,6 +1,6 @@
 /** @file Reading and writing by index, and tensors filled with one number. */
 import type { DType } from "../../runtime/index.ts";
-import { type Graph, type None, none, type Value } from "../graph.ts";
+import { type Graph, type Inference, type None, none, type Typed, type Value } from "../graph.ts";
 import { int, onnx } from "../lowering.ts";
 import { canonicalDim, type Dim, formatShape, mulDims, type Shape, shapesEqual } from "../shape.ts";
 import { apply1, needDtype, normalAxis, op, sameDtype } from "./common.ts";
@@ -15,6 +15,16 @@ function moved(rank: number, from: number, to: number): number[] {
   const order = Array.from({ length: rank }, (_, i) => i).filter((i) => i !== from);
   order.splice(to, 0, from);
   return order;
+}
+
+function inferScatteredRows(at: Inference<unknown>): Typed {
+  const [data, indices, updates] = at.inputs;
+  needDtype(at, indices!, "int64");
+  const expected = [indices!.shape[0]!, ...data!.shape.slice(1)];
+  if (!shapesEqual(updates!.shape, expected)) {
+    at.fail("SHAPE_MISMATCH", `updates ${formatShape(updates!.shape)} should be ${formatShape(expected)}`);
+  }
+  return { dtype: sameDtype(at, [data!, updates!]), shape: data!.shape };
 }
 
 export const indexingOps = {
@@ -48,17 +58,14 @@ export const indexingOps = {
   }),
   /** Adds rows: result = data; result[indices[i, 0]] += updates[i]. */
   scatterRows: op<None>("scatterRows", {
-    infer(at) {
-      const [data, indices, updates] = at.inputs;
-      needDtype(at, indices!, "int64");
-      const expected = [indices!.shape[0]!, ...data!.shape.slice(1)];
-      if (!shapesEqual(updates!.shape, expected)) {
-        at.fail("SHAPE_MISMATCH", `updates ${formatShape(updates!.shape)} should be ${formatShape(expected)}`);
-      }
-      return { dtype: sameDtype(at, [data!, updates!]), shape: data!.shape };
-    },
+    infer: inferScatteredRows,
     lower: onnx("ScatterND", () => ({ reduction: { string: "add" } })),
     gradient: ({ inputs: [, indices], g }) => [() => g, null, () => gather(g, reshape(indices!, [-1]), 0)],
+  }),
+  /** Writes or multiplies rows, of which none may be named twice; for inference. */
+  updateRows: op<{ reduction: "none" | "mul" }>("updateRows", {
+    infer: inferScatteredRows,
+    lower: onnx("ScatterND", ({ reduction }) => ({ reduction: { string: reduction } })),
   }),
   gatherElements: op<Axis>("gatherElements", {
     infer(at) {
@@ -117,8 +124,17 @@ export function gather(data: Value, indices: Value, axis = 0): Value {
   return apply1(indexingOps.gather, [data, indices], { axis: normalAxis(data, axis, "gather") });
 }
 
-/** A copy of `data` [R, ...] with rows added: result[indices[i, 0]] += updates[i]. */
-function scatterRows(data: Value, indices: Value, updates: Value): Value {
+/**
+ * A copy of `data` [R, …] with rows changed by `updates` [n, …]: result[indices[i, 0]] += updates[i], or *=, or =. Only
+ * where they are added may a row be named more than once.
+ */
+export function scatterRows(
+  data: Value,
+  indices: Value,
+  updates: Value,
+  reduction: "add" | "mul" | "none" = "add",
+): Value {
+  if (reduction !== "add") return apply1(indexingOps.updateRows, [data, indices, updates], { reduction });
   return apply1(indexingOps.scatterRows, [data, indices, updates], none);
 }
 

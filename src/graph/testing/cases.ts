@@ -258,6 +258,17 @@ export const plainCases: Record<string, Case> = {
     expected: ([x, i, u]) =>
       make([3, 2], ([r, c]) => at(x!, [r!, c!]) + sum(range(4).map((k) => (i!.data[k] === r ? at(u!, [k, c!]) : 0)))),
   },
+  updateRows: {
+    inputs: [feed([3, 2]), ints([2, 1], [2, 0]), feed([2, 2], 2)],
+    build: ([x, i, u]) => [g.scatterRows(x!, i!, u!, "none"), g.scatterRows(x!, i!, u!, "mul")],
+    expected: ([x, i, u]) => {
+      const update = (r: number, c: number) => range(2).flatMap((k) => (i!.data[k] === r ? [at(u!, [k, c])] : []))[0];
+      return [
+        make([3, 2], ([r, c]) => update(r!, c!) ?? at(x!, [r!, c!])),
+        make([3, 2], ([r, c]) => at(x!, [r!, c!]) * (update(r!, c!) ?? 1)),
+      ];
+    },
+  },
   gatherElements: {
     inputs: [feed([3, 4]), ints([2, 4], [0, 1, 2, 0, 2, 2, 1, 0])],
     build: ([x, i]) => g.gatherElements(x!, i!, 0),

@@ -160,6 +160,14 @@ export const adalora: Method<AdaloraConfig> = {
     };
   },
 
+  lower({ config, backbone, values }) {
+    return rankedSites(config, backbone).flatMap(({ site, rank }) => {
+      if (!rank) return [];
+      const { a, b, e } = adaloraKeys(site);
+      return [{ site, low: { a: values(a), b: values(b), rank, scaling: scalingOf(config), ranks: values(e) } }];
+    });
+  },
+
   merge({ config, backbone, parameter }, _name, _weight, site) {
     const found = rankedSites(config, backbone).find((candidate) => candidate.site.path === site?.path);
     if (!found?.rank) return undefined;

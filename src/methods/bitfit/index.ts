@@ -18,6 +18,8 @@ function keysOf(site: Site): { bias: string; vector: string; projection: string 
   return { bias, vector: `${bias}_vector`, projection: `${bias}_projection` };
 }
 
+const biasName = (site: Site): string => `${site.path}.bias`;
+
 function specsOf(site: Site, dim: number | undefined): ParameterSpec[] {
   const { bias, vector, projection } = keysOf(site);
   const group = "weights";
@@ -74,12 +76,20 @@ export const bitfit: Method<BitfitConfig> = {
         linear(site, _x, y) {
           if (!targeted.has(site.path)) return y;
           const bias = isProjected
-            ? derived(`${site.path}.bias`, [site.outFeatures], () => projected(site, parameter))
+            ? derived(biasName(site), [site.outFeatures], () => projected(site, parameter))
             : parameter(keysOf(site).bias);
           return add(y, bias); // [N, out]
         },
       },
     };
+  },
+
+  lower({ config, backbone, values, derived }) {
+    const isProjected = projectionOf(config) !== undefined;
+    return targetedSites(config, backbone).map((site) => ({
+      site,
+      bias: isProjected ? derived(biasName(site)) : values(keysOf(site).bias),
+    }));
   },
 
   export(config, backbone, tensors) {

@@ -16,8 +16,8 @@ import {
 } from "../../graph/index.ts";
 import type { BackboneConfig, Site, SiteWeight } from "../../models/index.ts";
 import { configSchema, type LoraConfig, newLoraConfig, rankOf, scalingOf } from "../lora/config.ts";
-import { loraKeys, loraSpecs } from "../lora/index.ts";
-import type { BuildContext, Method, ParameterSpec } from "../method.ts";
+import { loraKeys, loraLow, loraSpecs } from "../lora/index.ts";
+import type { BuildContext, LoweredModule, Method, ParameterSpec } from "../method.ts";
 import { KEY_PREFIX, targetedSites } from "../peft.ts";
 
 /** PEFT writes the magnitudes without `.weight`. */
@@ -31,12 +31,14 @@ export function doraSpecs(site: Site, r: number): ParameterSpec[] {
   return [...loraSpecs(site, r), { key: magnitudeKey(site), shape: [site.outFeatures], init, group: "weights" }];
 }
 
+const scaleName = (site: Site): string => `${site.path}.dora`;
+
 /**
  * m / ‖W + sBA‖ per output row, float32 [out]; the norm is a constant in training (section 4.3 of the paper).
  * ‖W + sBA‖² = ‖W‖² + Σ_r B ∘ (2s·WAᵀ + s²·B(AAᵀ)): W is only multiplied with r rows, never copied or dequantised.
  */
 function magnitudeScale(context: BuildContext<unknown>, site: Site, scaling: number, weight: SiteWeight): Value {
-  return context.derived(`${site.path}.dora`, [site.outFeatures], () => {
+  return context.derived(scaleName(site), [site.outFeatures], () => {
     const [a, b] = [context.parameter(loraKeys(site).a), context.parameter(loraKeys(site).b)]; // [r, in], [out, r]
     const cross = mul(transpose(weight.project(a)), 2 * scaling); // [out, r]
     const own = mul(matmul(b, matmul(a, transpose(a))), scaling * scaling); // [out, r]
@@ -62,6 +64,16 @@ export function doraOutput(
   const changed = gemm(low, context.parameter(b), { c, transB: true, alpha: scaling }); // [N, out]
   const scaled = mul(changed, magnitudeScale(context, site, scaling, weight));
   return bias ? add(scaled, bias) : scaled;
+}
+
+/** The same for `Method.lower`: outputs of the frozen module and of the product are scaled alike. */
+export function loweredDora(
+  site: Site,
+  low: NonNullable<LoweredModule["low"]>,
+  derived: (name: string) => Float32Array,
+): LoweredModule {
+  const scale = derived(scaleName(site));
+  return { site, low: { ...low, outputs: scale }, scale, keepsBias: true };
 }
 
 function parameters(config: LoraConfig, backbone: BackboneConfig): ParameterSpec[] {
@@ -101,6 +113,12 @@ export const dora: Method<LoraConfig> = {
         },
       },
     };
+  },
+
+  lower({ config, backbone, values, derived }) {
+    return targetedSites(config, backbone).map((site) =>
+      loweredDora(site, loraLow(site, rankOf(config, site), scalingOf(config, site), values), derived),
+    );
   },
 
   merge({ config, backbone, parameter }, _name, weight, site) {

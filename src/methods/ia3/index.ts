@@ -1,6 +1,6 @@
 /** @file (IA)³ (Liu et al. 2022, arXiv 2205.05638) in PEFT's format: activations scaled elementwise, y' = l ∘ y. */
 import { add, gemm, mul, reshape, sub, type Value } from "../../graph/index.ts";
-import type { BackboneConfig } from "../../models/index.ts";
+import type { BackboneConfig, Site } from "../../models/index.ts";
 import { compute } from "../compute.ts";
 import type { Method, ParameterSpec } from "../method.ts";
 import { KEY_PREFIX } from "../peft.ts";
@@ -13,6 +13,8 @@ function keysOf({ site }: ScaledSite): { scale: string; vector: string; projecti
   const scale = `${KEY_PREFIX}${site.path}.ia3_l`;
   return { scale, vector: `${scale}_vector`, projection: `${scale}_projection` };
 }
+
+const scaleName = (site: Site): string => `${site.path}.ia3`;
 
 /** How many numbers a site's scale has. */
 function widthOf({ site, feedforward }: ScaledSite): number {
@@ -93,13 +95,22 @@ export const ia3: Method<Ia3Config> = {
           const scaled = sites.get(site.path);
           if (scaled === undefined) return y;
           const make = () => scaleOf(scaled, config, parameter);
-          const scale = projected ? derived(`${site.path}.ia3`, [widthOf(scaled)], make) : make(); // [n]
+          const scale = projected ? derived(scaleName(site), [widthOf(scaled)], make) : make(); // [n]
           if (!scaled.feedforward) return mul(y, scale); // [N, out], the bias with it
           const product = weight.project(mul(x, scale));
           return weight.bias ? add(product, weight.bias) : product;
         },
       },
     };
+  },
+
+  lower({ config, backbone, values, derived }) {
+    const projected = projectionOf(config) !== undefined;
+    return scaledSites(config, backbone).map((scaled) => {
+      const { site, feedforward } = scaled;
+      const scale = projected ? derived(scaleName(site)) : values(keysOf(scaled).scale);
+      return feedforward ? { site, inputScale: scale } : { site, scale };
+    });
   },
 
   merge({ config, backbone, parameter }, name, weight) {

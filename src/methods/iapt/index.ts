@@ -92,6 +92,8 @@ export const iapt: Method<IaptConfig> = {
 
   isIdentity: () => false, // whatever the soft prompts are, they draw attention
 
+  lower: () => [], // the KV cache holds the soft prompts
+
   build(context) {
     const { config, phase } = context;
     if (phase.kind === "decode") return { hooks: {} }; // the KV cache holds the soft prompts

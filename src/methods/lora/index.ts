@@ -1,7 +1,7 @@
 /** @file LoRA (Hu et al. 2021, arXiv 2106.09685) in PEFT's format: y' = y + scaling · (x Aᵀ) Bᵀ. */
 import { gemm } from "../../graph/index.ts";
 import type { BackboneConfig, Site } from "../../models/index.ts";
-import type { Method, ParameterSpec } from "../method.ts";
+import type { LoweredModule, Method, ParameterSpec } from "../method.ts";
 import { KEY_PREFIX, targetedSites } from "../peft.ts";
 import { configSchema, type LoraConfig, newLoraConfig, rankOf, scalingOf } from "./config.ts";
 
@@ -25,6 +25,17 @@ export function loraSpecs(site: Site, r: number): ParameterSpec[] {
     },
     { key: b, shape: [site.outFeatures, r], init: { kind: "zeros" }, group: "weights" },
   ];
+}
+
+/** The product of a site for `Method.lower`. */
+export function loraLow(
+  site: Site,
+  rank: number,
+  scaling: number,
+  values: (key: string) => Float32Array,
+): NonNullable<LoweredModule["low"]> {
+  const { a, b } = loraKeys(site);
+  return { a: values(a), b: values(b), rank, scaling };
 }
 
 function parameters(config: LoraConfig, backbone: BackboneConfig): ParameterSpec[] {
@@ -65,6 +76,13 @@ export const lora: Method<LoraConfig> = {
         },
       },
     };
+  },
+
+  lower({ config, backbone, values }) {
+    return targetedSites(config, backbone).map((site) => ({
+      site,
+      low: loraLow(site, rankOf(config, site), scalingOf(config, site), values),
+    }));
   },
 
   lowRank(config, backbone) {

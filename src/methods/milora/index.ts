@@ -2,8 +2,8 @@
 import { sum } from "../../base/index.ts";
 import { add, concat, gemm, mul, reshape, split, sub, type Value } from "../../graph/index.ts";
 import { type BackboneConfig, moduleNames, type Site, type SiteWeight } from "../../models/index.ts";
-import { doraOutput, doraSpecs } from "../dora/index.ts";
-import { loraKeys, loraSpecs } from "../lora/index.ts";
+import { doraOutput, doraSpecs, loweredDora } from "../dora/index.ts";
+import { loraKeys, loraLow, loraSpecs } from "../lora/index.ts";
 import type { BuildContext, Method, MethodGraph, Packing, ParameterSpec } from "../method.ts";
 import { geluDenominator, geluNumerator } from "../rational.ts";
 import { activationOf, configSchema, expertsOf, type MiloraConfig, newConfigOf, scalingOf } from "./config.ts";
@@ -155,6 +155,15 @@ export const milora: Method<MiloraConfig> = {
     return expertsOf(config, backbone)
       .flat()
       .every((site) => values(loraKeys(site).b).every((v) => v === 0));
+  },
+
+  lower({ config, backbone, values, derived }) {
+    return expertsOf(config, backbone).flatMap((experts) =>
+      experts.map((site, expert) => {
+        const low = loraLow(site, config.r, scalingOf(config), values);
+        return { ...(config.use_dora ? loweredDora(site, low, derived) : { site, low }), expert };
+      }),
+    );
   },
 
   build(context) {

@@ -84,6 +84,8 @@ export const pTuningV2: Method<PrefixConfig> = {
   // Even a prefix of zeros takes its share of every softmax.
   isIdentity: () => false,
 
+  lower: () => [], // the KV cache begins with the prefix
+
   build({ config, backbone, phase, parameter, derived }) {
     if (phase.kind === "decode") return { hooks: {} }; // the KV cache begins with the prefix
     const { numLayers } = backbone;

@@ -1,9 +1,9 @@
 /** @file SSP (Hu et al. 2022, arXiv 2206.07382): a search for where LoRA and biases go, under a budget of parameters. */
 import { parseWith } from "../../base/index.ts";
 import { add, gemm, mul, split, type Value } from "../../graph/index.ts";
-import type { BackboneConfig } from "../../models/index.ts";
+import type { BackboneConfig, Site } from "../../models/index.ts";
 import { biasKey } from "../bitfit/index.ts";
-import { loraKeys, loraSpecs } from "../lora/index.ts";
+import { loraKeys, loraLow, loraSpecs } from "../lora/index.ts";
 import type { BuildContext, Method, ParameterSpec } from "../method.ts";
 import { KEY_PREFIX } from "../peft.ts";
 import { budgetOf, type Candidate, candidatesOf, configSchema, partsOf, type SspConfig, scalingOf } from "./config.ts";
@@ -86,6 +86,19 @@ export const ssp: Method<SspConfig> = {
     if (config.structure !== null || step < Math.ceil(config.search_ratio * totalSteps)) return undefined;
     // Drawn anew, as the paper trains what it has found.
     return { config: { ...config, structure: chooseStructure(config, backbone, values(GATES)) } };
+  },
+
+  lower({ config, backbone, values }) {
+    if (config.structure === null) return undefined; // gates are part of the graph while it searches
+    const parts = partsOf(config, backbone);
+    const sites = new Map(parts.map(({ site }) => [site.path, site]));
+    const has = (site: Site, kind: Candidate["kind"]) =>
+      parts.some((part) => part.kind === kind && part.site.path === site.path);
+    return [...sites.values()].map((site) => ({
+      site,
+      ...(has(site, "lora") && { low: loraLow(site, config.r, scalingOf(config), values) }),
+      ...(has(site, "bitfit") && { bias: values(biasKey(site)) }),
+    }));
   },
 
   build(context) {
