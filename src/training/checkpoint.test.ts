@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
 import { Backbone } from "../models/index.ts";
 import type { TrainingConfigInput } from "./config.ts";
+import { writeRows } from "./testing.ts";
 import { train } from "./train.ts";
 
 const model = join(import.meta.dirname, "../../assets/tiny-llama");
@@ -15,9 +16,8 @@ afterAll(() => {
   rmSync(directory, { recursive: true });
 });
 
-const data = join(directory, "rows.jsonl");
 const rows = ["red", "green", "blue", "white"].map((output, i) => ({ instruction: `Colour of ${i}?`, output }));
-writeFileSync(data, rows.map((row) => JSON.stringify(row)).join("\n"));
+const data = writeRows(join(directory, "rows.jsonl"), rows);
 
 const config: TrainingConfigInput = {
   model,

@@ -6,6 +6,7 @@ import { Adapter, methodOf, methods } from "../methods/index.ts";
 import { Backbone } from "../models/index.ts";
 import type { Example } from "./data.ts";
 import { JointTrainer, mostThorough } from "./joint.ts";
+import { exampleOf, SMALL } from "./testing.ts";
 import { Trainer, type TrainerOptions } from "./trainer.ts";
 
 const model = join(import.meta.dirname, "../../test/fixtures/backbones/llama-gqa");
@@ -20,15 +21,10 @@ afterAll(() => {
 const TOLERANCE = 1e-5;
 const STEPS = 10;
 
-const settings: Readonly<Record<string, Record<string, unknown>>> = {
+const settings: typeof SMALL = {
+  ...SMALL,
   adalora: { init_r: 4, tinit: 2, tfinal: 2 },
-  bitfit: { projection_dim: 8 },
   ia3: { projection_dim: 8, target_modules: ["k_proj", "down_proj"], feedforward_modules: ["down_proj"] },
-  iapt: { num_virtual_tokens: 2, bottleneck: 8 },
-  "learned-adapter": { bottleneck: 8 },
-  moelora: { r: 8, num_experts: 4, top_k: 2 },
-  "p-tuning-v2": { num_virtual_tokens: 3, encoder_hidden_size: 8 },
-  "parallel-adapter": { bottleneck: 8 },
   // Not k_proj: a softmax hardly sees a bias of all keys, whose gradient is then rounding, of which AdamW makes steps.
   ssp: { r: 4, target_modules: ["q_proj", "v_proj", "down_proj"] },
 };
@@ -42,12 +38,8 @@ interface Case {
   readonly lengths?: readonly number[];
 }
 
-function batchOf(random: Random, lengths: readonly number[]): Example[] {
-  return lengths.map((length) => ({
-    tokens: Int32Array.from({ length }, () => 3 + random.integer(90)),
-    promptLength: 1 + random.integer(length - 1),
-  }));
-}
+const batchOf = (random: Random, lengths: readonly number[]): Example[] =>
+  lengths.map((length) => exampleOf(random, length));
 
 function make({ method, seed, options }: Case, frozen: Backbone) {
   const run = { totalSteps: STEPS };

@@ -7,6 +7,7 @@ import { Adapter } from "../methods/index.ts";
 import { Backbone } from "../models/index.ts";
 import type { TrainingConfigInput } from "./config.ts";
 import type { TrainingEvent } from "./events.ts";
+import { writeRows } from "./testing.ts";
 import { train } from "./train.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "milora-methods-"));
@@ -22,8 +23,7 @@ const rows = Array.from({ length: 24 }, (_, i) => ({
   prompt: `What colour has thing ${i}?`,
   completion: colours[i % 4],
 }));
-const data = join(directory, "rows.jsonl");
-writeFileSync(data, rows.map((row) => JSON.stringify(row)).join("\n"));
+const data = writeRows(join(directory, "rows.jsonl"), rows);
 
 /** Small settings, and a rate at which a few steps show. */
 const methods = {

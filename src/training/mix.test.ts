@@ -8,6 +8,7 @@ import { MixOrder, Order, quotas } from "./batches.ts";
 import { resolveTrainingConfig, type TrainingConfigInput } from "./config.ts";
 import { type DataOptions, loadData, trainOrder } from "./data.ts";
 import type { StepMetrics } from "./metrics.ts";
+import { writeRows } from "./testing.ts";
 import { train } from "./train.ts";
 
 const model = join(import.meta.dirname, "../../assets/tiny-llama");
@@ -16,10 +17,10 @@ const directory = mkdtempSync(join(tmpdir(), "milora-mix-"));
 afterAll(() => rmSync(directory, { recursive: true }));
 
 function file(name: string, count: number): string {
-  const path = join(directory, name);
-  const rows = Array.from({ length: count }, (_, i) => ({ prompt: `${name} ${i}?`, completion: `${i}` }));
-  writeFileSync(path, rows.map((row) => JSON.stringify(row)).join("\n"));
-  return path;
+  return writeRows(
+    join(directory, name),
+    Array.from({ length: count }, (_, i) => ({ prompt: `${name} ${i}?`, completion: `${i}` })),
+  );
 }
 const small = file("small.jsonl", 4);
 const middle = file("middle.jsonl", 10);

@@ -6,9 +6,9 @@ import type { Recomputation } from "../graph/index.ts";
 import { Adapter, type Method, methods } from "../methods/index.ts";
 import { Backbone } from "../models/index.ts";
 import { Collated } from "./batches.ts";
-import type { Example } from "./data.ts";
 import { Accumulated, GradientSession } from "./gradients.ts";
 import { PackedBatch } from "./packing.ts";
+import { exampleOf, SMALL } from "./testing.ts";
 import { Trainer } from "./trainer.ts";
 
 const model = join(import.meta.dirname, "../../test/fixtures/backbones/llama-gqa");
@@ -19,21 +19,9 @@ afterAll(() => {
   int4.dispose();
 });
 
-const settings: Readonly<Record<string, Record<string, unknown>>> = {
-  adalora: { init_r: 4 },
-  bitfit: { projection_dim: 8 },
-  full: {},
-  ia3: { projection_dim: 8 },
-  iapt: { num_virtual_tokens: 2, bottleneck: 8 },
-  "learned-adapter": { bottleneck: 8 },
-  moelora: { r: 8, num_experts: 4, top_k: 2 },
-  "p-tuning-v2": { num_virtual_tokens: 3, encoder_hidden_size: 8 },
-  "parallel-adapter": { bottleneck: 8 },
-};
-
 /** An adapter of which no part is zero, so that every gradient is there. */
 function adapterOf(method: Method, backbone: Backbone): Adapter {
-  const options = settings[method.name] ?? { r: 4 };
+  const options = SMALL[method.name] ?? { r: 4 };
   const adapter = Adapter.create(method, options, backbone.config, 1, backbone, { totalSteps: 10 });
   const random = new Random(2);
   for (const { key } of adapter.specs) {
@@ -43,11 +31,7 @@ function adapterOf(method: Method, backbone: Backbone): Adapter {
   return adapter;
 }
 
-const examples: Example[] = [9, 17, 6].map((length, seed) => {
-  const random = new Random(seed);
-  const tokens = Int32Array.from({ length }, () => 3 + random.integer(90));
-  return { tokens, promptLength: 1 + random.integer(length - 1) };
-});
+const examples = [9, 17, 6].map((length, seed) => exampleOf(new Random(seed), length));
 
 /** What a pass gives, and the gradients. */
 async function passOf(backbone: Backbone, method: Method, recompute: Recomputation, packed: boolean) {

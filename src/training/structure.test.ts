@@ -1,5 +1,5 @@
 /** @file Runs whose adapter finds its structure on the way: what of the search counts, and what begins anew after it. */
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
@@ -8,6 +8,7 @@ import { Backbone } from "../models/index.ts";
 import type { TrainingConfigInput } from "./config.ts";
 import type { Example } from "./data.ts";
 import type { TrainingEvent } from "./events.ts";
+import { writeRows } from "./testing.ts";
 import { train } from "./train.ts";
 import { Trainer } from "./trainer.ts";
 
@@ -20,8 +21,7 @@ afterAll(() => {
 });
 
 const rows = Array.from({ length: 16 }, (_, i) => ({ prompt: `Thing ${i} is`, completion: i % 2 ? "odd" : "even" }));
-const data = join(directory, "rows.jsonl");
-writeFileSync(data, rows.map((row) => JSON.stringify(row)).join("\n"));
+const data = writeRows(join(directory, "rows.jsonl"), rows);
 
 const config = (name: string, changes: Partial<TrainingConfigInput> = {}): TrainingConfigInput => ({
   model,

@@ -10,6 +10,7 @@ import type { TrainingConfigInput } from "./config.ts";
 import type { TrainOptions } from "./events.ts";
 import { type EvaluationMetrics, readMetrics, type StepMetrics } from "./metrics.ts";
 import { writeEvents } from "./tensorboard.ts";
+import { writeRows } from "./testing.ts";
 import { train } from "./train.ts";
 
 const model = join(import.meta.dirname, "../../assets/tiny-llama");
@@ -20,10 +21,9 @@ afterAll(() => {
   rmSync(directory, { recursive: true });
 });
 
-const data = join(directory, "rows.jsonl");
 const colours = ["red", "green", "blue", "white", "black", "grey"];
 const rows = colours.map((output, i) => ({ instruction: `What colour has thing ${i}?`, output, answer: output }));
-writeFileSync(data, rows.map((row) => JSON.stringify(row)).join("\n"));
+const data = writeRows(join(directory, "rows.jsonl"), rows);
 
 const config = (name: string): TrainingConfigInput => ({
   model,

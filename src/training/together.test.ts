@@ -1,28 +1,19 @@
 /** @file Runs trained together: as each alone, to the same bytes when resumed, and one that ends or fails leaves the others. */
-import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it, vi } from "vitest";
 import { InputError } from "../base/index.ts";
-import { Backbone, readSafetensors, writeSafetensors } from "../models/index.ts";
+import { Backbone } from "../models/index.ts";
 import type { TrainingConfigInput } from "./config.ts";
 import type { TrainingEvent, TrainingResult } from "./events.ts";
 import { readMetrics } from "./metrics.ts";
+import { cutModel, outcomeOf, shortRuns, writeRows } from "./testing.ts";
 import { train, trainTogether } from "./train.ts";
 
-const root = join(import.meta.dirname, "../..");
 const directory = mkdtempSync(join(tmpdir(), "milora-together-"));
 
-/** The bundled backbone cut to its first two layers. */
-const model = join(directory, "model");
-cpSync(join(root, "assets/tiny-llama"), model, { recursive: true });
-const settings = JSON.parse(readFileSync(join(model, "config.json"), "utf8"));
-writeFileSync(join(model, "config.json"), JSON.stringify({ ...settings, num_hidden_layers: 2 }));
-const { tensors } = readSafetensors(join(model, "model.safetensors"));
-writeSafetensors(
-  join(model, "model.safetensors"),
-  new Map([...tensors].filter(([name]) => !/layers\.[2-9]\./.test(name))),
-);
+const model = cutModel(directory);
 const backbone = await Backbone.load(model);
 afterAll(() => {
   backbone.dispose();
@@ -33,24 +24,9 @@ const rows = Array.from({ length: 28 }, (_, i) => ({
   instruction: `${"Say it. ".repeat(i % 5)}What colour has thing ${i}?`,
   output: ["red", "green", "blue", "white"][i % 4],
 }));
-const data = join(directory, "rows.jsonl");
-writeFileSync(data, rows.map((row) => JSON.stringify(row)).join("\n"));
+const data = writeRows(join(directory, "rows.jsonl"), rows);
 
-const config = (name: string, changes: Partial<TrainingConfigInput> = {}): TrainingConfigInput => ({
-  model,
-  method: "lora",
-  adapter: { r: 4 },
-  data: { train: data, dev: 4 / 28 },
-  batch_size: 4,
-  micro_batch_size: 3,
-  max_steps: 8,
-  lr: 5e-3,
-  activation_lr: 1e-4,
-  eval_every: 3,
-  checkpoint_every: 2,
-  output_dir: join(directory, name),
-  ...changes,
-});
+const config = shortRuns(directory, { model, method: "lora", data: { train: data, dev: 4 / 28 } });
 
 /** A mix: two methods, three seeds, other batches, and one that has fewer steps. */
 const mix = (name: string): TrainingConfigInput[] => [
@@ -65,20 +41,6 @@ function resultOf(result: PromiseSettledResult<TrainingResult> | undefined): Tra
 }
 
 const near = (actual: number, wanted: number): boolean => Math.abs(actual - wanted) <= 1e-5 * Math.abs(wanted);
-
-/** Every byte of a run that should not depend on when it was interrupted. */
-function outcome(output: string) {
-  const steps = readdirSync(join(output, "checkpoints")).map((name) => Number(name.slice(5)));
-  const last = join(output, "checkpoints", `step-${Math.max(...steps)}`);
-  const bytes = (path: string) => readFileSync(path).toString("base64");
-  const lines = readMetrics(join(output, "metrics.jsonl"));
-  return {
-    metrics: lines.map((line) => ({ ...line, seconds: 0, tokens_per_second: 0 })),
-    parameters: bytes(join(last, "adapter_model.safetensors")),
-    moments: bytes(join(last, "optimizer.safetensors")),
-    best: bytes(join(output, "best/adapter_model.safetensors")),
-  };
-}
 
 describe("trainTogether", () => {
   it("makes of each run what it is alone; one with fewer steps leaves the others to go on", async () => {
@@ -126,7 +88,7 @@ describe("trainTogether", () => {
     const results = await trainTogether(mix("resumed"), { backbone, resume: true });
     expect(results.map((result) => resultOf(result).stoppedBecause)).toEqual(Array(3).fill("finished"));
     for (const [i, { output_dir }] of mix("resumed").entries()) {
-      expect(outcome(output_dir)).toEqual(outcome(mix("joint")[i]!.output_dir));
+      expect(outcomeOf(output_dir)).toEqual(outcomeOf(mix("joint")[i]!.output_dir));
     }
     // All have ended: nothing is left to do.
     const again = await trainTogether(mix("resumed"), { backbone, resume: true });

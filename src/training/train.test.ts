@@ -21,26 +21,15 @@ import { Adapter } from "../methods/index.ts";
 import { Backbone, readSafetensors, writeSafetensors } from "../models/index.ts";
 import type { TrainingConfigInput } from "./config.ts";
 import type { TrainingEvent, TrainOptions } from "./events.ts";
-import { type EvaluationMetrics, TIME_FIELDS } from "./metrics.ts";
+import type { EvaluationMetrics } from "./metrics.ts";
 import { readRunConfig } from "./run-directory.ts";
+import { cutModel, metricsOf, outcomeOf, shortRuns, writeRows } from "./testing.ts";
 import { train } from "./train.ts";
 
 const root = join(import.meta.dirname, "../..");
 const directory = mkdtempSync(join(tmpdir(), "milora-train-"));
 
-/** The bundled backbone cut to its first two layers, so that many runs take little time. */
-function cutModel(): string {
-  const path = join(directory, "model");
-  cpSync(join(root, "assets/tiny-llama"), path, { recursive: true });
-  const settings = JSON.parse(readFileSync(join(path, "config.json"), "utf8"));
-  writeFileSync(join(path, "config.json"), JSON.stringify({ ...settings, num_hidden_layers: 2 }));
-  const { tensors } = readSafetensors(join(path, "model.safetensors"));
-  const kept = [...tensors].filter(([name]) => !/layers\.[2-9]\./.test(name));
-  writeSafetensors(join(path, "model.safetensors"), new Map(kept));
-  return path;
-}
-
-const model = cutModel();
+const model = cutModel(directory);
 const backbone = await Backbone.load(model);
 afterAll(() => {
   backbone.dispose();
@@ -53,62 +42,18 @@ const rows = Array.from({ length: 28 }, (_, i) => ({
   instruction: `${"Say it. ".repeat(random.integer(4))}What colour has thing ${i}?`,
   output: colours[i % 4],
 }));
-const data = join(directory, "rows.jsonl");
-writeFileSync(data, rows.map((row) => JSON.stringify(row)).join("\n"));
+const data = writeRows(join(directory, "rows.jsonl"), rows);
 
-function config(name: string, changes: Partial<TrainingConfigInput> = {}): TrainingConfigInput {
-  return {
-    model,
-    method: "milora",
-    adapter: { r: 4 },
-    data: { train: data, dev: 4 / 28 },
-    batch_size: 4,
-    micro_batch_size: 3,
-    max_steps: 8,
-    lr: 5e-3,
-    activation_lr: 1e-4,
-    eval_every: 3,
-    checkpoint_every: 2,
-    seed: 11,
-    output_dir: join(directory, name),
-    ...changes,
-  };
-}
+const config = shortRuns(directory, { model, method: "milora", data: { train: data, dev: 4 / 28 }, seed: 11 });
 
 const run = (input: TrainingConfigInput, options: TrainOptions = {}) => train(input, { backbone, ...options });
-
-/** metrics.jsonl without what a clock decides. */
-function metrics(output: string): Record<string, unknown>[] {
-  return readFileSync(join(output, "metrics.jsonl"), "utf8")
-    .trimEnd()
-    .split("\n")
-    .map((line) => Object.fromEntries(Object.entries(JSON.parse(line)).filter(([key]) => !TIME_FIELDS.includes(key))));
-}
-
-/** Every byte of a run that should not depend on when it was interrupted. */
-function outcome(output: string): unknown {
-  const read = (path: string) => readFileSync(join(output, path)).toString("base64");
-  const last = `checkpoints/step-${metrics(output).findLast(({ type }) => type === "step")!.step}`;
-  const {
-    seconds: _,
-    metrics_bytes: __,
-    ...state
-  } = JSON.parse(readFileSync(join(output, last, "state.json"), "utf8"));
-  return {
-    metrics: metrics(output),
-    state,
-    parameters: read(`${last}/adapter_model.safetensors`),
-    moments: read(`${last}/optimizer.safetensors`),
-    best: read("best/adapter_model.safetensors"),
-  };
-}
 
 let straight: unknown;
 async function straightOutcome(): Promise<unknown> {
   if (straight === undefined) {
     const input = config("straight");
     await run(input);
-    straight = outcome(input.output_dir);
+    straight = outcomeOf(input.output_dir);
   }
   return straight;
 }
@@ -127,7 +72,10 @@ function stopAfter(step: number): { signal: AbortSignal; onProgress: (event: Tra
 describe("routing and runaway numbers", () => {
   it("says at each evaluation of a routed method what its routers did", async () => {
     const labelled = join(directory, "labelled.jsonl");
-    writeFileSync(labelled, rows.map((row) => JSON.stringify({ ...row, answer: row.output })).join("\n"));
+    writeRows(
+      labelled,
+      rows.map((row) => ({ ...row, answer: row.output })),
+    );
     const input = config("routing", { max_steps: 2, data: { train: data, dev: labelled } });
     const evaluations: EvaluationMetrics[] = [];
     await run(input, { onProgress: (event) => event.type === "evaluation" && evaluations.push(event.metrics) });
@@ -138,11 +86,11 @@ describe("routing and runaway numbers", () => {
     for (const entropy of routing!.entropy) expect(entropy).toBeGreaterThan(0);
     for (const entropy of routing!.entropy) expect(entropy).toBeLessThanOrEqual(Math.log2(7) + 1e-4);
     expect(routing!.routes).toBeGreaterThanOrEqual(Math.max(...routing!.layer_routes));
-    expect(metrics(input.output_dir).at(-1)).toMatchObject({ type: "evaluation", routing });
+    expect(metricsOf(input.output_dir).at(-1)).toMatchObject({ type: "evaluation", routing });
 
     const plain = config("no routing", { method: "lora", max_steps: 1 });
     await run(plain);
-    expect(metrics(plain.output_dir).at(-1)).not.toHaveProperty("routing");
+    expect(metricsOf(plain.output_dir).at(-1)).not.toHaveProperty("routing");
   });
 
   it("stops where the loss ran away, names the step and the rows, and keeps the last checkpoint", async () => {
@@ -174,7 +122,7 @@ describe("train", () => {
     ]);
     expect(readdirSync(join(input.output_dir, "checkpoints")).sort()).toEqual(["step-6", "step-8"]);
     expect(events[0]).toMatchObject({ type: "start", trainExamples: 24, devExamples: 4, totalSteps: 8, firstStep: 0 });
-    const lines = metrics(input.output_dir);
+    const lines = metricsOf(input.output_dir);
     expect(lines.map(({ type, step }) => `${type} ${step}`)).toEqual([
       ...[1, 2, 3].map((n) => `step ${n}`),
       "evaluation 3",
@@ -209,7 +157,7 @@ describe("train", () => {
   it("learns", async () => {
     const input = config("learns", { method: "lora", max_steps: 20, eval_every: 100, checkpoint_every: 100 });
     const result = await run(input);
-    const losses = metrics(input.output_dir)
+    const losses = metricsOf(input.output_dir)
       .filter(({ type }) => type === "step")
       .map(({ loss }) => loss as number);
     expect(losses.slice(-5).reduce((a, b) => a + b) / 5).toBeLessThan(0.5 * losses[0]!);
@@ -225,7 +173,7 @@ describe("train", () => {
     }
     const result = await run(input, { resume: true });
     expect(result).toMatchObject({ steps: 8, stoppedBecause: "finished" });
-    expect(outcome(input.output_dir)).toEqual(await straightOutcome());
+    expect(outcomeOf(input.output_dir)).toEqual(await straightOutcome());
   });
 
   it("loses nothing but the steps since the last checkpoint when killed", async () => {
@@ -262,7 +210,7 @@ describe("train", () => {
       "environment.json",
       "metrics.jsonl",
     ]);
-    expect(outcome(input.output_dir)).toEqual(await straightOutcome());
+    expect(outcomeOf(input.output_dir)).toEqual(await straightOutcome());
   });
 
   it("starts anew when a run ended before its first checkpoint", async () => {
@@ -270,7 +218,7 @@ describe("train", () => {
     await run(input, stopAfter(1));
     rmSync(join(input.output_dir, "checkpoints"), { recursive: true });
     expect(await run(input, { resume: true })).toMatchObject({ steps: 8, stoppedBecause: "finished" });
-    expect(outcome(input.output_dir)).toEqual(await straightOutcome());
+    expect(outcomeOf(input.output_dir)).toEqual(await straightOutcome());
   });
 
   it("has nothing to do when a finished run is resumed", async () => {
@@ -279,7 +227,7 @@ describe("train", () => {
     const before = readFileSync(join(input.output_dir, "metrics.jsonl"));
     expect(await run(input, { resume: true })).toMatchObject({ steps: 8, stoppedBecause: "finished" });
     expect(readFileSync(join(input.output_dir, "metrics.jsonl"))).toEqual(before);
-    expect(outcome(input.output_dir)).toEqual(wanted);
+    expect(outcomeOf(input.output_dir)).toEqual(wanted);
   });
 
   it("refuses to resume with other settings or other data, naming them", async () => {
@@ -346,7 +294,7 @@ describe("train", () => {
     });
     const result = await run(input);
     expect(result.stoppedBecause).toBe("early_stopping");
-    const evaluations = metrics(input.output_dir).filter(({ type }) => type === "evaluation");
+    const evaluations = metricsOf(input.output_dir).filter(({ type }) => type === "evaluation");
     const lowest = evaluations.toSorted((a, b) => (a.dev_loss as number) - (b.dev_loss as number))[0]!;
     expect(result.best).toMatchObject({ step: lowest.step, devLoss: lowest.dev_loss });
     expect(evaluations.slice(-2).map(({ best }) => best)).toEqual([false, false]);

@@ -7,6 +7,7 @@ import { Adapter, methodOf } from "../methods/index.ts";
 import { Backbone, readSafetensors } from "../models/index.ts";
 import type { Example } from "./data.ts";
 import { scheduleFactor } from "./schedule.ts";
+import { exampleOf } from "./testing.ts";
 import { Trainer, type TrainerOptions } from "./trainer.ts";
 
 const fixtures = join(import.meta.dirname, "../../test/fixtures");
@@ -125,10 +126,7 @@ describe("Trainer", () => {
     bilevel: true,
   };
   const random = new Random(4);
-  const batch: Example[] = [7, 21, 12, 30, 5].map((length) => ({
-    tokens: Int32Array.from({ length }, () => 3 + random.integer(90)),
-    promptLength: 1 + random.integer(length - 1),
-  }));
+  const batch = [7, 21, 12, 30, 5].map((length) => exampleOf(random, length));
   const fresh = (method: string, settings: Record<string, unknown> = {}) =>
     Adapter.create(methodOf(method), { r: 4, ...settings }, backbone.config, 2);
   const snapshot = (adapter: Adapter) => new Map(adapter.specs.map(({ key }) => [key, adapter.values(key).slice()]));
