@@ -19,7 +19,7 @@ export interface SharedRoute {
 
 /** A part of a pass over prompts: the whole of it in one run where there is none. */
 export interface PrefillPart {
-  /** Layers `from` … `to` - 1: `stream` [B, T, d] hands the residual stream from stage to stage. Default: all. */
+  /** Layers `from` … `to` - 1: `stream` and `next` [B, T, d] hand the residual stream from stage to stage. Default: all. */
   readonly layers?: { readonly from: number; readonly to: number };
   /** Tokens that go on from what the cache has of the sequence, which is one: the attention prefix is not put in again. */
   readonly continued?: boolean;
@@ -89,7 +89,7 @@ function buildPrefill(
   const range = { from, to, ...(stream && { hidden: stream }) };
   const { hidden } = backbone.forward(graph, { tokens, attention, hooks, layers: range });
   if (to < numLayers) {
-    graph.output("stream", reshape(hidden, ["B", "T", d]));
+    graph.output("next", reshape(hidden, ["B", "T", d]));
   } else {
     const rows = graph.input("rows", "int64", ["R"]); // positions whose hidden states are wanted, as rows of [B·T]
     graph.output("hidden", gather(hidden, rows, 0)); // [R, d]

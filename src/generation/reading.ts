@@ -152,7 +152,7 @@ export class PromptReading implements Disposable {
       }
       await this.#shared.runner.run(session, binding, rows * length, signal);
     } catch (error) {
-      results.get("stream")?.dispose();
+      results.get("next")?.dispose();
       throw error;
     } finally {
       for (const tensor of made) tensor.dispose();
@@ -203,7 +203,7 @@ export class PromptReading implements Disposable {
     this.#stream?.dispose();
     this.#stream = undefined;
     for (const [name, tensor] of results) {
-      if (name === "stream") {
+      if (name === "next") {
         this.#stream = tensor;
         continue;
       }
