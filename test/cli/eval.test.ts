@@ -15,11 +15,11 @@ test("the tasks are listed without any model", async () => {
   const { code, stdout } = await milora(["eval", "--tasks", "list"]);
   expect(code).toBe(0);
   const lines = stdout.trimEnd().split("\n");
-  expect(lines).toHaveLength(1 + 11);
+  expect(lines).toHaveLength(1 + 12);
   expect(stdout).toMatch(/^arc_easy +hu2023, lm-eval +CC BY-SA 4.0 /m);
   expect(stdout).toMatch(/^mmlu +lm-eval +MIT +57 tasks/m);
   const json = JSON.parse((await milora(["eval", "--tasks", "list", "--json"])).stdout) as { tasks: unknown[] };
-  expect(json.tasks).toHaveLength(93);
+  expect(json.tasks).toHaveLength(94);
   expect(json.tasks).toContainEqual(
     expect.objectContaining({ task: "mmlu_anatomy", groups: ["mmlu", "mmlu_stem"], source: "hf:cais/mmlu:anatomy" }),
   );

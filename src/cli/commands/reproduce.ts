@@ -5,6 +5,7 @@ import {
   costOf,
   findPreset,
   findStudies,
+  judgingOfPlan,
   loadStudies,
   measurePace,
   openCells,
@@ -17,12 +18,14 @@ import {
 import { configureRuntime } from "../../runtime/index.ts";
 import { collect, examples, integer, jsonFlag, threadsFlag } from "../flags.ts";
 import { onInterrupt } from "../interrupt.ts";
+import { confirmCost, costText } from "../judge/confirm.ts";
+import { addJudgeFlags, type JudgeFlags, judgeOf } from "../judge/flags.ts";
 import { follow } from "../reproduce/follow.ts";
 import { planJson, planText, resultsText } from "../reproduce/show.ts";
 import { writeReports } from "../reproduce/write.ts";
 import { note, print, printJson } from "../terminal.ts";
 
-interface Flags {
+interface Flags extends JudgeFlags {
   readonly preset: string;
   readonly model?: string;
   readonly backbone?: readonly string[];
@@ -37,29 +40,28 @@ interface Flags {
 export async function configure(command: Command): Promise<void> {
   const studies = await loadStudies();
   const list = studies.map(({ name, title }) => `  ${name.padEnd(7)} ${title.replace(/^[^:]*: /, "")}`).join("\n");
-  examples(
-    command
-      .argument("<names...>", "tables and figures, or all")
-      .option("--preset <name>", "paper, small or smoke: how much of everything", "small")
-      .option("--model <dir>", "another backbone than the preset's")
-      .addOption(new Option("--backbone <dir>", "a backbone for table 7; may be repeated").argParser(collect))
-      .option("--data-dir <dir>", "data of the tasks; without it what is bundled, else the Hugging Face hub")
-      .option("--output <dir>", "adapters, outputs and reports (default: runs/reproduce-<preset>)")
-      .option("--seeds <n>", "seeds instead of the preset's number", integer(1))
-      .option("--plan", "only say what would be done, and what it would cost")
-      .addOption(threadsFlag())
-      .addOption(jsonFlag())
-      .addHelpText("after", `\nTables and figures:\n${list}`)
-      .action(reproduce),
-    [
-      "milora reproduce all --plan",
-      "milora reproduce table1 fig4 --preset small",
-      "milora reproduce all --preset paper --model models/llama-2-7b --data-dir data --output runs/paper",
-    ],
-  );
+  command
+    .argument("<names...>", "tables and figures, or all")
+    .option("--preset <name>", "paper, small or smoke: how much of everything", "small")
+    .option("--model <dir>", "another backbone than the preset's")
+    .addOption(new Option("--backbone <dir>", "a backbone for table 7; may be repeated").argParser(collect))
+    .option("--data-dir <dir>", "data of the tasks; without it what is bundled, else the Hugging Face hub")
+    .option("--output <dir>", "adapters, outputs and reports (default: runs/reproduce-<preset>)")
+    .option("--seeds <n>", "seeds instead of the preset's number", integer(1))
+    .option("--plan", "only say what would be done, and what it would cost")
+    .addOption(threadsFlag())
+    .addOption(jsonFlag())
+    .addHelpText("after", `\nTables and figures:\n${list}`)
+    .optionsGroup("The model that judges MT-Bench in table 3:");
+  examples(addJudgeFlags(command).action(reproduce), [
+    "milora reproduce all --plan",
+    "milora reproduce table1 fig4 --preset small",
+    "milora reproduce all --preset paper --model models/llama-2-7b --data-dir data --output runs/paper",
+    "milora reproduce table3 --judge-url https://api.openai.com/v1 --judge-model gpt-4o --judge-prices 2.5,10",
+  ]);
 }
 
-function presetOf({ preset: name, model, backbone, dataDir, seeds }: Flags): Preset {
+function presetOf({ preset: name, model, backbone, dataDir, seeds, judgeUrl }: Flags): Preset {
   const preset = findPreset(name);
   return {
     ...preset,
@@ -67,28 +69,36 @@ function presetOf({ preset: name, model, backbone, dataDir, seeds }: Flags): Pre
     ...(backbone !== undefined && { backbones: backbone }),
     ...(dataDir !== undefined && { dataDirectory: dataDir }),
     ...(seeds !== undefined && { seeds }),
+    ...(judgeUrl !== undefined && { judged: true }),
   };
 }
 
 async function reproduce(names: readonly string[], flags: Flags): Promise<void> {
   const preset = presetOf(flags);
+  const judge = judgeOf(flags);
   await findStudies(names); // before anything is opened
   if (flags.threads !== undefined) configureRuntime({ threads: flags.threads });
   const output = flags.output ?? `runs/reproduce-${preset.name}`;
   using interrupt = onInterrupt("saving; the same command goes on from here …");
   const { signal } = interrupt;
-  using world = openWorld(preset, output);
+  using world = openWorld(preset, output, judge);
   const plan = await planOf(names, preset, world);
   const say = flags.json ? note : print;
   // Of the smallest preset a trial would take as long as the thing itself.
   const measured = openCells(plan).length > 0 && (flags.plan || preset.name !== "smoke");
   const cost = costOf(plan, measured ? await measurePace(plan, world, signal) : undefined);
+  const judging = await judgingOfPlan(plan, world, flags.judgePrices);
+  const price = judging ? costText(judging, flags.judgePrices, true) : [];
   if (flags.plan) {
-    if (flags.json) printJson(planJson(plan, cost));
-    else print(planText(plan, cost));
+    if (flags.json) printJson({ ...planJson(plan, cost), judging: judging ?? null });
+    else print([planText(plan, cost), ...price.map((line) => `judge: ${line}`)].join("\n"));
     return;
   }
   say(planText(plan, cost));
+  if (judge && judging) {
+    const who = `${judge.endpoint.model} at ${judge.endpoint.url}`;
+    if (!(await confirmCost(who, price, judging.calls, flags, "nothing was begun"))) return;
+  }
   say("");
   const { failures } = await runAll();
   const report = reportOf(plan, world.store, failures);

@@ -45,6 +45,7 @@ export function follow(plan: Plan): Follower {
 
 function measuredText({ cell, value }: Extract<RunEvent, { type: "measured" }>): string {
   if (cell.cell.kind === "accuracy") return `: ${percent((value as { value: number }).value)}`;
+  if (cell.cell.kind === "judged") return `: ${(value as { value: number | null }).value?.toFixed(2) ?? "no rating"}`;
   if (cell.cell.kind === "speed")
     return `: ${Math.round((value as { tokensPerSecond: number }).tokensPerSecond)} tokens/s`;
   return "";

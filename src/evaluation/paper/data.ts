@@ -3,10 +3,10 @@ import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { InputError, writeFileAtomic } from "../../base/index.ts";
-import { filesOf, loadRows, outputOf, type Row, readRecords } from "../../training/index.ts";
+import { filesOf, loadRows, outputOf, type Row } from "../../training/index.ts";
 import { loadSplit } from "../load.ts";
 import { asTraining, findOverlap, textOfDocument, textOfRow } from "../overlap.ts";
-import { loadTasks } from "../registry.ts";
+import { conversationOf, loadTasks } from "../registry.ts";
 import type { Document, GenerateForm, Protocol, Split, Task } from "../task.ts";
 import type { Values } from "./study.ts";
 
@@ -33,7 +33,6 @@ export interface Sources {
 /** Corpora that are no tasks, by name. */
 const CORPORA: Readonly<Record<string, { readonly hub: string; readonly files: readonly string[] }>> = {
   alpaca: { hub: "hf:tatsu-lab/alpaca", files: ["alpaca/train.jsonl", "alpaca/alpaca_data.json", "alpaca/*.json"] },
-  mt_bench: { hub: "hf:HuggingFaceH4/mt_bench_prompts", files: ["mt_bench/question.jsonl"] },
 };
 
 /** Rows that are looked at to tell how long rows are. */
@@ -41,6 +40,7 @@ const SAMPLE = 200;
 
 /** The protocol that a task of the paper is measured under. */
 export function protocolOf(task: Task): Protocol {
+  if (conversationOf(task)) return "fastchat";
   return task.protocols.hu2023 ? "hu2023" : "lm-eval";
 }
 
@@ -185,21 +185,6 @@ export class Data {
     };
   }
 
-  /** First turns of MT-Bench. */
-  async turns(): Promise<string[]> {
-    const turns: string[] = [];
-    for (const file of await filesOf(await this.#corpusPath("mt_bench"))) {
-      for (const record of await readRecords(file)) {
-        if ("problem" in record) throw new InputError("DATA_INVALID", file, `row ${record.number}: ${record.problem}`);
-        const value = record.value as { turns?: unknown; prompt?: unknown };
-        const list = value.turns ?? value.prompt;
-        if (!Array.isArray(list)) throw new InputError("DATA_INVALID", file, `row ${record.number}: no "turns"`);
-        turns.push(String(list[0]));
-      }
-    }
-    return turns;
-  }
-
   /** Training and dev rows of a task, as far as they are here. */
   available(task: Task): Promise<Partial<Sources>> {
     return this.#once(`available ${task.name}`, async () => {
@@ -215,7 +200,6 @@ export class Data {
 
   /** Rows of the tasks of a name, or of a corpus. What is not there counts as null. */
   async count(name: string, tasks: readonly string[]): Promise<Values["rows"]> {
-    if (name === "mt_bench") return { train: null, dev: null, test: (await this.turns()).length, overlap: null };
     const found = (await Promise.all(tasks.map((task) => this.#task(task)))).filter((task) => task !== undefined);
     if (found.length === 0) {
       const { train } = await this.training(name);

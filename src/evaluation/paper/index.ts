@@ -1,5 +1,6 @@
 /** @file The paper's tables and figures: planned, run, and told beside the paper's numbers. */
 export { type Cost, costOf, measurePace, type Pace } from "./cost.ts";
+export { judgingOfPlan } from "./judging-cost.ts";
 export type { Plan, PlannedCell, PlannedRun, World } from "./plan.ts";
 export { problemsOf } from "./plan.ts";
 export type { Preset } from "./presets.ts";

@@ -3,12 +3,13 @@ import { spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { MiloraError } from "../../base/index.ts";
 import { Adapter } from "../../methods/index.ts";
-import { RoutingTally, type Template } from "../../training/index.ts";
+import { RoutingTally } from "../../training/index.ts";
 import { evaluateTask } from "../evaluate.ts";
 import { instructionTokens } from "../prompts.ts";
-import { formOf, loadTasks } from "../registry.ts";
+import { formOf, loadTasks, rowFormOf } from "../registry.ts";
 import { RowStore } from "../store.ts";
 import { protocolOf } from "./data.ts";
+import { judgedOf, TEMPLATE } from "./judging.ts";
 import type { PlannedCell, World } from "./plan.ts";
 import type { SpeedRequest } from "./speed.ts";
 import type { Cell, CellOf, Scope, Values } from "./study.ts";
@@ -19,20 +20,18 @@ export interface MeasureContext extends World {
   readonly onProgress: (done: number, total: number) => void;
 }
 
-const TEMPLATE: Template = "alpaca";
-
 /** What the cell gives, as it is kept. */
 export async function measureCell(planned: PlannedCell, context: MeasureContext): Promise<Values[Cell["kind"]]> {
   const { cell } = planned;
   if (cell.kind === "rows") return await context.data.count(cell.source, context.scope.tasksOf(cell.source));
-  if (cell.kind === "judged") throw new Error("a cell that is left out was measured");
   if (cell.kind === "speed") return await speedOf(planned, cell, context);
   const engine = await context.models.engine(planned.model);
   using adapter = Adapter.load(context.store.adapter(planned.run!.id), engine.backbone.config);
   if (cell.kind === "routes") return await routesOf(planned, cell, adapter, context);
+  if (cell.kind === "judged") return await judgedOf(planned, engine, adapter, context);
   const { scope, data, store, signal, onProgress } = context;
   const task = (await loadTasks()).get(cell.task)!;
-  const form = formOf(task, protocolOf(task));
+  const form = rowFormOf(task, protocolOf(task));
   const longest = form.kind === "generate" ? Math.min(form.maxNewTokens, scope.maxNewTokens ?? form.maxNewTokens) : 0;
   const { samples, ...result } = await evaluateTask(engine, task, {
     protocol: protocolOf(task),
@@ -60,11 +59,7 @@ export async function measureCell(planned: PlannedCell, context: MeasureContext)
 
 async function promptsOf(planned: PlannedCell, name: string, { data, models, scope }: MeasureContext) {
   const { tokenizer } = await models.backbone(planned.model);
-  const task = (await loadTasks()).get(name);
-  if (!task) {
-    const turns = (await data.turns()).slice(0, scope.limit);
-    return turns.map((turn) => ({ prompt: instructionTokens(tokenizer, turn, TEMPLATE), label: "" }));
-  }
+  const task = (await loadTasks()).get(name)!;
   const form = formOf(task, protocolOf(task));
   const { documents } = await data.test(task);
   return documents.slice(0, scope.limit).map((document) => ({

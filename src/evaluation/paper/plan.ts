@@ -9,9 +9,11 @@ import {
   stepsPerEpoch,
   type TrainingConfigInput,
 } from "../../training/index.ts";
+import type { Judge } from "../judge/index.ts";
 import { formOf, loadTasks } from "../registry.ts";
 import { digestOf } from "../store.ts";
 import { type Data, protocolOf, type Source } from "./data.ts";
+import { JUDGED, judgedCell } from "./judging.ts";
 import type { ModelFacts, Models } from "./models.ts";
 import { TABLE6, TITLES, taskTitle } from "./paper.ts";
 import type { Preset } from "./presets.ts";
@@ -70,6 +72,8 @@ export interface World {
   readonly models: Models;
   readonly data: Data;
   readonly store: CellStore;
+  /** Of MT-Bench; without one its cells are left out. */
+  readonly judge?: Judge | undefined;
 }
 
 const problemOf = (error: unknown): MiloraError => {
@@ -170,7 +174,15 @@ export class Planner {
       };
     };
     if (cell.kind === "judged") {
-      return finish("mt_bench", `${run!.label} → MT-Bench`, { skipped: "needs a judge" });
+      const label = `${run!.label} → ${taskTitle(JUDGED)}`;
+      const { judge } = this.#world;
+      if (!judge) return finish(JUDGED, label, { skipped: "needs a judge: --judge-url and --judge-model" });
+      try {
+        const { decided, turns } = await judgedCell(this.#scope, this.#world.data, judge);
+        return finish(decided, label, { rows: 2 * turns }); // answered, then judged
+      } catch (error) {
+        return finish(JUDGED, label, { problem: problemOf(error) });
+      }
     }
     if (cell.kind === "speed") {
       const { speedTokens, speedRounds } = this.#scope;
@@ -183,13 +195,7 @@ export class Planner {
     const label = `${run!.label} → ${cell.kind === "routes" ? "routes on " : ""}${taskTitle(cell.task)}`;
     const { beams, limit, maxNewTokens } = this.#scope;
     try {
-      const task = (await loadTasks()).get(cell.task);
-      if (!task) {
-        const turns = await this.#world.data.turns();
-        return finish([cell.task, digestOf(turns), limit], label, {
-          rows: Math.min(limit ?? turns.length, turns.length),
-        });
-      }
+      const task = (await loadTasks()).get(cell.task)!;
       const protocol = protocolOf(task);
       const { digest, documents } = await this.#world.data.test(task);
       const rows = Math.min(limit ?? documents.length, documents.length);
@@ -215,9 +221,7 @@ export class Planner {
     }
     if (digests.length > 1) return digests;
     // Whatever is wrong with a corpus is told when it is counted.
-    const rows =
-      name === "mt_bench" ? data.turns().then(digestOf) : data.training(name).then(({ train }) => train.digest);
-    return [...digests, await rows.catch(String)];
+    return [...digests, await data.training(name).then(({ train }) => train.digest, String)];
   }
 
   async #newRun(training: Training): Promise<PlannedRun> {

@@ -1,6 +1,7 @@
 /** @file What a table or figure is: the cells it needs, and how it is drawn from what they gave. */
 import type { BackboneConfig } from "../../models/index.ts";
 import type { RoutingMetrics } from "../../training/index.ts";
+import type { Score, Scores } from "../judge/index.ts";
 import type { Preset } from "./presets.ts";
 
 /** An adapter to be trained. */
@@ -53,7 +54,19 @@ export interface Values {
     readonly peakMib: number;
     readonly rounds: readonly number[];
   };
-  readonly judged: never;
+  readonly judged: {
+    /** Mean rating, 1 to 10; null where nothing has one. */
+    readonly value: number | null;
+    readonly interval: readonly [number, number] | null;
+    readonly unjudged: number;
+    /** The judge's own name of itself. */
+    readonly judge: string;
+    readonly scores: Scores<Score>;
+    /** Each rating, in the order of questions and turns. */
+    readonly ratings: readonly (number | null)[];
+    /** All that decided the answers, without them. */
+    readonly result: object;
+  };
   readonly rows: {
     readonly train: number | null;
     readonly dev: number | null;

@@ -1,5 +1,6 @@
 /** @file What planning and running work on: backbones, data, finished cells. */
 import { join } from "node:path";
+import type { Judge } from "../judge/index.ts";
 import { Data } from "./data.ts";
 import { Models } from "./models.ts";
 import { type Plan, Planner, scopeOf, type World } from "./plan.ts";
@@ -7,11 +8,11 @@ import type { Preset } from "./presets.ts";
 import { findStudies } from "./registry.ts";
 import { CellStore } from "./store.ts";
 
-/** @param output directory of all that is made */
-export function openWorld(preset: Preset, output: string): World & Disposable {
+/** @param output directory of all that is made @param judge of MT-Bench */
+export function openWorld(preset: Preset, output: string, judge?: Judge): World & Disposable {
   const models = new Models();
   const data = new Data(preset.dataDirectory, join(output, "data"));
-  return { models, data, store: new CellStore(output), [Symbol.dispose]: () => models[Symbol.dispose]() };
+  return { models, data, store: new CellStore(output), judge, [Symbol.dispose]: () => models[Symbol.dispose]() };
 }
 
 /**
