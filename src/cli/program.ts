@@ -23,6 +23,10 @@ const COMMANDS: Record<string, { summary: string; load(): Promise<CommandModule>
     load: () => import("./commands/config.ts"),
   },
   generate: { summary: "write a continuation or an answer", load: () => import("./commands/generate.ts") },
+  serve: {
+    summary: "answer many tenants' requests over HTTP, each under its own adapter",
+    load: () => import("./commands/serve.ts"),
+  },
   eval: { summary: "measure accuracy and perplexity on labelled rows", load: () => import("./commands/eval.ts") },
   reproduce: {
     summary: "run the paper's tables and figures and set our numbers beside its own",

@@ -146,6 +146,12 @@ export class Detokenizer {
     return encoder.encode(text);
   }
 
+  /** Bytes of a token inside a text; none for ids outside the vocabulary. */
+  bytes(id: number): Uint8Array {
+    const byte = this.#byteOf(id);
+    return byte === undefined ? this.#bytesOf(id, false) : Uint8Array.of(byte);
+  }
+
   /** The byte that a token of byte fallback stands for. */
   #byteOf(id: number): number | undefined {
     if (!this.#rules.byteFallback) return undefined;

@@ -95,6 +95,11 @@ export class Tokenizer {
     return this.#detokenizer.stream(options);
   }
 
+  /** UTF-8 of a token as it stands inside a text; perhaps only a part of a character. */
+  bytesOf(id: number): Uint8Array {
+    return this.#detokenizer.bytes(id);
+  }
+
   /** The id of a token given by its exact spelling in the vocabulary. */
   tokenToId(token: string): number | undefined {
     return this.#encoder.tokenToId(token);

@@ -1,0 +1,117 @@
+/** @file The HTTP application: who may ask what, how bodies are read, how errors are answered, what is logged. */
+import { randomUUID } from "node:crypto";
+import fastify, { type FastifyInstance, type FastifyRequest } from "fastify";
+import { parseJson } from "../../base/index.ts";
+import { ServingError } from "../errors.ts";
+import { adapterRoutes } from "./adapters.ts";
+import { adminRoutes } from "./admin.ts";
+import { answerOf, CLIENT_CLOSED } from "./errors.ts";
+import { openaiRoutes } from "./openai/routes.ts";
+import { describeRoutes, pageRoutes } from "./openapi.ts";
+import { identify, refuseForeignPages, requireAdmin } from "./principal.ts";
+import { probeRoutes } from "./probes.ts";
+import type { Services } from "./services.ts";
+
+/** What clients may call their request themselves. */
+const REQUEST_ID = /^[A-Za-z0-9._:-]{1,128}$/;
+
+/** An application over parts that are running; `listen` and `close` are the caller's. */
+export async function createApp(services: Services): Promise<FastifyInstance> {
+  const { http } = services.config;
+  const app = fastify({
+    logger: false,
+    bodyLimit: http.bodyBytes,
+    requestTimeout: http.requestSeconds * 1000,
+    keepAliveTimeout: http.keepAliveSeconds * 1000,
+    http: {
+      headersTimeout: http.headersSeconds * 1000,
+      maxHeaderSize: http.headerBytes,
+      connectionsCheckingInterval: Math.min(5000, http.headersSeconds * 500),
+    },
+    genReqId: ({ headers }) => {
+      const given = headers["x-request-id"];
+      return typeof given === "string" && REQUEST_ID.test(given) ? given : `req-${randomUUID()}`;
+    },
+    routerOptions: { maxParamLength: 400 },
+    return503OnClosing: false,
+    // Bodies are checked by zod in the handlers; the routes' schemas are for the document only.
+    ajv: { customOptions: { strict: false } },
+  });
+  app.server.maxConnections = http.maxConnections;
+  app.setValidatorCompiler(() => () => true);
+  app.setSerializerCompiler(() => (data) => JSON.stringify(data));
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser("application/json", { parseAs: "string" }, async (_: unknown, text: string) =>
+    text === "" ? undefined : parseJson(text, "the body"),
+  );
+  watch(app, services);
+  await describeRoutes(app, services);
+  await app.register(async (scope) => probeRoutes(scope, services));
+  await app.register(async (scope) => pageRoutes(scope, services));
+  await app.register(async (scope) => openaiRoutes(scope, services));
+  await app.register(async (scope) => adapterRoutes(scope, services));
+  await app.register(
+    async (scope) => {
+      scope.addHook("onRequest", async ({ principal }) => requireAdmin(principal));
+      await adminRoutes(scope, services);
+    },
+    { prefix: "/admin/v1" },
+  );
+  return app;
+}
+
+/** Keys, draining, errors, the log and the metrics of every request. */
+function watch(app: FastifyInstance, services: Services): void {
+  const { state, metrics, log, store, open } = services;
+  app.decorateRequest("principal");
+  app.decorateRequest("facts");
+  app.addHook("onRequest", async (request, reply) => {
+    request.facts = {};
+    state.inFlight++;
+    const started = performance.now();
+    reply.raw.once("close", () => {
+      state.inFlight--;
+      report(request, reply.raw.writableFinished ? reply.raw.statusCode : CLIENT_CLOSED, performance.now() - started);
+    });
+    reply.header("x-request-id", request.id);
+    const { config } = request.routeOptions;
+    if (state.draining) reply.header("connection", "close");
+    if (config.public) return;
+    if (services.guarded) refuseForeignPages(request);
+    request.principal = await identify(request, store, open);
+    if (request.is404) throw notFound(request);
+    if (config.admin) requireAdmin(request.principal);
+    if (state.draining && !config.always) throw draining();
+  });
+  app.setNotFoundHandler((request) => {
+    throw notFound(request);
+  });
+  app.setErrorHandler((error, request, reply) => {
+    const { status, body, retryAfterSeconds } = answerOf(error, request.id);
+    request.facts.code = reply.raw.destroyed ? "CLIENT_CLOSED" : body.error.code;
+    if (status >= 500) log.error({ id: request.id, err: error }, "a request failed");
+    if (retryAfterSeconds !== undefined) reply.header("retry-after", retryAfterSeconds);
+    if (status === 401) reply.header("www-authenticate", "Bearer");
+    // What is left of a body that was refused is not read: the connection cannot go on.
+    if (status === 413 || status === 408) reply.header("connection", "close");
+    return reply.status(status).send(body);
+  });
+  const report = (request: FastifyRequest, status: number, ms: number): void => {
+    const { facts, method, id } = request;
+    const route = request.routeOptions.url ?? "none";
+    metrics.answered(route, status, status === CLIENT_CLOSED ? "CLIENT_CLOSED" : facts.code);
+    const quiet = request.routeOptions.config.public === true && status < 400;
+    const fields = { id, method, route, status, ms: Math.round(ms), tenant: request.principal?.tenant, ...facts };
+    log[quiet ? "debug" : "info"](fields, "request");
+  };
+}
+
+function notFound({ method, url }: FastifyRequest): ServingError {
+  const path = url.split("?")[0]!.slice(0, 200);
+  return new ServingError("ROUTE_NOT_FOUND", 404, `there is no route ${method} ${path}; GET /docs lists them`);
+}
+
+export function draining(): ServingError {
+  const message = "the server is shutting down; ask again, another one may answer";
+  return new ServingError("DRAINING", 503, message, { retryAfterSeconds: 5 });
+}

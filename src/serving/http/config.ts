@@ -1,0 +1,108 @@
+/** @file The settings of a server: one schema for the file, the environment and the flags. */
+import { z } from "zod";
+import { parseWith } from "../../base/index.ts";
+import { schedulerLimitsSchema } from "../../generation/index.ts";
+import { ADAPTER_NAME, registryLimitsSchema } from "../adapters/index.ts";
+
+const seconds = z.number().positive().max(86_400);
+const bytes = z.int().min(1024);
+const count = z.int().min(1);
+
+export const httpLimitsSchema = z.strictObject({
+  bodyBytes: bytes.default(8 * 1024 * 1024).describe("largest JSON body"),
+  headerBytes: bytes.default(16 * 1024).describe("largest head of a request"),
+  headersSeconds: seconds.default(15).describe("until the head of a request must be there"),
+  requestSeconds: seconds.default(300).describe("until a whole request must be there, uploads too"),
+  keepAliveSeconds: seconds.default(75).describe("how long an idle connection stays open"),
+  stallSeconds: seconds.default(60).describe("how long a client may leave a stream unread before it is closed"),
+  drainSeconds: seconds.default(120).describe("how long running requests may take once the server is told to stop"),
+  deadlineSeconds: seconds.optional().describe("most time for an answer; without it no limit"),
+  maxConnections: count.default(1024).describe("open connections; more are closed at once"),
+  maxPrompts: count.default(1024).describe("prompts in one request"),
+  defaultTokens: count.default(2048).describe("most new tokens of a chat answer where the request does not say"),
+  maxTokens: count.optional().describe("most new tokens of an answer; without it what the context leaves"),
+});
+
+export const serverConfigSchema = z.strictObject({
+  model: z.string().min(1).describe("backbone: a Hugging Face directory, a .gguf file, or ORG/NAME once pulled"),
+  name: z
+    .string()
+    .regex(/^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$/, "must be letters, digits, '.', '_', '-' or '/'")
+    .optional()
+    .describe("what clients call the backbone; default the last part of `model`"),
+  weights: z
+    .enum(["float32", "int8", "int4"])
+    .optional()
+    .describe("how the backbone is held in memory; default float32, or as it was prepared"),
+  threads: count.optional().describe("CPU threads; default one per core"),
+  data: z.string().min(1).default("milora-data").describe("directory of the database and of the installed adapters"),
+  adapters: z
+    .record(z.string().regex(ADAPTER_NAME, "is no name of an adapter"), z.string().min(1))
+    .default({})
+    .describe("adapters to install for all tenants at the start: directory by name"),
+  preload: z.array(z.string()).default([]).describe("installed adapters to load at the start and to keep in memory"),
+  adapterDirectories: z
+    .array(z.string().min(1))
+    .default([])
+    .describe("directories below which POST /v1/load_lora_adapter may read; none: it is refused"),
+  host: z.string().min(1).default("127.0.0.1").describe("address to listen on"),
+  port: z.int().min(0).max(65_535).default(8000).describe("port to listen on; 0 takes a free one"),
+  auth: z
+    .enum(["auto", "required", "open"])
+    .default("auto")
+    .describe("auto: open on the loopback address until the first tenant or key is made, else keys are required"),
+  context: count.optional().describe("most tokens of a prompt with its answer; default the backbone's context"),
+  prefixCacheBytes: z
+    .int()
+    .min(0)
+    .default(256 * 1024 * 1024)
+    .describe("memory for keys and values of prompts' beginnings; 0 for none"),
+  limits: schedulerLimitsSchema.prefault({}).describe("how much runs and waits at a time"),
+  residency: registryLimitsSchema.prefault({}).describe("memory and sizes of adapters"),
+  http: httpLimitsSchema.prefault({}).describe("sizes and times of requests"),
+  logLevel: z
+    .enum(["trace", "debug", "info", "warn", "error", "silent"])
+    .default("info")
+    .describe("least level logged"),
+  logPrompts: z.boolean().default(false).describe("also log prompts and answers, at level info"),
+  metricLabels: count.default(100).describe("tenants and adapters that metrics tell apart; further ones are `other`"),
+});
+
+export type ServerConfig = z.output<typeof serverConfigSchema>;
+export type ServerConfigInput = z.input<typeof serverConfigSchema>;
+
+/** Checks settings from wherever they came. @throws InputError CONFIG_INVALID with every problem */
+export function parseServerConfig(settings: unknown, where = "server config"): ServerConfig {
+  return parseWith(serverConfigSchema, settings, where);
+}
+
+const PREFIX = "MILORA_SERVE_";
+
+/**
+ * Settings in the environment, as `key=value` with the keys of the config: `MILORA_SERVE_MAX_X` is `maxX`,
+ * `MILORA_SERVE_LIMITS__MAX_BATCH` is `limits.maxBatch`.
+ */
+export function environmentSettings(env: Readonly<Record<string, string | undefined>>): string[] {
+  return Object.entries(env)
+    .filter(([name, value]) => name.startsWith(PREFIX) && value !== undefined)
+    .map(([name, value]) => {
+      const path = name.slice(PREFIX.length).toLowerCase().split("__");
+      const keys = path.map((part) => part.replace(/_([a-z0-9])/g, (_, letter: string) => letter.toUpperCase()));
+      return `${keys.join(".")}=${value}`;
+    });
+}
+
+/** Whether an address is reached from this machine only. */
+export function isLoopback(host: string): boolean {
+  return host === "localhost" || host === "::1" || /^127\.\d+\.\d+\.\d+$/.test(host);
+}
+
+/** What clients call a backbone by default: `ORG/NAME` or the last part of a path, made a name. */
+export function modelNameOf(model: string): string {
+  const parts = model
+    .replaceAll("\\", "/")
+    .split("/")
+    .filter((part) => part !== "" && part !== "." && part !== "..");
+  const name = (parts.at(-1) ?? "model").replace(/\.gguf$/i, "").replace(/[^A-Za-z0-9._-]+/g, "-");
+  return /^[A-Za-z0-9]/.test(name) ? name.slice(0, 128) : `model-${name}`.slice(0, 128);
+}

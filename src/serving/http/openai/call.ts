@@ -1,0 +1,200 @@
+/** @file One request on its way through: its model, its admission, its tokens, and what they cost. */
+import type { FastifyReply, FastifyRequest } from "fastify";
+import { InputError } from "../../../base/index.ts";
+import type { ChoiceToken, GenerationResult, RouteReport, SamplingOptions } from "../../../generation/index.ts";
+import type { Tokenizer } from "../../../models/index.ts";
+import { type AdapterRecord, qualified } from "../../adapters/index.ts";
+import { ServingError } from "../../errors.ts";
+import { RequestError } from "../errors.ts";
+import type { Services } from "../services.ts";
+import { mapped, merge } from "./merge.ts";
+
+/** Longest token that is reckoned with, in characters: longer texts than this for each position cannot fit. */
+const LONGEST_TOKEN = 256;
+
+/** What all prompts of a request are answered with. */
+export interface Ask {
+  readonly prompts: readonly (readonly number[])[];
+  /** Answers that are made of each prompt. */
+  readonly candidates: number;
+  readonly options: SamplingOptions;
+  readonly promptLogprobs?: { readonly top: number };
+}
+
+/** A token of a prompt's answers. */
+export interface AskedToken {
+  /** Which prompt. */
+  readonly index: number;
+  readonly value: ChoiceToken;
+}
+
+export interface Usage {
+  readonly prompt_tokens: number;
+  readonly completion_tokens: number;
+  readonly total_tokens: number;
+}
+
+/** What `x_milora.routes` tells of a prompt. */
+interface RoutesAnswer {
+  /** The experts, in the order of the probabilities. */
+  readonly experts: readonly string[];
+  readonly layers: readonly { readonly chosen: readonly string[]; readonly probabilities: readonly number[] }[];
+}
+
+export class Call {
+  readonly #services: Services;
+  readonly #request: FastifyRequest;
+  readonly #reply: FastifyReply;
+  readonly record: AdapterRecord | undefined;
+  readonly signal: AbortSignal;
+  #experts: readonly string[] | undefined;
+
+  private constructor(
+    services: Services,
+    request: FastifyRequest,
+    reply: FastifyReply,
+    record: AdapterRecord | undefined,
+  ) {
+    this.#services = services;
+    this.#request = request;
+    this.#reply = reply;
+    this.record = record;
+    const gone = new AbortController();
+    reply.raw.once("close", () => {
+      if (!reply.raw.writableFinished) gone.abort(new ServingError("REQUEST_TIMEOUT", 408, "the client has gone"));
+    });
+    this.signal = AbortSignal.any([gone.signal, services.state.stop.signal]);
+  }
+
+  /** @throws InputError MODEL_NOT_FOUND */
+  static async begin(services: Services, request: FastifyRequest, reply: FastifyReply, model: string): Promise<Call> {
+    const record = await services.registry.resolve(request.principal, model);
+    request.facts.adapter = record ? qualified(record) : services.base;
+    return new Call(services, request, reply, record);
+  }
+
+  /** Whether the client has gone, so that there is nobody to answer. */
+  get gone(): boolean {
+    return this.#reply.raw.destroyed;
+  }
+
+  get tokenizer(): Tokenizer | undefined {
+    const { backbone } = this.#services.engine;
+    return backbone.hasTokenizer ? backbone.tokenizer : undefined;
+  }
+
+  /** @throws InputError TOKENIZER_MISSING, PROMPT_TOO_LONG for a text that cannot fit */
+  encode(text: string, addSpecialTokens: boolean): number[] {
+    const { tokenizer } = this;
+    if (!tokenizer) throw new InputError("TOKENIZER_MISSING", "prompt", "this model has none; send token ids");
+    const { maxPositions } = this.#services.engine.backbone.config;
+    if (text.length > maxPositions * LONGEST_TOKEN) {
+      const problem = `has ${text.length} characters; the context holds ${maxPositions} tokens`;
+      throw new InputError("PROMPT_TOO_LONG", "prompt", problem);
+    }
+    return tokenizer.encode(text, { addSpecialTokens });
+  }
+
+  /**
+   * Answers all prompts, some at a time; tokens as they come, results by prompt.
+   *
+   * Charges the tenant for what was read and generated, however it ends. The adapter stays in memory until then.
+   * @throws QUOTA_EXCEEDED, OVERLOADED, … at the first step; the reason of `signal` when that ended it
+   */
+  async *answer(ask: Ask): AsyncGenerator<AskedToken, (readonly GenerationResult[])[]> {
+    const { store, registry, scheduler, config } = this.#services;
+    const { principal, facts } = this.#request;
+    const { record, signal } = this;
+    const promptTokens = ask.prompts.reduce((sum, prompt) => sum + prompt.length, 0);
+    const most = ask.prompts.length * ask.candidates * ask.options.maxNewTokens;
+    let generated = 0;
+    let read = 0;
+    using admission = store.quotas.enter(principal, promptTokens + most);
+    using lease = record && (await registry.lease(record, { signal }));
+    const adapter = lease?.adapter;
+    this.#experts = adapter?.method.routing?.(adapter.config).experts;
+    try {
+      const { deadlineSeconds } = config.http;
+      const tokens = merge(ask.prompts.length, scheduler.limits.maxBatch, (index) =>
+        scheduler.submit({
+          ...{ prompt: ask.prompts[index]!, options: ask.options, n: ask.candidates, signal },
+          ...{ tenant: principal.tenant, weight: principal.weight },
+          ...(ask.promptLogprobs && { promptLogprobs: ask.promptLogprobs }),
+          ...(adapter && { adapter, label: qualified(record!) }),
+          ...(deadlineSeconds !== undefined && { deadlineMs: deadlineSeconds * 1000 }),
+        }),
+      );
+      const results = yield* mapped(tokens, (token) => {
+        read = promptTokens; // a first token: prompts are being read
+        generated++;
+        return token;
+      });
+      read = promptTokens;
+      if (results.flat().some(({ finishReason }) => finishReason === "cancelled")) signal.throwIfAborted();
+      return results;
+    } finally {
+      admission.settle(read + generated);
+      facts.promptTokens = read;
+      facts.completionTokens = generated;
+      if (read > 0) {
+        const used = { promptTokens: read, completionTokens: generated };
+        store.usage.charge(principal, { adapter: record ? qualified(record) : "", ...used });
+      }
+    }
+  }
+
+  /** How many tokens an answer may have, where the request does not say or to be checked. */
+  async mostTokens(promptTokens: number): Promise<number> {
+    const { engine, registry } = this.#services;
+    if (!this.record) return Math.max(1, (await engine.contextOf()) - promptTokens);
+    using lease = await registry.lease(this.record, { signal: this.signal });
+    return Math.max(1, (await engine.contextOf(lease.adapter)) - promptTokens);
+  }
+
+  /**
+   * What `x_milora` tells where the request asks for routes, in its body or by a header.
+   * @param results by prompt; all answers to a prompt go the same way
+   */
+  extras(body: RoutesWish, results: readonly (readonly GenerationResult[])[]): { x_milora?: object } {
+    if (!(body.x_milora?.routes ?? this.#request.headers["x-milora-routes"] === "true")) return {};
+    const experts = this.#experts ?? [];
+    const adapter = this.record ? { name: qualified(this.record), digest: this.record.digest } : null;
+    const routes = results.map(([first]) => (first?.route ? routesAnswer(first.route, experts) : null));
+    return { x_milora: { adapter, routes } };
+  }
+}
+
+interface RoutesWish {
+  readonly x_milora?: { readonly routes?: boolean | undefined } | undefined;
+}
+
+export function usageOf(
+  prompts: readonly (readonly number[])[],
+  results: readonly (readonly GenerationResult[])[],
+): Usage {
+  const prompt_tokens = prompts.reduce((sum, prompt) => sum + prompt.length, 0);
+  const completion_tokens = results.flat().reduce((sum, { tokens }) => sum + tokens.length, 0);
+  return { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens };
+}
+
+/** The `n` likeliest answers, by log-probability per token; in their order where there are no more than `n`. */
+export function best(results: readonly GenerationResult[], n: number): readonly GenerationResult[] {
+  if (results.length <= n) return results;
+  const mean = ({ logprobs }: GenerationResult): number =>
+    logprobs.reduce((sum, logprob) => sum + logprob, 0) / Math.max(1, logprobs.length);
+  return results.toSorted((a, b) => mean(b) - mean(a)).slice(0, n);
+}
+
+function routesAnswer(route: RouteReport, experts: readonly string[]): RoutesAnswer {
+  return {
+    experts,
+    layers: route.experts.map((chosen, layer) => ({ chosen, probabilities: route.probabilities[layer] ?? [] })),
+  };
+}
+
+/** @throws RequestError when more tokens are asked for than the server gives */
+export function checkMost(asked: number, most: number | undefined, field: string): void {
+  if (most !== undefined && asked > most) {
+    throw new RequestError(`${field}: is ${asked}; this server gives at most ${most}`, field);
+  }
+}

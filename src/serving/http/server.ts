@@ -1,0 +1,171 @@
+/** @file A server from its settings: starts all parts, and ends them so that no answer is cut off. */
+import { setTimeout as sleep } from "node:timers/promises";
+import type { FastifyInstance } from "fastify";
+import { InputError } from "../../base/index.ts";
+import { Engine, Scheduler } from "../../generation/index.ts";
+import { Backbone } from "../../models/index.ts";
+import { configureRuntime } from "../../runtime/index.ts";
+import { AdapterRegistry } from "../adapters/index.ts";
+import { openStore, type Principal, type Store } from "../store/index.ts";
+import { createApp, draining } from "./app.ts";
+import { isLoopback, modelNameOf, type ServerConfig } from "./config.ts";
+import { createLog, type Logger } from "./logs.ts";
+import { Metrics } from "./metrics.ts";
+import type { ServerState, Services } from "./services.ts";
+
+export interface ServerOptions {
+  readonly log?: Logger;
+  /** Keeps tenants, keys and usage in memory, for tests; adapters still lie in `data`. */
+  readonly memory?: boolean;
+}
+
+export class Server implements AsyncDisposable {
+  readonly services: Services;
+  readonly app: FastifyInstance;
+  /** Where it listens, `http://HOST:PORT`. */
+  readonly url: string;
+  readonly #owned: AsyncDisposable;
+  #stopped: Promise<void> | undefined;
+
+  private constructor(services: Services, app: FastifyInstance, url: string, owned: AsyncDisposable) {
+    this.services = services;
+    this.app = app;
+    this.url = url;
+    this.#owned = owned;
+  }
+
+  /**
+   * Starts to listen; resolves when requests can be answered.
+   * @throws InputError for what the settings name and is not there, SERVER_ADDRESS when it cannot listen there;
+   *   FLAG_INVALID for an address that others reach, and no keys
+   */
+  static async start(config: ServerConfig, options: ServerOptions = {}): Promise<Server> {
+    const log = options.log ?? createLog(config);
+    const owned = new Owned();
+    try {
+      if (config.threads !== undefined) configureRuntime({ threads: config.threads });
+      const onError = (err: unknown): void => log.error({ err }, "usage could not be written; it is kept");
+      const [backbone, store] = await owned.both(
+        Backbone.load(config.model, config.weights ? { weights: config.weights } : {}),
+        openStore(options.memory ? { memory: true } : { directory: config.data }, { onError }),
+      );
+      const { open, guarded } = await whoIsServed(config, store);
+      const base = config.name ?? modelNameOf(config.model);
+      const metrics = new Metrics(config.metricLabels, base);
+      const engine = owned.add(
+        Engine.create(backbone, {
+          maxBatch: config.limits.maxBatch,
+          ...(config.context !== undefined && { context: config.context }),
+        }),
+      );
+      const scheduler = owned.add(new Scheduler(engine, config.limits, metrics.observer));
+      const registry = owned.add(
+        await AdapterRegistry.open({
+          ...{ directory: config.data, adapters: store.adapters, backbone: backbone.config, bases: [base] },
+          ...{ engine, limits: config.residency, preload: config.preload, log },
+        }),
+      );
+      for (const [name, directory] of Object.entries(config.adapters)) {
+        await registry.install({ directory }, { owner: null, name });
+      }
+      metrics.watch({ scheduler, engine, registry });
+      const state: ServerState = { draining: false, inFlight: 0, stop: new AbortController() };
+      const startedAt = Math.floor(Date.now() / 1000);
+      const services: Services = {
+        ...{ config, engine, scheduler, registry, store, metrics, log, base, startedAt, open, guarded, state },
+      };
+      const app = await createApp(services);
+      owned.add({ [Symbol.asyncDispose]: () => app.close() });
+      return new Server(services, app, await listen(app, config), owned);
+    } catch (error) {
+      await owned[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  /**
+   * Takes no more requests, lets those under way end (those that take longer than `drainSeconds` are told so), then
+   * closes everything. Calls after the first wait for the same end.
+   */
+  stop(): Promise<void> {
+    this.#stopped ??= this.#stop();
+    return this.#stopped;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.stop();
+  }
+
+  async #stop(): Promise<void> {
+    const { state, config, log } = this.services;
+    state.draining = true;
+    log.info({ inFlight: state.inFlight }, "draining");
+    const end = performance.now() + config.http.drainSeconds * 1000;
+    while (state.inFlight > 0 && performance.now() < end) await sleep(20);
+    if (state.inFlight > 0) {
+      log.warn({ inFlight: state.inFlight }, "some requests took too long; they are told so");
+      state.stop.abort(draining());
+      const last = performance.now() + 2000;
+      while (state.inFlight > 0 && performance.now() < last) await sleep(20);
+    }
+    await this.#owned[Symbol.asyncDispose]();
+    log.info({}, "stopped");
+  }
+}
+
+/** Disposes what it was given, the last first. */
+class Owned implements AsyncDisposable {
+  readonly #things: (Disposable | AsyncDisposable)[] = [];
+
+  add<T extends Disposable | AsyncDisposable>(thing: T): T {
+    this.#things.push(thing);
+    return thing;
+  }
+
+  /** Two that start at the same time; if one fails the other is disposed as well. */
+  async both<A extends Disposable, B extends AsyncDisposable>(a: Promise<A>, b: Promise<B>): Promise<[A, B]> {
+    const [first, second] = await Promise.allSettled([a, b]);
+    if (first.status === "fulfilled") this.add(first.value);
+    if (second.status === "fulfilled") this.add(second.value);
+    if (first.status === "rejected") throw first.reason;
+    if (second.status === "rejected") throw second.reason;
+    return [first.value, second.value];
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const thing of this.#things.splice(0).reverse()) {
+      if (Symbol.asyncDispose in thing) await thing[Symbol.asyncDispose]();
+      else thing[Symbol.dispose]();
+    }
+  }
+}
+
+/** Whether keys are needed. @throws InputError FLAG_INVALID */
+async function whoIsServed(
+  { auth, host }: ServerConfig,
+  store: Store,
+): Promise<{ open: Principal | undefined; guarded: boolean }> {
+  if (auth === "required" || (auth === "auto" && !(await store.unclaimed())))
+    return { open: undefined, guarded: false };
+  const guarded = auth === "auto";
+  if (guarded && !isLoopback(host)) {
+    const problem = `${host} is reached by others, and there are no keys; make some (milora keys create), or say --auth open`;
+    throw new InputError("FLAG_INVALID", "--host", problem);
+  }
+  const principal = await store.openPrincipal();
+  // On the loopback address whoever may ask could as well have started the server.
+  return { open: guarded ? { ...principal, role: "admin" } : principal, guarded };
+}
+
+async function listen(app: FastifyInstance, { host, port }: ServerConfig): Promise<string> {
+  try {
+    await app.listen({ host, port });
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    const reason = code === "EADDRINUSE" ? "is in use; choose another --port (0 takes a free one)" : message;
+    throw new InputError("SERVER_ADDRESS", `${host}:${port}`, reason, { cause: error });
+  }
+  const address = app.server.address();
+  const bound = typeof address === "object" && address ? address.port : port;
+  return `http://${host.includes(":") ? `[${host}]` : host}:${bound}`;
+}
