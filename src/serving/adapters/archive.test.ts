@@ -83,6 +83,7 @@ describe("is refused", () => {
     ["a symbolic link", { name: "adapter_config.json", type: "symlink", linkname: "/etc/passwd" }, "symlink"],
     ["a hard link", { name: "adapter_config.json", type: "link", linkname: "/etc/passwd" }, "link"],
     ["a device", { name: "adapter_config.json", type: "character-device" }, "character-device"],
+    ["a directory with content", { name: "a/", type: "directory", size: 5 }, "directory with content"],
     ["a pipe", { name: "adapter_config.json", type: "fifo" }, "fifo"],
     ["a file twice", { name: "adapter_config.json", content: "{}" }, "twice"],
     ["a file twice, another way", { name: "./adapter_config.json", content: "{}" }, "twice"],

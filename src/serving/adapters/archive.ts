@@ -53,7 +53,7 @@ export async function readArchive(
       const file = entries.take(entry.header);
       const content = entry as unknown as AsyncIterable<Uint8Array>; // its types do not say so
       if (file) await receive(file, content);
-      else for await (const _ of content); // what is skipped must be read, too
+      else if (entry.header.type !== "directory") for await (const _ of content); // what is skipped is read, too
     }
     await feeding;
     return entries.finish();
@@ -222,6 +222,7 @@ function checkPath(header: Header): string {
   if (type !== "file" && type !== "directory") {
     throw invalid(`holds ${label}, which is neither a file nor a directory (${type ?? "unknown kind"})`);
   }
+  if (type === "directory" && header.size !== 0) throw invalid(`holds ${label}, a directory with content`);
   if (Object.keys((header.pax as object | null) ?? {}).some((key) => key.startsWith("GNU.sparse"))) {
     throw invalid(`holds ${label} as a sparse file; pack it without --sparse`);
   }

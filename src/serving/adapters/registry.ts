@@ -95,6 +95,10 @@ export class AdapterRegistry implements AsyncDisposable {
   /** Files become visible, and go, one at a time. */
   readonly #publishing = new Gate(1);
   readonly #inFlight = new InFlight();
+  /** Pins follow the rows one at a time. */
+  readonly #pinning = new Gate(1);
+  /** Digests of what was to be preloaded: pinned while this process lives. */
+  readonly #preloaded = new Set<string>();
   /** Digests found damaged, with what their files looked like. */
   readonly #corrupt = new Map<string, string>();
   #sweeper: NodeJS.Timeout | undefined;
@@ -148,9 +152,7 @@ export class AdapterRegistry implements AsyncDisposable {
     const { record, replaced } = await this.#publish(draft, {
       ...{ owner, name, digest, bytes, method: facts.method, rank: facts.rank },
     });
-    if (record.pinned) {
-      await this.#residency.pin(digest).catch((error: unknown) => this.#failed(record, error));
-    }
+    if (record.pinned) await this.#keep(record);
     const { parameters, tensors } = facts;
     return { ...record, parameters, tensors, skipped, ...(replaced && { replaced: replaced.digest }) };
   }
@@ -228,16 +230,16 @@ export class AdapterRegistry implements AsyncDisposable {
 
   /** Loads an adapter and keeps it in memory, also after a restart. @throws as `lease` */
   async pin(record: AdapterRecord): Promise<void> {
-    await this.#residency.pin(record.digest);
+    using _lease = await this.lease(record);
     await this.#table.setPinned(record.owner, record.name, true);
+    await this.#settlePin(record.digest);
     const now = await this.#table.get(record.owner, record.name);
-    if (now?.digest !== record.digest) this.#residency.unpin(record.digest); // removed or replaced meanwhile
+    if (now && now.digest !== record.digest) await this.#keep(now); // replaced meanwhile
   }
 
   async unpin(record: AdapterRecord): Promise<void> {
     await this.#table.setPinned(record.owner, record.name, false);
-    const all = await this.#table.all();
-    if (!all.some(({ digest, pinned }) => pinned && digest === record.digest)) this.#residency.unpin(record.digest);
+    await this.#settlePin(record.digest);
   }
 
   /** All that a tenant may use. */
@@ -269,7 +271,7 @@ export class AdapterRegistry implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#sweeper);
-    this.#residency.dispose();
+    await this.#residency[Symbol.asyncDispose]();
     using _place = await this.#publishing.enter(); // an installation under way comes to its end
   }
 
@@ -325,14 +327,28 @@ export class AdapterRegistry implements AsyncDisposable {
   }
 
   /** What no name refers to any more leaves memory with its last user, and the disk after the grace time. */
-  async #abandon({ digest, pinned }: AdapterRecord): Promise<void> {
-    if ((await this.#table.digests()).has(digest)) {
-      const all = pinned ? await this.#table.all() : [];
-      if (pinned && !all.some((other) => other.pinned && other.digest === digest)) this.#residency.unpin(digest);
-      return;
-    }
+  async #abandon({ digest }: AdapterRecord): Promise<void> {
+    await this.#settlePin(digest);
+    if ((await this.#table.digests()).has(digest)) return;
     this.#residency.retire(digest);
     await touch(adapterDirectory(this.#root, digest));
+  }
+
+  /** Pins what some row says is pinned, and nothing else. One at a time: the last one has seen all rows. */
+  async #settlePin(digest: string): Promise<void> {
+    using _place = await this.#pinning.enter();
+    const all = await this.#table.all();
+    this.#residency.pin(digest, this.#preloaded.has(digest) || all.some((row) => row.pinned && row.digest === digest));
+  }
+
+  /** Loads what is to stay; that it cannot be loaded is no failure of what led to it. */
+  async #keep(record: AdapterRecord): Promise<void> {
+    try {
+      using _lease = await this.lease(record);
+      await this.#settlePin(record.digest);
+    } catch (error) {
+      this.#log?.warn({ adapter: qualified(record), reason: reasonOf(error) }, "an adapter cannot be loaded");
+    }
   }
 
   async #preload(names: readonly string[]): Promise<void> {
@@ -342,14 +358,11 @@ export class AdapterRegistry implements AsyncDisposable {
         this.#log?.warn({ adapter: name }, "an adapter to be preloaded is not installed");
       }
     }
-    const wanted = all.filter((record) => record.pinned || names.includes(qualified(record)));
-    for (const record of wanted) {
-      await this.#residency.pin(record.digest).catch((error: unknown) => this.#failed(record, error));
+    for (const record of all) {
+      const asked = names.includes(qualified(record));
+      if (asked) this.#preloaded.add(record.digest);
+      if (asked || record.pinned) await this.#keep(record);
     }
-  }
-
-  #failed(record: AdapterRecord, error: unknown): void {
-    this.#log?.warn({ adapter: qualified(record), reason: reasonOf(error) }, "an adapter cannot be loaded");
   }
 
   /** @param discreet says nothing of other names' use of the same files */

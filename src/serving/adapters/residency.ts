@@ -68,7 +68,7 @@ export class AdaptersBusyError extends MiloraError {
   }
 }
 
-export class Residency implements Disposable {
+export class Residency implements AsyncDisposable {
   readonly #options: ResidencyOptions;
   /** Least recently used first. */
   readonly #slots = new Map<string, Slot>();
@@ -77,6 +77,8 @@ export class Residency implements Disposable {
   #bytes = 0;
   #count = 0;
   readonly #counters = { hits: 0, loads: 0, failures: 0, evictions: 0 };
+  /** Loads under way, also those that nobody wants any more. */
+  readonly #loading = new Set<Promise<void>>();
   #closed = false;
 
   constructor(options: ResidencyOptions) {
@@ -116,18 +118,11 @@ export class Residency implements Disposable {
     };
   }
 
-  /** Loads it and keeps it in memory from now on. @throws as `acquire` */
-  async pin(digest: string): Promise<void> {
-    const { release } = await this.acquire(digest);
+  /** Keeps it from being evicted, if it is in memory; or no longer. */
+  pin(digest: string, pinned: boolean): void {
     const slot = this.#slots.get(digest);
-    if (slot) slot.pinned = true;
-    release();
-  }
-
-  unpin(digest: string): void {
-    const slot = this.#slots.get(digest);
-    if (!slot) return;
-    slot.pinned = false;
+    if (!slot?.adapter) return;
+    slot.pinned = pinned;
     this.#settle(slot);
     this.#serve();
   }
@@ -161,17 +156,14 @@ export class Residency implements Disposable {
     return { resident: this.#count, residentBytes: this.#bytes, waiting: this.#waiters.length, ...this.#counters };
   }
 
-  /** Frees what nobody uses; the rest goes with its last user. */
-  dispose(): void {
+  /** Ends loading and frees what nobody uses; the rest goes with its last user. */
+  async [Symbol.asyncDispose](): Promise<void> {
     this.#closed = true;
     for (const slot of [...this.#slots.values()]) {
       if (!slot.adapter) slot.abort.abort(new MiloraError("DRAINING", "the server is shutting down", { exitCode: 1 }));
       this.retire(slot.digest);
     }
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose();
+    await Promise.allSettled(this.#loading);
   }
 
   #begin(digest: string): Slot {
@@ -184,7 +176,7 @@ export class Residency implements Disposable {
     };
     this.#slots.set(digest, slot);
     this.#counters.loads++;
-    this.#options
+    const loading = this.#options
       .load(digest, (bytes) => this.#reserve(slot, bytes), abort.signal)
       .then(
         (adapter) => {
@@ -203,6 +195,8 @@ export class Residency implements Disposable {
           this.#serve();
         },
       );
+    this.#loading.add(loading);
+    void loading.finally(() => this.#loading.delete(loading));
     return slot;
   }
 
