@@ -316,6 +316,8 @@ export class SessionCache implements Disposable {
       prepacked: this.#prepacked,
       // A plan of the memory is kept for every shape that was ever run, and prompts have ever new ones.
       memoryPattern: program.kind !== "prefill" && program.kind !== "pick",
+      // There is a session for every stage, and they run one after another.
+      sharedArena: program.kind === "prefill" && program.part?.layers !== undefined,
       ...this.#options.session,
     });
     return { session: await this.#backbone.whilePacking(making), prefix };

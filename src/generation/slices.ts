@@ -6,7 +6,7 @@ export interface Span {
   readonly to: number;
 }
 
-/** Some tokens through all layers, or all tokens through some layers. */
+/** Some tokens through some layers; through all of them in one run where there are none. */
 export interface Slice {
   readonly tokens: Span;
   readonly layers?: Span;
@@ -22,15 +22,18 @@ export interface PassSize {
 }
 
 /**
- * Cuts a pass into slices of about as much work as `sliceTokens` tokens through all layers. Where every layer needs all
- * tokens before any of the next begins, a slice is some layers, at least one.
+ * Cuts a pass into slices of about as much work as `sliceTokens` tokens through all layers. A slice is some layers:
+ * products of many tokens are the quicker ones, and a routed layer needs the whole prompt. Only where that would be less
+ * than a layer, and it may be done, are the tokens cut too.
  */
 export function planSlices({ rows, tokens, layers, divisible }: PassSize, sliceTokens: number): Slice[] {
-  const count = rows * (tokens.to - tokens.from);
-  if (count <= sliceTokens) return [{ tokens }];
-  if (divisible) return cut(tokens, Math.ceil(count / sliceTokens)).map((span) => ({ tokens: span }));
-  const slices = Math.min(layers, Math.ceil(count / sliceTokens));
-  return cut({ from: 0, to: layers }, slices).map((span) => ({ tokens, layers: span }));
+  const size = (span: Span): number => rows * (span.to - span.from);
+  if (size(tokens) <= sliceTokens) return [{ tokens }];
+  const spans = divisible ? cut(tokens, Math.ceil(size(tokens) / (sliceTokens * layers))) : [tokens];
+  return spans.flatMap((span) => {
+    const slices = Math.min(layers, Math.ceil(size(span) / sliceTokens));
+    return cut({ from: 0, to: layers }, slices).map((part) => ({ tokens: span, layers: part }));
+  });
 }
 
 /** Parts of a span that differ in length by one at most. */

@@ -66,6 +66,7 @@ const STATUS_CALLS = {
   BindOutput: [137, P, "str", P],
   BindOutputToDevice: [138, P, "str", P],
   GetBoundOutputValues: [140, P, P, P, P],
+  CreateAndRegisterAllocator: [144, P, P, P],
   SetGlobalIntraOpNumThreads: [147, P, "int"],
   SetGlobalInterOpNumThreads: [148, P, "int"],
   SetGlobalSpinControl: [149, P, "int"],

@@ -83,6 +83,8 @@ function create(): Environment {
   const OrtMemTypeDefault = 0;
   check(api, api.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, out), "describe CPU memory");
   const cpu = outPointer();
+  // For sessions that are created with `session.use_env_allocators`: one arena for all of them.
+  check(api, api.CreateAndRegisterAllocator(env, cpu, null), "create an arena that sessions share");
   check(api, api.GetAllocatorWithDefaultOptions(out), "give its allocator");
   const allocator = outPointer();
   return { library, api, env, cpu, allocator };

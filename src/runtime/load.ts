@@ -35,6 +35,11 @@ export interface SessionOptions {
   memoryPattern?: boolean;
   /** Prefix of the file that profiling writes; without it there is no profiling. */
   profile?: string;
+  /**
+   * Whether the session takes memory for what is between its inputs and outputs from one arena that all such sessions
+   * share, and not from one of its own, which keeps what the largest run needed. Default: false.
+   */
+  sharedArena?: boolean;
   /** Session config entries of the runtime, such as `session.set_denormal_as_zero`. */
   config?: Readonly<Record<string, string>>;
 }
@@ -170,6 +175,7 @@ function* create(
     check(api, api.SetSessionGraphOptimizationLevel(native, level), "set the optimization level");
     const config: Record<string, string> = { ...options.config };
     if (options.prepacking === false) config["session.disable_prepacking"] = "1";
+    if (options.sharedArena) config["session.use_env_allocators"] = "1";
     for (const [key, value] of Object.entries(config)) {
       check(api, api.AddSessionConfigEntry(native, key, value), `set ${key}`);
     }
