@@ -1,28 +1,28 @@
 /** @file Sequences that decode together: their rows in the KV cache, adapter and state of each, and the bound sessions. */
-import { InputError } from "../base/index.ts";
-import type { Adapter } from "../methods/index.ts";
 import { Tensor } from "../runtime/index.ts";
+import {
+  type Admission,
+  type AdmissionOptions,
+  type AdmittingBatch,
+  type BatchPrompt,
+  PromptAdmission,
+  type ReadPrompts,
+} from "./admission.ts";
 import { initialCapacity, KvCache } from "./cache.ts";
 import { REPORT, STATE } from "./graphs.ts";
-import { PREFILL_TOKENS, readPrompts, type Shared } from "./prefill.ts";
+import type { Shared } from "./prefill.ts";
 import type { RouteReport } from "./request.ts";
-import { type Resident, Residents } from "./residents.ts";
+import { Residents } from "./residents.ts";
 import { readRoutes } from "./routes.ts";
 import { type Row, Steps } from "./steps.ts";
 
-/** A prompt on its way into a batch. */
-export interface BatchPrompt {
-  readonly tokens: readonly number[];
-  /** Without one the bare backbone answers. Must stay undisposed as long as the row is there. */
-  readonly adapter?: Adapter | undefined;
-  /** Positions that prompt and answer take at most; default: the batch's. */
-  readonly longest?: number;
-}
+/** Tokens of a slice where nothing else is asked for. */
+const SLICE_TOKENS = 256;
 
 /**
  * Up to `maxRows` sequences, each with an adapter of its own or none. Rows 0 … `rows` - 1 are in use. `admit` reads
- * prompts into the next rows, `step` feeds one token to every row; both leave the logits of each row in `logitsOf`.
- * Calls must not overlap.
+ * prompts into the next rows, `begin` does so slice by slice, `step` feeds one token to every row; all leave the logits of
+ * each row in `logitsOf`. Calls must not overlap, those of admissions included.
  */
 export class Batch implements Disposable {
   readonly maxRows: number;
@@ -99,18 +99,13 @@ export class Batch implements Disposable {
    * @throws InputError PROMPT_TOO_LONG when an attention prefix leaves too little of the context
    */
   async admit(prompts: readonly BatchPrompt[], signal?: AbortSignal): Promise<void> {
-    for (let first = 0; first < prompts.length; ) {
-      const { adapter } = prompts[first]!;
-      let end = first + 1;
-      while (end < prompts.length && prompts[end]!.adapter === adapter) end++;
-      const resident = await this.#residents.enter(adapter);
-      try {
-        await this.#admitOf(resident, prompts.slice(first, end), signal);
-      } finally {
-        this.#residents.leave(resident); // its rows have entered by now
-      }
-      first = end;
-    }
+    using admission = new PromptAdmission(this.#shared, this.#admitting, prompts, undefined);
+    while (admission.waiting > 0) await admission.advance(signal);
+  }
+
+  /** Reads prompts into the next rows slice by slice; they may be many rows later by then. */
+  begin(prompts: readonly BatchPrompt[], { sliceTokens = SLICE_TOKENS }: AdmissionOptions = {}): Admission {
+    return new PromptAdmission(this.#shared, this.#admitting, prompts, sliceTokens);
   }
 
   /**
@@ -186,88 +181,51 @@ export class Batch implements Disposable {
     this.#cache.grow(needed, this.#shared.context, used);
   }
 
-  async #admitOf(resident: Resident, prompts: readonly BatchPrompt[], signal: AbortSignal | undefined): Promise<void> {
-    const { prefix } = resident;
-    const { context } = this.#shared;
-    const needed = Math.max(...prompts.map(({ longest }) => longest ?? this.#longest));
-    if (prefix + needed > context) {
-      const text = `the adapter's prefix takes ${prefix} of ${context} positions, prompt and new tokens up to ${needed}`;
-      throw new InputError("PROMPT_TOO_LONG", "generation", `${text}: shorten the prompt or lower maxNewTokens`);
-    }
-    const longest = Math.max(...prompts.map(({ tokens }) => tokens.length));
-    this.#ensureCapacity(prefix + longest, Math.max(0, ...this.#rows.map(({ length }) => length)));
-    for (let first = 0; first < prompts.length; ) {
-      let end = first + 1;
-      let width = prompts[first]!.tokens.length;
-      while (end < prompts.length) {
-        width = Math.max(width, prompts[end]!.tokens.length);
-        if (width * (end + 1 - first) > PREFILL_TOKENS) break;
-        end++;
-      }
-      const tokens = prompts.slice(first, end).map((prompt) => prompt.tokens);
-      await this.#read(resident, tokens, signal);
-      first = end;
-    }
+  get #admitting(): AdmittingBatch {
+    return {
+      residents: this.#residents,
+      longest: this.#longest,
+      place: (positions) => {
+        this.#ensureCapacity(positions, Math.max(0, ...this.#rows.map(({ length }) => length)));
+        return { cache: this.#cache, first: this.rows };
+      },
+      enter: (read) => this.#enter(read),
+    };
   }
 
-  async #read(
-    resident: Resident,
-    prompts: readonly (readonly number[])[],
-    signal: AbortSignal | undefined,
-  ): Promise<void> {
-    const { sessions, runner } = this.#shared;
-    const { vocabSize } = this.#shared.backbone.config;
+  /** Makes rows of prompts that have been read. */
+  async #enter({ resident, prompts, reading, apart }: ReadPrompts): Promise<void> {
+    const { sessions, runner, backbone } = this.#shared;
+    const { vocabSize } = backbone.config;
     const { adapter, prepared } = resident;
     const first = this.rows;
     const rows = prompts.length;
-    const reports = new Map<string, Tensor>();
-    const made: Tensor[] = [];
-    const keep = (tensor: Tensor): Tensor => {
-      made.push(tensor);
-      return tensor;
-    };
-    let gates: Tensor | undefined;
-    try {
-      const hidden = await readPrompts(this.#shared, resident, prepared, prompts, {
-        positions: prompts.map((prompt, row) => [row, prompt.length - 1]),
-        cache: this.#cache,
-        first,
-        signal,
-        output: (name, shape) => {
-          if (name.startsWith(STATE)) {
-            const view = keep(this.#stateView(name.slice(STATE.length), shape.slice(1), first, rows));
-            if (name === `${STATE}gates`) gates = view;
-            return view;
-          }
-          if (!name.startsWith(REPORT)) return undefined;
-          const tensor = keep(Tensor.allocate("float32", shape));
-          reports.set(name.slice(REPORT.length), tensor);
-          return tensor;
-        },
-      });
-      keep(hidden);
-      using head = await sessions.lease({ kind: "head", adapter });
-      using binding = head.session.bind();
-      prepared.bind(head.session, binding);
-      binding
-        .input("hidden", hidden)
-        .output("logits", keep(this.#logits.view(first * vocabSize, [rows, vocabSize])))
-        .output("logProbs", keep(this.#logProbs.view(first * vocabSize, [rows, vocabSize])));
-      await runner.run(head.session, binding, rows);
-      const routing = adapter?.method.routing?.(adapter.config);
-      const probabilities = reports.get("probabilities");
-      const routes =
-        routing && gates && probabilities
-          ? readRoutes(routing, rows, gates.data as Float32Array, probabilities.data as Float32Array)
-          : [];
-      for (const [row, { length }] of prompts.entries()) {
-        this.#residents.stay(resident);
-        this.#rows.push({ resident, route: routes[row], length: resident.prefix + length });
-      }
-      this.#steps.changed();
-    } finally {
-      for (const tensor of made) tensor.dispose();
+    const lengths = prompts.map(({ tokens }) => resident.prefix + tokens.length);
+    if (apart) {
+      this.#ensureCapacity(lengths[0]!, Math.max(0, ...this.#rows.map(({ length }) => length)));
+      this.#cache.copyFrom(apart, first, lengths[0]!);
     }
+    using logits = this.#logits.view(first * vocabSize, [rows, vocabSize]);
+    using logProbs = this.#logProbs.view(first * vocabSize, [rows, vocabSize]);
+    using head = await sessions.lease({ kind: "head", adapter });
+    using binding = head.session.bind();
+    prepared.bind(head.session, binding);
+    binding.input("hidden", reading.hidden).output("logits", logits).output("logProbs", logProbs);
+    await runner.run(head.session, binding, rows);
+    for (const [name, { shape, data }] of reading.outputs) {
+      if (!name.startsWith(STATE)) continue;
+      using view = this.#stateView(name.slice(STATE.length), shape.slice(1), first, rows);
+      (view.data as Float32Array).set(data);
+    }
+    const routing = adapter?.method.routing?.(adapter.config);
+    const gates = reading.outputs.get(`${STATE}gates`)?.data;
+    const probabilities = reading.outputs.get(`${REPORT}probabilities`)?.data;
+    const routes = routing && gates && probabilities ? readRoutes(routing, rows, gates, probabilities) : [];
+    for (const [row, length] of lengths.entries()) {
+      this.#residents.stay(resident);
+      this.#rows.push({ resident, route: routes[row], length });
+    }
+    this.#steps.changed();
   }
 
   /** State of rows, float32 [rows, …shape]. */

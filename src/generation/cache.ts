@@ -98,6 +98,17 @@ export class KvCache implements Disposable {
     }
   }
 
+  /** Makes the first `end` positions of row `to` those of another cache's row 0. */
+  copyFrom(other: KvCache, to: number, end: number): void {
+    const data = this.#flat.data as Float32Array;
+    const source = other.#flat.data as Float32Array;
+    const size = end * this.#dim;
+    this.#eachHead(to, 0, (at, head) => {
+      const from = head * other.#capacity * this.#dim; // of one row only: heads stand one after the other
+      data.set(source.subarray(from, from + size), at);
+    });
+  }
+
   /** A copy of positions `start` … `end` - 1 of a row, float32 [layers · 2, kvHeads, end - start, headDim]. */
   read(row: number, start: number, end: number): Float32Array {
     const size = (end - start) * this.#dim;

@@ -1,0 +1,164 @@
+/** @file Prompts on their way into a batch: read slice by slice, so that its rows can be stepped in between. */
+import { InputError } from "../base/index.ts";
+import type { Adapter } from "../methods/index.ts";
+import { KvCache } from "./cache.ts";
+import { PREFILL_TOKENS, type Shared } from "./prefill.ts";
+import { PromptReading } from "./reading.ts";
+import type { Resident, Residents } from "./residents.ts";
+
+/** A prompt on its way into a batch. */
+export interface BatchPrompt {
+  readonly tokens: readonly number[];
+  /** Without one the bare backbone answers. Must stay undisposed as long as the row is there. */
+  readonly adapter?: Adapter | undefined;
+  /** Positions that prompt and answer take at most; default: the batch's. */
+  readonly longest?: number;
+  /** What is kept of prompts that were read is shared with those of the same scope. */
+  readonly scope?: string | undefined;
+}
+
+export interface AdmissionOptions {
+  /**
+   * A slice is about as much work as reading this many tokens, but at least a layer. Prompts that fit a slice are read in
+   * one, by themselves or several of one adapter together. Default: 256.
+   */
+  readonly sliceTokens?: number;
+}
+
+/**
+ * Prompts that are being read. Between two slices anything may be done with the batch, other admissions included; the
+ * caller sees to it that there will be rows for them.
+ */
+export interface Admission extends Disposable {
+  /** Prompts that have not entered the batch yet; it is over when there are none. */
+  readonly waiting: number;
+  /**
+   * Reads the next slice. Returns how many prompts have entered the batch with it: the next ones in the order given, in
+   * the batch's last rows.
+   *
+   * @throws InputError PROMPT_TOO_LONG when an attention prefix leaves too little of the context; RuntimeError
+   *   RUN_CANCELLED. Prompts that have entered stay, the rest is lost.
+   */
+  advance(signal?: AbortSignal): Promise<number>;
+}
+
+/** Prompts of one adapter that have been read. */
+export interface ReadPrompts {
+  readonly resident: Resident;
+  readonly prompts: readonly BatchPrompt[];
+  readonly reading: PromptReading;
+  /** Where their keys and values are, from row 0 on; undefined: in the batch's next rows. */
+  readonly apart: KvCache | undefined;
+}
+
+/** What a batch does for its admissions. */
+export interface AdmittingBatch {
+  readonly residents: Residents;
+  /** Positions that a prompt and its answer take at most, where the prompt does not say. */
+  readonly longest: number;
+  /** The next rows, with room for so many positions. */
+  place(positions: number): { readonly cache: KvCache; readonly first: number };
+  /** Makes rows of them. */
+  enter(read: ReadPrompts): Promise<void>;
+}
+
+/** @param sliceTokens undefined: nothing is sliced, as many prompts are read together as one run may */
+export class PromptAdmission implements Admission {
+  readonly #shared: Shared;
+  readonly #batch: AdmittingBatch;
+  readonly #sliceTokens: number | undefined;
+  readonly #queue: BatchPrompt[];
+  #current: ReadPrompts | undefined;
+
+  constructor(shared: Shared, batch: AdmittingBatch, prompts: readonly BatchPrompt[], sliceTokens: number | undefined) {
+    this.#shared = shared;
+    this.#batch = batch;
+    this.#queue = [...prompts];
+    this.#sliceTokens = sliceTokens;
+  }
+
+  get waiting(): number {
+    return this.#queue.length;
+  }
+
+  async advance(signal?: AbortSignal): Promise<number> {
+    if (this.#queue.length === 0) return 0;
+    try {
+      this.#current ??= await this.#begin();
+      if (!(await this.#current.reading.advance(signal))) return 0;
+      await this.#batch.enter(this.#current);
+    } catch (error) {
+      this[Symbol.dispose]();
+      throw error;
+    }
+    const entered = this.#current.prompts.length;
+    this.#queue.splice(0, entered);
+    this.#close();
+    return entered;
+  }
+
+  [Symbol.dispose](): void {
+    this.#queue.length = 0;
+    this.#close();
+  }
+
+  async #begin(): Promise<ReadPrompts> {
+    const resident = await this.#batch.residents.enter(this.#queue[0]!.adapter);
+    let apart: KvCache | undefined;
+    try {
+      const prompts = this.#next(resident);
+      const { prefix, prepared } = resident;
+      this.#check(prefix, prompts);
+      const sequences = prompts.map(({ tokens }) => tokens);
+      const length = prefix + Math.max(...sequences.map((tokens) => tokens.length));
+      // Rows come and go between the slices of a long one.
+      if (prompts.length === 1 && length - prefix > (this.#sliceTokens ?? Number.POSITIVE_INFINITY)) {
+        apart = new KvCache(this.#shared.backbone.config, this.#shared.pool, 1, length);
+      }
+      const reading = new PromptReading(this.#shared, resident, prepared, sequences, {
+        positions: sequences.map((tokens, row) => [row, tokens.length - 1]),
+        ...(apart ? { cache: apart, first: 0 } : this.#batch.place(length)),
+        sharing: { scope: prompts[0]!.scope },
+        sliceTokens: this.#sliceTokens,
+      });
+      return { resident, prompts, reading, apart };
+    } catch (error) {
+      apart?.[Symbol.dispose]();
+      this.#batch.residents.leave(resident);
+      throw error;
+    }
+  }
+
+  /** The next prompts that are read together: alike in adapter and scope, and new. */
+  #next({ prefix }: Resident): BatchPrompt[] {
+    const limit = Math.min(this.#sliceTokens ?? PREFILL_TOKENS, PREFILL_TOKENS);
+    const { adapter, scope, tokens } = this.#queue[0]!;
+    const isKnown = (prompt: BatchPrompt): boolean =>
+      (this.#shared.prefixes?.known({ adapter, scope, tokens: prompt.tokens, prefix }) ?? 0) > 0;
+    let end = 1;
+    if (isKnown(this.#queue[0]!)) return this.#queue.slice(0, end);
+    for (let width = tokens.length; end < this.#queue.length; end++) {
+      const next = this.#queue[end]!;
+      width = Math.max(width, next.tokens.length);
+      if (next.adapter !== adapter || next.scope !== scope || width * (end + 1) > limit || isKnown(next)) break;
+    }
+    return this.#queue.slice(0, end);
+  }
+
+  #check(prefix: number, prompts: readonly BatchPrompt[]): void {
+    const { context } = this.#shared;
+    const needed = Math.max(...prompts.map(({ longest }) => longest ?? this.#batch.longest));
+    if (prefix + needed <= context) return;
+    const text = `the adapter's prefix takes ${prefix} of ${context} positions, prompt and new tokens up to ${needed}`;
+    throw new InputError("PROMPT_TOO_LONG", "generation", `${text}: shorten the prompt or lower maxNewTokens`);
+  }
+
+  #close(): void {
+    const current = this.#current;
+    if (!current) return;
+    this.#current = undefined;
+    current.reading[Symbol.dispose]();
+    current.apart?.[Symbol.dispose]();
+    this.#batch.residents.leave(current.resident);
+  }
+}
