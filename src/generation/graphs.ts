@@ -109,7 +109,7 @@ function buildDecode(backbone: Backbone, adapter: Adapter | undefined, route: Ro
 
 function buildMixed(backbone: Backbone, items: ItemKinds): Graph {
   const graph = new Graph("mixed");
-  return decodeWith(backbone, graph, itemHooks(graph, items));
+  return decodeWith(backbone, graph, itemHooks(graph, backbone, items));
 }
 
 /** One token a row. */

@@ -1,80 +1,117 @@
 /** @file One token for rows of many adapters in one graph: the backbone, and what items add to the rows they belong to. */
-import { add, fusedMatmul, type Graph, gather, mul, scatterRows, squeeze, type Value } from "../graph/index.ts";
-import type { Hooks, Site } from "../models/index.ts";
+import { add, fusedMatmul, type Graph, gather, mul, mulDims, reshape, scatterRows } from "../graph/index.ts";
+import { type Backbone, type Hooks, joinedSites, type Site } from "../models/index.ts";
 
 /**
  * What adapters do to a module, by kind; a row that has nothing of a kind has no item and costs nothing.
- * - `low`: y += (x Aᵀ) Bᵀ, of a part of the ranks
+ * - `low`: y += (x Aᵀ) Bᵀ
  * - `scale`: y *= s, `bias`: y += b
  * - `input`: y = W (s ∘ x) + b instead of W x + b
  */
-export const ITEM_KINDS = ["low", "scale", "bias", "input"] as const;
-export type ItemKind = (typeof ITEM_KINDS)[number];
+export const VECTOR_KINDS = ["scale", "bias", "input"] as const;
+export type VectorKind = (typeof VECTOR_KINDS)[number];
+export type ItemKind = "low" | VectorKind;
 
-/** Which kinds a graph has: each set is a session of its own, so there are few. */
-export type ItemKinds = readonly ItemKind[];
+/** Which kinds of vectors a graph has: each set is a session of its own, so there are few. */
+export type ItemKinds = readonly VectorKind[];
 
 /** The smallest set of a session that has these kinds. */
 export function sessionKinds(kinds: ReadonlySet<ItemKind>): ItemKinds {
-  if (kinds.has("input")) return ITEM_KINDS;
-  return kinds.has("scale") || kinds.has("bias") ? ["low", "scale", "bias"] : ["low"];
+  if (kinds.has("input")) return VECTOR_KINDS;
+  return kinds.has("scale") || kinds.has("bias") ? ["scale", "bias"] : [];
 }
 
-/** A tensor of items, [n, …shape]; `c` ranks an item. */
-export interface ItemPart {
+/**
+ * Modules whose low-rank items are multiplied together because they read the same x: fewer and larger products. Their
+ * outputs, one next to the other, are seen as units of equal width, so that the products with B are alike too.
+ */
+export interface ItemGroup {
   readonly name: string;
-  shape(c: number): number[];
+  readonly sites: readonly Site[];
+  /** Width of a unit. */
+  readonly unit: number;
+  /** Units of all sites. */
+  readonly units: number;
+  /** Whether some site has several units, and so an item several products with B. */
+  readonly divided: boolean;
 }
 
-/** The rows that items belong to, int64 [n, 1], are an input of this name. */
-export const rowsInput = (kind: ItemKind, site: Site): string => `items.${site.path}.${kind}.rows`;
+const divisor = (a: number, b: number): number => (b === 0 ? a : divisor(b, a % b));
 
-/** The other inputs of a kind at a site. */
-export function itemParts(kind: ItemKind, { path, inFeatures, outFeatures }: Site): ItemPart[] {
-  const name = (part: string): string => `items.${path}.${kind}.${part}`;
-  if (kind === "low") {
-    return [
-      { name: name("a"), shape: (c) => [c, inFeatures] },
-      { name: name("b"), shape: (c) => [outFeatures, c] },
-    ];
-  }
-  return [{ name: name("values"), shape: () => [kind === "input" ? inFeatures : outFeatures] }];
+export function itemGroups(backbone: Backbone): ItemGroup[] {
+  return joinedSites(backbone.config, backbone.weights).map((sites) => {
+    const unit = sites.map(({ outFeatures }) => outFeatures).reduce(divisor);
+    const units = sites.reduce((sum, { outFeatures }) => sum + outFeatures / unit, 0);
+    return { name: sites[0]!.path, sites, unit, units, divided: sites.some((site) => site.outFeatures > unit) };
+  });
 }
+
+/** Inputs of a group: n items of c ranks, u units of them. `unitItems` is there only where it is `divided`. */
+export const lowInputs = ({ name }: ItemGroup) => ({
+  /** Row of the batch of each item. */
+  rows: `items.${name}.rows`, // int64 [n]
+  a: `items.${name}.a`, // [n, c, in]
+  b: `items.${name}.b`, // [u, unit, c]
+  /** Where each unit is: row · units + its place among the units of a row. */
+  unitRows: `items.${name}.unitRows`, // int64 [u, 1]
+  /** Item of each unit. */
+  unitItems: `items.${name}.unitItems`, // int64 [u]
+});
+
+/** Inputs of a site's vectors of a kind: rows of the batch int64 [n, 1], and vectors [n, width]. */
+export const vectorInputs = (kind: VectorKind, { path }: Site) => ({
+  rows: `items.${path}.${kind}.rows`,
+  values: `items.${path}.${kind}`,
+});
+
+export const vectorWidth = (kind: VectorKind, { inFeatures, outFeatures }: Site): number =>
+  kind === "input" ? inFeatures : outFeatures;
 
 /** The hooks of a decoding graph that adds items. */
-export function itemHooks(graph: Graph, kinds: ItemKinds): Hooks {
-  const has = new Set(kinds);
+export function itemHooks(graph: Graph, backbone: Backbone, kinds: ItemKinds): Hooks {
+  const groups = new Map(itemGroups(backbone).map((group) => [group.name, group]));
   let lists = 0;
-  const inputsOf = (kind: ItemKind, site: Site) => {
-    const n = `n${lists}`;
-    const c = `c${lists++}`;
-    const rows = graph.input(rowsInput(kind, site), "int64", [n, 1]);
-    const parts = itemParts(kind, site).map(({ name, shape }) => {
-      const sizes = shape(-1).map((size) => (size === -1 ? c : size));
-      return graph.input(name, "float32", [n, ...sizes]);
-    });
-    return { rows, parts: parts as [Value, Value] };
+  const joined: NonNullable<Hooks["joined"]> = ([first], x, y) => {
+    const group = groups.get(first!.path)!;
+    const { unit, units, divided } = group;
+    const names = lowInputs(group);
+    const [n, c] = [`n${lists}`, `c${lists}`];
+    const u = divided ? `u${lists}` : n;
+    lists++;
+    const [N, d] = x.shape as [string, number];
+    const rows = graph.input(names.rows, "int64", [n]);
+    const a = graph.input(names.a, "float32", [n, c, d]);
+    const b = graph.input(names.b, "float32", [u, unit, c]);
+    const unitRows = graph.input(names.unitRows, "int64", [u, 1]);
+    const own = gather(reshape(x, [N, 1, d]), rows); // [n, 1, in]
+    const low = fusedMatmul(own, a, { transB: true }); // [n, 1, c]
+    const perUnit = divided ? gather(low, graph.input(names.unitItems, "int64", [u])) : low; // [u, 1, c]
+    const change = fusedMatmul(perUnit, b, { transB: true }); // [u, 1, unit]
+    const cells = reshape(y, [mulDims(N, units), 1, unit]);
+    return reshape(scatterRows(cells, unitRows, change), [N, units * unit]);
+  };
+  const vectorsOf = (kind: VectorKind, site: Site) => {
+    const names = vectorInputs(kind, site);
+    const n = `n${lists++}`;
+    const rows = graph.input(names.rows, "int64", [n, 1]);
+    return { n, rows, values: graph.input(names.values, "float32", [n, vectorWidth(kind, site)]) };
   };
   return {
+    joined,
     linear(site, x, y, weight) {
-      let result = y;
-      if (has.has("input")) {
-        const { rows, parts } = inputsOf("input", site);
-        const product = weight.project(mul(squeeze(gather(x, rows), [1]), parts[0])); // [n, out]
+      let result = groups.get(site.path)?.sites.length === 1 ? joined([site], x, y) : y;
+      if (kinds.includes("input")) {
+        const { n, rows, values } = vectorsOf("input", site);
+        const own = reshape(gather(x, rows), [n, site.inFeatures]);
+        const product = weight.project(mul(own, values)); // [n, out]
         result = scatterRows(result, rows, weight.bias ? add(product, weight.bias) : product, "none");
       }
-      for (const [kind, reduction] of [
-        ["scale", "mul"],
-        ["bias", "add"],
-      ] as const) {
-        if (!has.has(kind)) continue;
-        const { rows, parts } = inputsOf(kind, site);
-        result = scatterRows(result, rows, parts[0], reduction);
+      for (const kind of ["scale", "bias"] as const) {
+        if (!kinds.includes(kind)) continue;
+        const { rows, values } = vectorsOf(kind, site);
+        result = scatterRows(result, rows, values, kind === "scale" ? "mul" : "add");
       }
-      const { rows, parts } = inputsOf("low", site);
-      const low = fusedMatmul(gather(x, rows), parts[0], { transB: true }); // [n, 1, c]
-      const change = fusedMatmul(low, parts[1], { transB: true }); // [n, 1, out]
-      return scatterRows(result, rows, squeeze(change, [1]));
+      return result;
     },
   };
 }

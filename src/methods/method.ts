@@ -168,8 +168,9 @@ export interface LowRankChange {
 }
 
 /**
- * What an adapter does to one module while it decodes, in numbers: y' = scale ∘ (W (inputScale ∘ x) + b) + bias +
- * scaling · (x Aᵀ) Bᵀ. What is missing is not there. Arrays are live: parameters themselves where they are as needed.
+ * What an adapter does to one module while it decodes, in numbers: y' = scale ∘ (W x + b + scaling · (x Aᵀ) Bᵀ) + bias,
+ * or, without A and B, with W (inputScale ∘ x). What is missing is not there. Arrays are live: parameters themselves
+ * where they are as needed.
  */
 export interface LoweredModule {
   readonly site: Site;
@@ -180,11 +181,9 @@ export interface LoweredModule {
     readonly scaling: number;
     /** Factor of each rank. */
     readonly ranks?: Float32Array; // [r]
-    /** Factor of each output. */
-    readonly outputs?: Float32Array; // [out]
   };
   readonly scale?: Float32Array; // [out]
-  /** The frozen bias b is no part of what is scaled. */
+  /** The frozen bias b is not scaled. */
   readonly keepsBias?: true;
   readonly bias?: Float32Array; // [out]
   readonly inputScale?: Float32Array; // [in]

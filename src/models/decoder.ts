@@ -114,7 +114,9 @@ export function decoderForward(
     if (!fuses) return parts.map((part) => single(part, x));
     const width = sum(sizes);
     const all = project(g, stored, `${path}.weight`, x, width); // [N, Σ out]
-    return split(all, 1, sizes).map((y, i) => single(parts[i]!, x, y));
+    const joined = parts.map((part) => sites.get(part)!);
+    const changed = (single === linear && g.scope(path, () => hooks.joined?.(joined, x, all))) || all;
+    return split(changed, 1, sizes).map((y, i) => single(parts[i]!, x, y));
   };
   const block = (layer: number, name: "self_attn" | "mlp", x: Value, y: Value): Value =>
     g.scope(`${layerPath(layer)}.${name}`, () => hooks.block?.(layer, name, x, y) ?? y);

@@ -61,6 +61,11 @@ export interface Hooks {
   /** Returns what module `site` gives instead of `y`, the frozen backbone's own output. */
   linear?(site: Site, x: Value, y: Value, weight: SiteWeight): Value; // x [N, in], y [N, out] → [N, out]
   /**
+   * Returns what several modules that read the same x give together instead of `y` [N, Σ out], where their products are
+   * one (`joinedSites`); before biases, and before each is seen by `linear`.
+   */
+  joined?(sites: readonly Site[], x: Value, y: Value): Value; // [N, Σ out]
+  /**
    * Returns what a sub-layer gives; `x` is its input after the norm, `y` its own output. It is added to the residual
    * stream, in families with norms there after those.
    */

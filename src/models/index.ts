@@ -13,6 +13,7 @@ export { ggufArchitecture, ggufModule } from "./gguf/names.ts";
 export { type GgufTensorToWrite, type GgufValue, writeGguf } from "./gguf/write.ts";
 export { type HubFile, type HubListing, hubReason, hubStatus, listHub } from "./hub.ts";
 export {
+  joinedSites,
   moduleNames,
   modulesHolding,
   type ParameterInfo,

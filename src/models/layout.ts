@@ -1,6 +1,6 @@
 /** @file What a decoder is made of, from its config alone: linear modules, weights as in the checkpoint, what is put together. */
 import type { BackboneConfig } from "./config.ts";
-import type { Site } from "./forward.ts";
+import type { Site, WeightForm } from "./forward.ts";
 import type { FusedWeight } from "./fuse.ts";
 
 /** What a weight is for, which decides how it may be stored at run time. */
@@ -172,6 +172,16 @@ export function jointModulesOf(config: BackboneConfig, layer: number): { qkv: Jo
     qkv: of("self_attn", "qkv_proj", ["q_proj", "k_proj", "v_proj"], [queries, keys, keys]),
     gateUp: of("mlp", "gate_up_proj", ["gate_proj", "up_proj"], [ffn, ffn]),
   };
+}
+
+/** All linear modules, those together whose products are one when a backbone in this form decodes. */
+export function joinedSites(config: BackboneConfig, form: WeightForm): Site[][] {
+  const sites = sitesOf(config);
+  if (form.kind === "float32" || config.fusedModules) return sites.map((site) => [site]);
+  const joint = Array.from({ length: config.numLayers }, (_, layer) => Object.values(jointModulesOf(config, layer)));
+  const groups = joint.flat().map(({ parts }) => sites.filter(({ path }) => parts.includes(path)));
+  const grouped = new Set(groups.flat());
+  return [...groups, ...sites.filter((site) => !grouped.has(site)).map((site) => [site])];
 }
 
 /** Quantised weights to hold put together, see `splitWeights`: decoding multiplies once for all parts. */

@@ -66,14 +66,13 @@ export function doraOutput(
   return bias ? add(scaled, bias) : scaled;
 }
 
-/** The same for `Method.lower`: outputs of the frozen module and of the product are scaled alike. */
+/** The same for `Method.lower`. */
 export function loweredDora(
   site: Site,
   low: NonNullable<LoweredModule["low"]>,
   derived: (name: string) => Float32Array,
 ): LoweredModule {
-  const scale = derived(scaleName(site));
-  return { site, low: { ...low, outputs: scale }, scale, keepsBias: true };
+  return { site, low, scale: derived(scaleName(site)), keepsBias: true };
 }
 
 function parameters(config: LoraConfig, backbone: BackboneConfig): ParameterSpec[] {
