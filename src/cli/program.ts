@@ -38,7 +38,7 @@ const COMMANDS: Record<string, { summary: string; load(): Promise<CommandModule>
     load: () => import("./commands/methods.ts"),
   },
   adapters: {
-    summary: "merge adapters into their backbone, export them to other programs",
+    summary: "merge adapters into their backbone, export them, install them for a server",
     load: () => import("./commands/adapters.ts"),
   },
   model: {

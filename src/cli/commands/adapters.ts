@@ -1,8 +1,9 @@
-/** @file `milora adapters`: what is done to adapter directories as a whole: merging into the backbone, other formats. */
+/** @file `milora adapters`: what is done to adapters as a whole: merging into the backbone, other formats, a server's. */
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { InputError } from "../../base/index.ts";
 import { Adapter, exportGguf, exportPeft, mergeAdapter } from "../../methods/index.ts";
 import { readBackboneConfig } from "../../models/index.ts";
+import { configureInstalled, INSTALL } from "../adapters/commands.ts";
 import { examples, jsonFlag, modelFlag, needed } from "../flags.ts";
 import { print, printJson } from "../terminal.ts";
 
@@ -29,7 +30,7 @@ const EXPORT =
   "milora adapters export --model assets/tiny-llama --adapter runs/lora/best --format gguf --output lora.gguf";
 
 export function configure(command: Command): void {
-  examples(command, [MERGE, EXPORT, `${EXPORT} --json`]);
+  examples(command, [MERGE, EXPORT, `${EXPORT} --json`, INSTALL]);
   examples(
     command
       .command("merge")
@@ -69,6 +70,7 @@ export function configure(command: Command): void {
       "milora adapters export --model assets/tiny-llama --adapter runs/lora/best --format peft --output runs/peft",
     ],
   );
+  configureInstalled(command);
 }
 
 /** `5GB`, `500MB`, or bytes; units are of 1000, as Hugging Face counts. */

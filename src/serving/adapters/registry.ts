@@ -28,6 +28,8 @@ export interface RegistryOptions {
   readonly limits?: Partial<RegistryLimits>;
   /** Adapters to load and pin at the start, besides those that are pinned in the database: `name` or `owner/name`. */
   readonly preload?: readonly string[];
+  /** Whether what is pinned is loaded at the start; default true. */
+  readonly load?: boolean;
   readonly log?: RegistryLog;
 }
 
@@ -129,7 +131,7 @@ export class AdapterRegistry implements AsyncDisposable {
     await registry.sweep();
     const { graceMs } = registry.limits;
     registry.#sweeper = setInterval(() => void registry.sweep().catch(() => {}), Math.max(graceMs, 1000)).unref();
-    await registry.#preload(options.preload ?? []);
+    if (options.load !== false) await registry.#preload(options.preload ?? []);
     return registry;
   }
 
