@@ -46,11 +46,14 @@ async function sourceOf(
   const { hub, files, bundled } = task.data;
   if (directory !== undefined) {
     const own = ENDINGS.map((ending) => join(task.name, `${split}.${ending}`));
-    const tried = [...own, ...(files?.[split] ?? [])];
-    for (const name of tried) if (await isThere(join(directory, name))) return join(directory, name);
-    const names = [own[0], ...(files?.[split] ?? [])].join(", ");
+    const others = files?.[split] ?? [];
+    for (const name of [...own, ...others]) if (await isThere(join(directory, name))) return join(directory, name);
     if (bundled === undefined) {
-      throw new InputError("FILE_UNREADABLE", directory, `has no "${split}" rows of ${task.name}; looked for ${names}`);
+      const endings = ENDINGS.slice(1).map((ending) => `.${ending}`);
+      const names = [`${own[0]} (or ${endings.join(", ")})`, ...others].join(", ");
+      const where = `The data set: ${task.credit.source}${hub === undefined ? "" : `, or ${hub}, split ${split}`}`;
+      const problem = `has no "${split}" rows of ${task.name}; looked for ${names}. ${where}`;
+      throw new InputError("FILE_UNREADABLE", directory, problem);
     }
   }
   if (bundled !== undefined) return join(ASSETS, bundled, `${split}.jsonl`);

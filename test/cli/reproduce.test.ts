@@ -76,6 +76,19 @@ test("speed is measured in processes of their own", async () => {
   for (const line of lines) expect(Number(line.split(",")[2])).toBeGreaterThan(0);
 }, 120_000); // eight processes
 
+test("a table of other backbones without any says how to fill it, everywhere that it would stand", async () => {
+  const [output, data] = [temporary(), fewRows()];
+  const { code, stdout } = await milora(smoke(output, data, "table7"));
+  expect(code).toBe(0);
+  const fill = "milora reproduce table7 --backbone DIR";
+  expect(stdout).toContain(fill);
+  for (const name of ["report.html", "report.md", "table7.md"]) {
+    const text = readFileSync(join(output, name), "utf8");
+    expect(text, name).toContain(fill);
+    expect(text, name).not.toMatch(/\| method|>method</);
+  }
+});
+
 test("a backbone that is not there fails alone, with exit code 1", async () => {
   const [output, data] = [temporary(), fewRows()];
   const args = smoke(output, data, "table7", "table6", "--backbone", join(output, "none"));

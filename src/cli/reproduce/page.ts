@@ -32,6 +32,7 @@ function tableHtml({ title, columns, rows, notes = [] }: Table): string {
       )}</tr>`,
   );
   const below = notes.map((note) => `<p>${escapeHtml(note)}</p>`).join("");
+  if (rows.length === 0) return below;
   return `<div class="wide"><table><caption>${escapeHtml(title)}</caption>${head}<tbody>${body.join("")}</tbody></table></div>${below}`;
 }
 

@@ -54,7 +54,9 @@ export function planText(plan: Plan, cost: Cost): string {
     lines.push(
       `tokens to train on: ${grouped(cost.tokens)}${unknown}`,
       `rows to measure: ${grouped(cost.rows)}`,
-      ...(cost.measured ? [`time: ${cost.unknown > 0 ? "at least " : ""}${timeText(whole)} (${parts})`] : []),
+      ...(cost.measured
+        ? [`time: ${cost.unknown > 0 && whole !== undefined ? "at least " : ""}${timeText(whole)} (${parts})`]
+        : []),
       `disk: ${bytesText(cost.diskBytes)}`,
     );
   }
@@ -87,7 +89,8 @@ export function planJson(plan: Plan, cost: Cost): object {
 export function resultsText({ studies }: Report): string {
   return studies
     .flatMap((study) =>
-      study.tables.map(({ title, columns, rows }) => {
+      study.tables.map(({ title, columns, rows, notes = [] }) => {
+        if (rows.length === 0) return [paint("bold", study.title), ...notes].join("\n");
         const lines = rows.map((row) => columns.map((column) => valueText(row[column.key], column)));
         return `${paint("bold", `${study.title}: ${title}`)}\n${table(
           columns.map((column) => column.title),

@@ -160,7 +160,11 @@ export class Data {
       const found = file.includes("*") ? await filesOf(path).catch(() => []) : existsSync(path) ? [path] : [];
       if (found.length) return path;
     }
-    throw new InputError("FILE_UNREADABLE", directory, `has no rows of ${name}; looked for ${files.join(", ")}`);
+    throw new InputError(
+      "FILE_UNREADABLE",
+      directory,
+      `has no rows of ${name}; looked for ${files.join(", ")}. The data set: ${hub}`,
+    );
   }
 
   #sourceOf(name: string, split: string, rows: readonly object[]): Source {

@@ -306,6 +306,14 @@ test("training rows of tasks are prompts as they are measured, with the answer t
   }
 });
 
+test("of training rows that are missing it is said where to put them and where they are", async () => {
+  const data = new Data(small.dataDirectory, temporary());
+  await expect(data.training("aqua")).rejects.toThrow(
+    /samples: has no "train" rows of aqua; looked for aqua\/train\.jsonl \(or \.json, \.csv, \.parquet\)\. The data set: AQuA-RAT, github\.com\/google-deepmind\/AQuA, or hf:deepmind\/aqua_rat:raw, split train$/,
+  );
+  await expect(data.training("alpaca")).rejects.toThrow(/alpaca\/train\.jsonl, .*The data set: hf:tatsu-lab\/alpaca$/);
+});
+
 test("rows are counted as far as they are there", async () => {
   const data = new Data(small.dataDirectory, temporary());
   // The samples of AQuA have no training rows, those of MMLU are of four of its 57 subjects.

@@ -21,8 +21,10 @@ export function valueText(value: Value, { digits }: Column): string {
 
 const cell = (text: string): string => text.replaceAll("|", "\\|").replaceAll("\n", " ");
 
+/** Of a table without rows there is what its notes say. */
 export function markdownTable(table: Table): string {
   const { columns, rows } = table;
+  if (table.rows.length === 0) return (table.notes ?? []).join("\n\n");
   const line = (cells: readonly string[]) => `| ${cells.map(cell).join(" | ")} |`;
   const numeric = ({ key }: Column) => rows.some((row) => row[key] !== undefined && typeof row[key] !== "string");
   return [
@@ -81,7 +83,10 @@ export function markdownReport(report: Report): string {
   ];
   for (const study of studies) {
     parts.push(`## ${study.title}`, `${study.about} (${doneText(study)}.)`);
-    for (const table of study.tables) parts.push(`**${table.title}**`, markdownTable(table), ...(table.notes ?? []));
+    for (const table of study.tables) {
+      const below = table.rows.length ? (table.notes ?? []) : [];
+      parts.push(`**${table.title}**`, markdownTable(table), ...below);
+    }
     for (const chart of study.charts) parts.push(`![${chart.title}](${chart.name}.svg)`);
     if (study.skipped.length) parts.push("Left out:", study.skipped.map((line) => `- ${line}`).join("\n"));
   }

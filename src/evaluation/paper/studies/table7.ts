@@ -4,6 +4,10 @@ import { TABLE7, TITLES, taskTitle } from "../paper.ts";
 import { accuracyCells, accuracyFigure } from "../statistics.ts";
 import type { Scope, Study, Value } from "../study.ts";
 
+/** Instead of a table without rows. */
+const FILL =
+  "No other backbone is bundled, so there is nothing to set side by side. To fill this table, name the directories of some: `milora reproduce table7 --backbone DIR --backbone DIR`, with the same --preset and --output.";
+
 const METHODS = ["moelora", "milora"];
 
 function columnsOf(scope: Scope): { name: string; data: readonly string[] }[] {
@@ -48,7 +52,7 @@ export const study: Study = {
     ];
     const notes =
       scope.backbones.length === 0
-        ? ["No other backbone is bundled: name one with --backbone."]
+        ? [FILL]
         : ["Accuracy in percent: median of the seeds, in brackets the lowest and the highest."];
     return { tables: [{ name: "table7", title: "Accuracy", columns, rows, notes }], charts: [] };
   },
