@@ -3,6 +3,7 @@ import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "n
 import { dirname, join } from "node:path";
 import { brotliDecompressSync } from "node:zlib";
 import { PGlite } from "@electric-sql/pglite";
+import type { Logger } from "drizzle-orm";
 import type { PgDatabase, PgQueryResultHKT } from "drizzle-orm/pg-core";
 import { drizzle } from "drizzle-orm/pglite";
 import { InputError, reasonOf, writeDirectoryAtomic } from "../../base/index.ts";
@@ -27,8 +28,11 @@ const TEMPLATE_VERSION = "18";
 /** Memory for a database of megabytes: the defaults (128 MB of buffers) are for gigabytes. */
 const SETTINGS = ["shared_buffers=8MB", "max_connections=4", "max_wal_size=64MB", "min_wal_size=8MB"];
 
-/** @param directory PostgreSQL's own files, or undefined: in memory */
-export async function openDatabase(directory: string | undefined): Promise<OpenDatabase> {
+/**
+ * @param directory PostgreSQL's own files, or undefined: in memory
+ * @param logger told every query
+ */
+export async function openDatabase(directory: string | undefined, logger?: Logger): Promise<OpenDatabase> {
   const startParams = [...PGlite.defaultStartParams, ...SETTINGS.flatMap((setting) => ["-c", setting])];
   if (directory !== undefined) await prepareCluster(directory);
   const client = await PGlite.create(
@@ -37,7 +41,7 @@ export async function openDatabase(directory: string | undefined): Promise<OpenD
       : { dataDir: directory, startParams },
   );
   return {
-    database: drizzle({ client, schema }) as unknown as Database,
+    database: drizzle({ client, schema, ...(logger && { logger }) }) as unknown as Database,
     async [Symbol.asyncDispose]() {
       await client.close();
     },

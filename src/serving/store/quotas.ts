@@ -5,7 +5,7 @@ import { Bucket } from "./bucket.ts";
 import type { Database, Queries } from "./database.ts";
 import { quotaWindows } from "./schema.ts";
 import type { LimitName, Principal } from "./types.ts";
-import { aliveAmong } from "./usage.ts";
+import { aliveAmong, checkCount } from "./usage.ts";
 
 const DAY = 86_400_000;
 /** Days that are over are kept this long. */
@@ -87,6 +87,7 @@ export class Quotas {
     principal: Pick<Principal, "tenant" | "limits">,
     estimate: number,
   ): { readonly ok: true; readonly admission: Admission } | Refusal {
+    checkCount(estimate);
     const { tenant, limits } = principal;
     const state = this.#state(tenant);
     const now = this.#now();
@@ -134,6 +135,7 @@ export class Quotas {
   #admission(tenant: string, state: State, estimate: number, tokensPerMinute: number | undefined): Admission {
     let settled = false;
     const settle = (tokens: number) => {
+      checkCount(tokens);
       if (settled) return;
       settled = true;
       const now = this.#now();

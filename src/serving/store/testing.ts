@@ -5,8 +5,10 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { pathToFileURL } from "node:url";
 import { brotliCompressSync, constants } from "node:zlib";
 import { PGlite } from "@electric-sql/pglite";
+import { build } from "vite";
 import { onTestFinished } from "vitest";
 import { TEMPLATE } from "./database.ts";
 import { openStore, type Store } from "./store.ts";
@@ -51,12 +53,29 @@ export interface Child {
   kill(): Promise<void>;
 }
 
-/** Runs `body`, code of a module that sees `openStore` and `directory`, in a process of its own. */
-export function child(directory: string, body: string): Child {
+/**
+ * Bundles the store for children, which then start quickly. It lies where the packages are found, and as many folders
+ * below the root as its source, which looks for a file of the project from there.
+ */
+export async function bundle(): Promise<string> {
+  const outDir = join(ROOT, "node_modules/.cache", `milora-store-${process.pid}`);
+  await build({
+    root: ROOT,
+    configFile: false,
+    logLevel: "error",
+    build: { ssr: join(import.meta.dirname, "store.ts"), outDir, target: "es2022", minify: false },
+  });
+  return join(outDir, "store.js");
+}
+
+/**
+ * Runs `body`, code of a module that sees `openStore` and `directory`, in a process of its own.
+ *
+ * @param store the bundled store
+ */
+export function child(store: string, directory: string, body: string): Child {
   const code = `
-    import { runnerImport } from "vite";
-    const options = { root: ${JSON.stringify(ROOT)}, configFile: false, logLevel: "error", oxc: { target: "es2022" } };
-    const { module: { openStore } } = await runnerImport(${JSON.stringify(join(import.meta.dirname, "store.ts"))}, options);
+    import { openStore } from ${JSON.stringify(pathToFileURL(store).href)};
     const directory = ${JSON.stringify(directory)};
     ${body}`;
   const process_ = spawn(process.execPath, ["--input-type=module", "-e", code], {

@@ -45,6 +45,7 @@ export class Usage {
   /** Counts at once, in memory; in the database within a second. */
   charge(principal: Pick<Principal, "tenant" | "keyId">, charge: Charge): void {
     const { adapter, promptTokens, completionTokens, requests = 1 } = charge;
+    for (const number of [promptTokens, completionTokens, requests]) checkCount(number);
     const hour = Math.floor(this.#now() / HOUR) * HOUR;
     const id = JSON.stringify([principal.tenant, principal.keyId, adapter, hour]);
     let counts = this.#counts.get(id);
@@ -104,6 +105,11 @@ const expressions: Record<UsageColumn, SQL<string>> = {
   day: sql<string>`to_char(${usage.hour} AT TIME ZONE 'UTC', 'YYYY-MM-DD')`,
   hour: sql<string>`to_char(${usage.hour} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI"Z"')`,
 };
+
+/** A count that is none would keep the database from taking all those that come with it. @throws RangeError */
+export function checkCount(number: number): void {
+  if (!Number.isSafeInteger(number) || number < 0) throw new RangeError(`${number} is no count`);
+}
 
 /** Adds to the rows there are. What belongs to tenants that are gone meanwhile is dropped. */
 export async function writeUsage(tx: Queries, counts: readonly UsageCounts[]): Promise<void> {
