@@ -106,7 +106,7 @@ export class PromptAdmission implements Admission {
     const resident = await this.#batch.residents.enter(this.#queue[0]!.adapter);
     let apart: KvCache | undefined;
     try {
-      const prompts = this.#next(resident);
+      const prompts = this.#next();
       const { prefix, prepared } = resident;
       this.#check(prefix, prompts);
       const sequences = prompts.map(({ tokens }) => tokens);
@@ -130,11 +130,11 @@ export class PromptAdmission implements Admission {
   }
 
   /** The next prompts that are read together: alike in adapter and scope, and new. */
-  #next({ prefix }: Resident): BatchPrompt[] {
+  #next(): BatchPrompt[] {
     const limit = Math.min(this.#sliceTokens ?? PREFILL_TOKENS, PREFILL_TOKENS);
     const { adapter, scope, tokens } = this.#queue[0]!;
     const isKnown = (prompt: BatchPrompt): boolean =>
-      (this.#shared.prefixes?.known({ adapter, scope, tokens: prompt.tokens, prefix }) ?? 0) > 0;
+      (this.#shared.prefixes?.known({ adapter, scope, tokens: prompt.tokens }) ?? 0) > 0;
     let end = 1;
     if (isKnown(this.#queue[0]!)) return this.#queue.slice(0, end);
     for (let width = tokens.length; end < this.#queue.length; end++) {

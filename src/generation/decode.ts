@@ -36,6 +36,7 @@ function isDisposed(adapter: Adapter | undefined): boolean {
 export class Decoder {
   readonly batch: Batch;
   readonly #slots: Slot[] = []; // by row
+  #broken = false;
 
   constructor(batch: Batch) {
     this.batch = batch;
@@ -48,6 +49,11 @@ export class Decoder {
 
   get free(): number {
     return this.batch.maxRows - this.#slots.length;
+  }
+
+  /** A step has failed as a whole; the batch is better replaced. */
+  get broken(): boolean {
+    return this.#broken;
   }
 
   /** The jobs that have rows. */
@@ -80,6 +86,7 @@ export class Decoder {
       tokens: job.request.prompt,
       adapter: job.request.adapter,
       longest: job.longest,
+      scope: job.request.scope,
     }));
     try {
       await this.batch.admit(prompts, commonSignal(jobs));
@@ -107,9 +114,10 @@ export class Decoder {
         commonSignal(jobs),
       );
     } catch (error) {
+      this.#broken = !wasCancelled(error);
       for (const job of jobs) {
-        if (wasCancelled(error)) job.cancel();
-        else job.fail(error);
+        if (this.#broken) job.fail(error);
+        else job.cancel();
       }
       this.#slots.length = 0;
       this.batch.truncate(0);
@@ -143,6 +151,7 @@ export class Decoder {
     const emissions: Emission[] = [];
     for (const [i, job] of jobs.entries()) {
       const row = first + i;
+      if (job.over) continue; // cancelled meanwhile
       job.read(prefillMs, this.batch.route(row));
       attempt(job, () => {
         if (job.search) {

@@ -9,7 +9,8 @@ import { GenerationError, Problems } from "./errors.ts";
 import { SessionCache } from "./graphs.ts";
 import { groupBy } from "./group.ts";
 import { type Emission, Job, jobContext } from "./job.ts";
-import type { Shared } from "./prefill.ts";
+import { PREFILL_TOKENS, type Shared } from "./prefill.ts";
+import { PrefixCache, type PrefixCacheOptions, type PrefixCacheStats } from "./prefix-cache.ts";
 import { readPromptLogprobs } from "./prompt-logprobs.ts";
 import {
   checkAdapter,
@@ -34,6 +35,8 @@ export interface EngineOptions {
   readonly maxBatch?: number;
   /** Decode sessions kept for single routes of routed adapters; default 8, 0 for none. */
   readonly routeSessions?: number;
+  /** Keeps what was read of prompts for others that begin alike, or are the same under routed adapters. Default: not. */
+  readonly prefixCache?: PrefixCacheOptions;
 }
 
 export interface TokenInspection {
@@ -44,6 +47,12 @@ export interface TokenInspection {
   /** What a routed adapter chooses with all tokens as the prompt. */
   readonly route?: RouteReport;
 }
+
+/** An engine's insides, for the rest of this room; it counts as in use until they are given back. */
+export interface OpenEngine extends Disposable {
+  readonly shared: Shared;
+}
+export let openEngine: (engine: Engine) => OpenEngine;
 
 /**
  * Generates and scores with one backbone, bare or through adapters.
@@ -58,6 +67,10 @@ export class Engine implements Disposable {
   #open = true;
   #calls = 0;
 
+  static {
+    openEngine = (engine) => ({ ...engine.#enter(), shared: engine.#shared });
+  }
+
   private constructor(backbone: Backbone, options: EngineOptions) {
     this.backbone = backbone;
     this.maxBatch = options.maxBatch ?? 8;
@@ -71,6 +84,7 @@ export class Engine implements Disposable {
       runner,
       context: Math.min(options.context ?? backbone.config.maxPositions, backbone.config.maxPositions),
       capacity: options.capacity,
+      prefixes: options.prefixCache && new PrefixCache(backbone, options.prefixCache),
     };
   }
 
@@ -89,6 +103,11 @@ export class Engine implements Disposable {
   /** Number of open sessions; for metrics and tests. */
   get sessions(): number {
     return this.#shared.sessions.size;
+  }
+
+  /** What the prefix cache has done and holds, where there is one. */
+  get prefixCache(): PrefixCacheStats | undefined {
+    return this.#shared.prefixes?.stats;
   }
 
   /**
@@ -137,8 +156,8 @@ export class Engine implements Disposable {
   async score(rows: readonly ScoreRow[], adapter?: Adapter, options: ScoreOptions = {}): Promise<ScoreResult[]> {
     using _call = this.#enter();
     checkScoreRows(rows, adapter, this.backbone, this.#shared.context);
-    const { signal, onProgress } = options;
-    const { pieces, results } = new ScorePlan(this.#shared, rows, adapter);
+    const { signal, onProgress, scope } = options;
+    const { pieces, results } = new ScorePlan(this.#shared, rows, adapter, PREFILL_TOKENS, scope);
     let finished = rows.length - pieces.reduce((sum, piece) => sum + piece.rows, 0);
     for (const piece of pieces) {
       signal?.throwIfAborted();
@@ -174,6 +193,7 @@ export class Engine implements Disposable {
    */
   forget(adapter: Adapter): void {
     this.#shared.adapters.forget(adapter);
+    this.#shared.prefixes?.forget(adapter);
   }
 
   /**

@@ -25,11 +25,15 @@ export interface PrefixCacheStats {
 }
 
 /** A prompt by what its keys and values depend on. */
-export interface PrefixQuery {
+export interface PromptIdentity {
   readonly adapter: Adapter | undefined;
   /** Who may share what was read: only those who give the same, or none. */
   readonly scope: string | undefined;
   readonly tokens: readonly number[];
+}
+
+/** A prompt in a row of a KV cache. */
+export interface CachedPrompt extends PromptIdentity {
   /** Places of the method's attention prefix, which stand before the tokens. */
   readonly prefix: number;
 }
@@ -81,7 +85,7 @@ export class PrefixCache {
   }
 
   /** How many of a prompt's first tokens are there: as many as `restore` would spare. */
-  known(query: PrefixQuery): number {
+  known(query: PromptIdentity): number {
     if (isCausal(query)) return this.#chain(query).length * BLOCK;
     return this.#entries.has(this.#whole(query)) ? query.tokens.length : 0;
   }
@@ -90,7 +94,7 @@ export class PrefixCache {
    * Copies the longest known beginning of a prompt of a causal method into a row: at most `most` tokens.
    * @returns how many tokens need not be read
    */
-  restore(query: PrefixQuery, most: number, cache: KvCache, row: number): number {
+  restore(query: CachedPrompt, most: number, cache: KvCache, row: number): number {
     const found = this.#chain(query).slice(0, Math.floor(most / BLOCK));
     // The first is used last: what begins a chain outlives what goes on from it.
     for (const [index, key] of [...found.entries()].reverse()) {
@@ -101,7 +105,7 @@ export class PrefixCache {
   }
 
   /** Keeps the whole blocks of a prompt of a causal method, which a row holds now. */
-  keep(query: PrefixQuery, cache: KvCache, row: number): void {
+  keep(query: CachedPrompt, cache: KvCache, row: number): void {
     const keys = this.#keysOf(query);
     for (let index = keys.length - 1; index >= 0; index--) {
       const key = keys[index]!;
@@ -112,17 +116,22 @@ export class PrefixCache {
   }
 
   /** The same for a whole prompt of any method; undefined when it is not there. */
-  restoreWhole(query: PrefixQuery, cache: KvCache, row: number): ReadPrompt | undefined {
+  restoreWhole(query: CachedPrompt, cache: KvCache, row: number): ReadPrompt | undefined {
     const entry = this.#use(this.#whole(query));
     this.#count(entry ? query.tokens.length : 0);
     if (entry) cache.write(row, 0, query.prefix + query.tokens.length, entry.values);
     return entry?.read;
   }
 
-  keepWhole(query: PrefixQuery, cache: KvCache, row: number, read: ReadPrompt): void {
+  keepWhole(query: CachedPrompt, cache: KvCache, row: number, read: ReadPrompt): void {
     const key = this.#whole(query);
     if (this.#use(key)) return;
     this.#add(key, cache.read(row, 0, query.prefix + query.tokens.length), read);
+  }
+
+  /** Counts a prompt that was read without looking for what is known of it. */
+  missed(): void {
+    this.#count(0);
   }
 
   /** Takes it that an adapter's numbers have changed. */
@@ -131,7 +140,7 @@ export class PrefixCache {
   }
 
   /** What everything depends on: the model, the adapter's content, and who may share. */
-  #root({ adapter, scope }: PrefixQuery): string {
+  #root({ adapter, scope }: PromptIdentity): string {
     let digest = "bare";
     if (adapter) {
       digest = this.#digests.get(adapter) ?? adapter.digest;
@@ -141,7 +150,7 @@ export class PrefixCache {
   }
 
   /** Keys of a prompt's whole blocks. */
-  #keysOf(query: PrefixQuery): string[] {
+  #keysOf(query: PromptIdentity): string[] {
     const { tokens } = query;
     let key = this.#root(query);
     return Array.from({ length: Math.floor(tokens.length / BLOCK) }, (_, index) => {
@@ -150,12 +159,12 @@ export class PrefixCache {
     });
   }
 
-  #whole(query: PrefixQuery): string {
+  #whole(query: PromptIdentity): string {
     return hashOf(`whole ${this.#root(query)}`, query.tokens);
   }
 
   /** Keys of a prompt's blocks from the first on that are there. */
-  #chain(query: PrefixQuery): string[] {
+  #chain(query: PromptIdentity): string[] {
     const keys = this.#keysOf(query);
     const missing = keys.findIndex((key) => !this.#entries.has(key));
     return missing < 0 ? keys : keys.slice(0, missing);
@@ -202,6 +211,6 @@ function hashOf(before: string, tokens: readonly number[]): string {
 }
 
 /** Places of a block in its row of the cache. The first has those of the attention prefix, too. */
-function placesOf({ prefix }: PrefixQuery, index: number): [start: number, end: number] {
+function placesOf({ prefix }: CachedPrompt, index: number): [start: number, end: number] {
   return [index === 0 ? 0 : prefix + index * BLOCK, prefix + (index + 1) * BLOCK];
 }

@@ -5,7 +5,7 @@ import { bindCache, type KvCache } from "./cache.ts";
 import type { PreparedAdapter } from "./derived.ts";
 import type { Lease } from "./graphs.ts";
 import type { Shared } from "./prefill.ts";
-import { isCausal, type PrefixQuery } from "./prefix-cache.ts";
+import { type CachedPrompt, isCausal } from "./prefix-cache.ts";
 import { planSlices, type Slice, type Span } from "./slices.ts";
 
 export interface ReadingOptions {
@@ -65,7 +65,7 @@ export class PromptReading implements Disposable {
     this.#width = Math.max(...sequences.map((sequence) => sequence.length));
     this.#hidden = Tensor.allocate("float32", [options.positions.length, config.hiddenSize]);
     const rows = sequences.length;
-    const from = rows === 1 ? this.#restore() : 0;
+    const from = this.#restore();
     const size = { rows, tokens: { from, to: this.#width }, layers: config.numLayers };
     const { sliceTokens = Number.POSITIVE_INFINITY } = options;
     const divisible = rows === 1 && this.#divisible;
@@ -221,18 +221,22 @@ export class PromptReading implements Disposable {
     }
   }
 
-  #query(row: number): PrefixQuery {
+  #query(row: number): CachedPrompt {
     const sequence = this.#sequences[row]!;
     const tokens = sequence.slice(0, this.#options.promptLengths?.[row]);
     const scope = this.#options.sharing?.scope;
     return { adapter: this.#adapter.adapter, scope, tokens, prefix: this.#lease.prefix };
   }
 
-  /** Fills the row with what is known; returns how many tokens that spares. */
+  /** Fills the row of a single sequence with what is known; returns how many tokens that spares. */
   #restore(): number {
     const { cache, first, positions, sharing } = this.#options;
     const { prefixes } = this.#shared;
     if (!prefixes || !sharing) return 0;
+    if (this.#sequences.length > 1) {
+      for (const _ of this.#sequences) prefixes.missed();
+      return 0;
+    }
     // Positions that are asked for have to be read.
     if (this.#divisible)
       return prefixes.restore(this.#query(0), Math.min(...positions.map(([, at]) => at)), cache, first);

@@ -60,6 +60,11 @@ export interface GenerationRequest {
    * method sees the whole prompt as its prompt. `maxNewTokens` may then be 0.
    */
   readonly promptLogprobs?: { readonly top: number };
+  /**
+   * Whom what is kept of its prompt may serve (`EngineOptions.prefixCache`): requests of the same scope, and without one
+   * those without. Of what others sent not even the time tells anything then.
+   */
+  readonly scope?: string;
   /** Ends this request with what it has; other requests go on. */
   readonly signal?: AbortSignal;
 }

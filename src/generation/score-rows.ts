@@ -57,8 +57,15 @@ export class ScorePlan {
   /**
    * Continuations of one prompt, the choices of a question, share the pass over it where that is less work.
    * @param limit most tokens, padding included, that one run reads; a longer row is read alone
+   * @param scope see `GenerationRequest.scope`
    */
-  constructor(shared: Shared, rows: readonly ScoreRow[], adapter: Adapter | undefined, limit = PREFILL_TOKENS) {
+  constructor(
+    shared: Shared,
+    rows: readonly ScoreRow[],
+    adapter: Adapter | undefined,
+    limit = PREFILL_TOKENS,
+    scope?: string,
+  ) {
     // An empty continuation is certain.
     this.results = rows.map(() => ({ logprobs: [], greedy: true }));
     const groups: (PromptGroup & { readonly rows: readonly number[] })[] = [];
@@ -83,7 +90,7 @@ export class ScorePlan {
           rows: these.reduce((sum, group) => sum + group.rows.length, 0),
           tokens: these.reduce((sum, group) => sum + tokensOf(group), 0),
           run: async (signal) => {
-            const scores = await scoreGroups(shared, adapter, these, signal);
+            const scores = await scoreGroups(shared, adapter, these, signal, scope);
             for (const [g, group] of these.entries()) {
               for (const [i, row] of group.rows.entries()) this.results[row] = scores[g]![i]!;
             }
@@ -96,7 +103,7 @@ export class ScorePlan {
           rows: these.length,
           tokens: these.reduce((sum, { tokens }) => sum + tokens.length, 0),
           run: async (signal) => {
-            const scores = await scoreSequences(shared, adapter, these, signal);
+            const scores = await scoreSequences(shared, adapter, these, signal, scope);
             for (const [i, { logprobs, greedy }] of scores.entries()) {
               this.results[single[indices[i]!]!] = { logprobs, greedy };
             }

@@ -64,6 +64,7 @@ export async function scoreGroups(
   adapter: Adapter | undefined,
   groups: readonly PromptGroup[],
   signal?: AbortSignal,
+  scope?: string,
 ): Promise<ContinuationScores[][]> {
   const rows = groups.reduce((sum, group) => sum + rowsOf(group), 0);
   using batch = new Batch(shared, rows, {
@@ -71,7 +72,7 @@ export async function scoreGroups(
     longest: Math.max(...groups.map(longestOf)),
   });
   await batch.admit(
-    groups.map(({ prompt }) => ({ tokens: prompt, adapter })),
+    groups.map(({ prompt }) => ({ tokens: prompt, adapter, scope })),
     signal,
   );
   const live: (Live | undefined)[] = groups.map(() => undefined); // by row

@@ -5,6 +5,7 @@ import { KvCache } from "./cache.ts";
 import type { PreparedAdapter } from "./derived.ts";
 import { REPORT, STATE } from "./graphs.ts";
 import { PREFILL_TOKENS, readPrompts, type Shared } from "./prefill.ts";
+import { isCausal } from "./prefix-cache.ts";
 import type { RouteReport, TokenLogprob } from "./request.ts";
 import { reportRoute, routeOf } from "./routes.ts";
 import { likeliest } from "./sampler.ts";
@@ -44,6 +45,8 @@ const LOGITS = 2 ** 24;
 export interface ScoreOptions {
   /** Stops the run that is under way; the call then throws. */
   readonly signal?: AbortSignal | undefined;
+  /** See `GenerationRequest.scope`. */
+  readonly scope?: string | undefined;
   /** Told how many rows are finished. */
   readonly onProgress?: ((finished: number, total: number) => void) | undefined;
 }
@@ -73,12 +76,24 @@ export async function scoreSequences(
   adapter: Adapter | undefined,
   sequences: readonly ScoredSequence[],
   signal?: AbortSignal,
+  scope?: string,
 ): Promise<SequenceScores[]> {
   const results = new Array<SequenceScores>(sequences.length);
-  for (const indices of sequenceBatches(sequences)) {
+  /** Whether the beginning of its prompt need not be read; what is not is read by itself. */
+  const isKnown = (index: number): boolean => {
+    const { tokens, promptLength, from } = sequences[index]!;
+    const query = { adapter, scope, tokens: tokens.slice(0, Math.min(promptLength, from - 1)) };
+    return isCausal(query) && (shared.prefixes?.known(query) ?? 0) > 0;
+  };
+  const score = async (indices: readonly number[]): Promise<void> => {
     const batch = indices.map((index) => sequences[index]!);
-    const scores = await scoreBatch(shared, adapter, batch, signal);
+    const scores = await scoreBatch(shared, adapter, batch, signal, scope);
     for (const [i, index] of indices.entries()) results[index] = scores[i]!;
+  };
+  for (const indices of sequenceBatches(sequences)) {
+    const known = indices.filter(isKnown);
+    for (const index of known) await score([index]);
+    if (known.length < indices.length) await score(indices.filter((index) => !known.includes(index)));
   }
   return results;
 }
@@ -88,6 +103,7 @@ async function scoreBatch(
   adapter: Adapter | undefined,
   sequences: readonly ScoredSequence[],
   signal: AbortSignal | undefined,
+  scope: string | undefined,
 ): Promise<SequenceScores[]> {
   const rows = sequences.length;
   const { config } = shared.backbone;
@@ -112,6 +128,7 @@ async function scoreBatch(
       cache,
       first: 0,
       promptLengths: sequences.map(({ promptLength }) => promptLength),
+      sharing: { scope },
       signal,
       output(name, shape) {
         if (name !== `${STATE}gates` && !name.startsWith(REPORT)) return undefined;
