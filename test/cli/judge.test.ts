@@ -33,8 +33,8 @@ test("answers first, a judge later: nothing is generated or paid for twice", SLO
   const [output, data, env] = [temporary(), questions(), environment()];
   const server = await judgeServer(({ body }) => {
     const { content } = body.messages[1]!;
-    if (content.includes("travel blog")) return "Nice.";
-    return content.includes("### User:") ? "Rating: [[4]]" : "Rating: [[8]]";
+    if (content.includes("### User:")) return "Rating: [[4]]";
+    return content.includes("travel blog") ? "Nice." : "Rating: [[8]]";
   });
   const first = await milora(answer(output, data), { env });
   expect(first.code).toBe(0);
@@ -65,7 +65,7 @@ test("answers first, a judge later: nothing is generated or paid for twice", SLO
     ["writing", "5.33", "4.00–6.00", "8.00", "8.00–8.00", "4.00", "4.00–4.00"],
     ["reasoning", "6.00", "6.00–6.00", "8.00", "8.00–8.00", "4.00", "4.00–4.00"],
     ["math", "6.00", "6.00–6.00", "8.00", "8.00–8.00", "4.00", "4.00–4.00"],
-    ["all", "5.78", "5.33–6.00", "8.00", "8.00–8.00", "4.00", "4.00–4.00"],
+    ["all", "5.78", "5.14–6.00", "8.00", "8.00–8.00", "4.00", "4.00–4.00"],
     [""],
   ]);
   expect(yes.stderr).toContain("judged with 10 calls: 1,000 prompt tokens, 200 completion tokens");
@@ -205,7 +205,7 @@ test("table 3 with a judge; without one its cells are left out", SLOW, async () 
   expect({ code, asked: server.asked.length }).toEqual({ code: 0, asked: 16 });
   expect(stderr).toMatch(/MiLoRA .* → MT-Bench: 3\.00/);
   expect(stdout).toMatch(/MiLoRA +3\.00 +7\.21/);
-  expect(readFileSync(join(output, "table3.md"), "utf8")).toContain("mean rating from 1 to 10 by judge-1");
+  expect(readFileSync(join(output, "report.md"), "utf8")).toContain("mean rating from 1 to 10 by judge-1");
   const again = await milora([...args, ...judged(server.url)], { env });
   expect({ code: again.code, asked: server.asked.length }).toEqual({ code: 0, asked: 16 });
   const without = await milora(args, { env });

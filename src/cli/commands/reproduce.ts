@@ -97,7 +97,7 @@ async function reproduce(names: readonly string[], flags: Flags): Promise<void> 
   say(planText(plan, cost));
   if (judge && judging) {
     const who = `${judge.endpoint.model} at ${judge.endpoint.url}`;
-    if (!(await confirmCost(who, price, judging.calls, flags, "nothing was begun"))) return;
+    if (!(await confirmCost(who, price, judging.calls, flags, "nothing was begun", signal))) return;
   }
   say("");
   const { failures } = await runAll();

@@ -75,7 +75,16 @@ export async function evaluateConversations(flags: EvalFlags, tasks: readonly Ta
   const cost = judgingCost(judge, requestsOf(items), flags.judgePrices);
   const { model: name, url } = judge.endpoint;
   const kept = `the answers are kept in ${answered.path}`;
-  if (!(await confirmCost(`${name} at ${url}`, costText(cost, flags.judgePrices), cost.calls, flags, kept))) {
+  if (
+    !(await confirmCost(
+      `${name} at ${url}`,
+      costText(cost, flags.judgePrices),
+      cost.calls,
+      flags,
+      kept,
+      interrupt.signal,
+    ))
+  ) {
     return showAnswers(flags, task, answered);
   }
   const options = { signal: interrupt.signal, seed: flags.seed };
@@ -205,9 +214,9 @@ function report(
   }
   if (spent.calls > 0) {
     const money = result.spent.money === null ? "" : `, ${result.spent.money.toFixed(2)}`;
-    note(
-      `judged with ${grouped(spent.calls)} calls: ${grouped(spent.promptTokens)} prompt tokens, ${grouped(spent.completionTokens)} completion tokens${money}`,
-    );
+    const tokens = `${grouped(spent.promptTokens)} prompt tokens, ${grouped(spent.completionTokens)} completion tokens`;
+    const told = spent.promptTokens > 0 ? `${tokens}${money}` : "the endpoint does not tell their tokens";
+    note(`judged with ${grouped(spent.calls)} calls: ${told}`);
   }
   const { unjudged, judged } = scores.overall;
   if (unjudged > 0)

@@ -1,4 +1,5 @@
 /** @file Says what judging will cost, and does not begin without a yes. */
+import { once } from "node:events";
 import { createInterface } from "node:readline/promises";
 import { InputError } from "../../base/index.ts";
 import type { JudgingCost, Prices } from "../../evaluation/index.ts";
@@ -26,8 +27,9 @@ export function costText(cost: JudgingCost, prices: Prices | undefined, atMost =
 
 /**
  * Shows the cost, and asks where someone can answer.
+ * @param kept what was done so far, for whoever does not go on
  * @returns whether to go on
- * @throws InputError FLAG_INVALID where nobody can be asked and `--yes` is missing
+ * @throws InputError FLAG_INVALID where nobody can be asked and `--yes` is missing; the signal's reason
  */
 export async function confirmCost(
   who: string,
@@ -35,6 +37,7 @@ export async function confirmCost(
   calls: number,
   { yes }: Pick<JudgeFlags, "yes">,
   kept: string,
+  signal: AbortSignal,
 ): Promise<boolean> {
   note(`judge ${who}: ${lines.join("\n  ")}`);
   if (calls === 0 || yes) return true;
@@ -44,7 +47,14 @@ export async function confirmCost(
   }
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
   try {
-    return /^y(es)?$/i.test((await terminal.question("Go on? [y/N] ")).trim());
+    const closed = once(terminal, "close").then(() => ""); // Ctrl-D on Node 20, or the terminal is gone
+    terminal.on("SIGINT", () => process.emit("SIGINT")); // readline keeps Ctrl-C to itself
+    const answer = await Promise.race([terminal.question("Go on? [y/N] ", { signal }), closed]);
+    return /^y(es)?$/i.test(answer.trim());
+  } catch (error) {
+    signal.throwIfAborted();
+    if ((error as Error).name === "AbortError") return false; // Ctrl-D, as newer Node tells it
+    throw error;
   } finally {
     terminal.close();
   }
