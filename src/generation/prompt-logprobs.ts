@@ -28,6 +28,7 @@ export async function readPromptLogprobs(
   const ended = now();
   return jobs.flatMap((job, index) => {
     const { logprobs, tops, last, route } = scores[index]!;
+    if (job.over) return []; // cancelled meanwhile
     if (logprobs.some(Number.isNaN)) {
       job.fail(logitsNotFinite());
       return [];

@@ -52,6 +52,10 @@ export class Sequence {
     return this.#finish !== undefined;
   }
 
+  get finishReason(): GenerationResult["finishReason"] | undefined {
+    return this.#finish;
+  }
+
   /**
    * Chooses the next token. Both are float32 [V].
    * @throws GenerationError LOGITS_NOT_FINITE

@@ -1,175 +1,218 @@
 /** @file The scheduler: requests of many tenants under many adapters, answered together. */
+import { setImmediate } from "node:timers/promises";
+import { InputError } from "../../base/index.ts";
 import type { Adapter } from "../../methods/index.ts";
-import type { Engine } from "../engine.ts";
+import { type Engine, openEngine } from "../engine.ts";
 import { GenerationError, Problems } from "../errors.ts";
-import { choiceSeed, type GenerationResult } from "../request.ts";
+import { Job, jobContext } from "../job.ts";
+import { checkRequests, type GenerationResult } from "../request.ts";
 import type { ScoreOptions } from "../score.ts";
-import type { ScoreResult, ScoreRow } from "../score-rows.ts";
+import { checkScoreRows, ScorePlan, type ScoreResult, type ScoreRow } from "../score-rows.ts";
 import { Channel } from "./channel.ts";
+import { Ledger } from "./ledger.ts";
 import { type SchedulerLimits, type SchedulerLimitsInput, schedulerLimitsSchema } from "./limits.ts";
-import type { ChoiceToken, ScheduledRequest, SchedulerObserver, SchedulerStats, TenantStats } from "./types.ts";
+import { Loop } from "./loop.ts";
+import { ScoreTask, TextTask } from "./task.ts";
+import type { ChoiceToken, ScheduledRequest, SchedulerObserver, SchedulerStats } from "./types.ts";
 
-interface Job {
-  readonly request: ScheduledRequest;
-  readonly channel: Channel<ChoiceToken, readonly GenerationResult[]>;
-  readonly stop: AbortController;
-  readonly submitted: number;
-  last: number;
+/** How work is queued that is not a `ScheduledRequest`. */
+export interface ScheduledScoreOptions extends ScoreOptions {
+  readonly tenant: string;
+  /** As of `ScheduledRequest`. */
+  readonly weight?: number;
 }
 
-/** Answers requests, each to its own consumer, sharing the time among tenants. */
+/**
+ * Answers requests, each to its own consumer, in one batch that requests join and leave between two steps. Tenants share
+ * the time by their weights; nobody waits for ever.
+ */
 export class Scheduler implements AsyncDisposable {
   readonly limits: SchedulerLimits;
   readonly #engine: Engine;
-  readonly #observer: SchedulerObserver;
-  readonly #waiting: Job[] = [];
-  readonly #running = new Map<Job, Promise<void>>();
+  readonly #ledger: Ledger;
+  #running: Promise<void> | undefined;
   #draining = false;
 
   constructor(engine: Engine, limits: SchedulerLimitsInput = {}, observer: SchedulerObserver = {}) {
     this.#engine = engine;
     this.limits = schedulerLimitsSchema.parse(limits);
-    this.#observer = observer;
+    this.#ledger = new Ledger(this.limits, observer);
   }
 
   /**
    * Takes a request; its tokens come as they are chosen, those of several answers in turns. The return value has the
-   * whole answers. Leaving the loop early frees everything.
+   * whole answers. Leaving the generator frees everything, also before its first step.
    *
-   * The generator throws, at its first step: InputError what `Engine.stream` refuses; GenerationError OVERLOADED (with
-   * `retryAfterSeconds`), DRAINING; later DEADLINE_EXCEEDED, LOGITS_NOT_FINITE and what else goes wrong.
-   *
-   
+   * This never throws. The generator throws at its first step: InputError what `Engine.stream` refuses; GenerationError
+   * OVERLOADED (with `retryAfterSeconds`), DRAINING; and at any step DEADLINE_EXCEEDED, LOGITS_NOT_FINITE and what else
+   * goes wrong.
    */
   submit(request: ScheduledRequest): AsyncGenerator<ChoiceToken, readonly GenerationResult[]> {
     const stop = new AbortController();
-    const submitted = performance.now();
     const channel = new Channel<ChoiceToken, readonly GenerationResult[]>(() => stop.abort());
-    const job: Job = { request, channel, stop, submitted, last: submitted };
+    let task: TextTask;
     try {
       this.#check(request);
+      const job = new Job({ ...request, signal: stop.signal }, jobContext(this.#engine.backbone), request.n);
+      task = new TextTask(request, job, channel);
+      this.#checkTokens(task);
+      this.#requireRoom(request.tenant);
     } catch (error) {
       channel.fail(error);
       return channel;
     }
-    request.signal?.addEventListener("abort", () => stop.abort(), { signal: stop.signal });
-    if (request.signal?.aborted) stop.abort();
-    this.#waiting.push(job);
-    this.#fill();
+    const { job } = task;
+    const { signal, deadlineMs } = request;
+    const end = (finish: () => void): void => {
+      finish();
+      stop.abort();
+      this.#ledger.end(task);
+    };
+    const cancel = (): void => end(() => job.cancel());
+    const timer =
+      deadlineMs === undefined
+        ? undefined
+        : setTimeout(() => end(() => job.fail(deadlineExceeded(deadlineMs))), deadlineMs);
+    task.release = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", cancel);
+      stop.signal.removeEventListener("abort", cancel);
+    };
+    signal?.addEventListener("abort", cancel);
+    stop.signal.addEventListener("abort", cancel);
+    this.#ledger.add(task);
+    if (signal?.aborted) cancel();
+    this.#wake();
     return channel;
   }
 
-  /** As `Engine.score`, in turns with everything else. */
-  score(
+  /**
+   * As `Engine.score`, in turns with everything else: between two pieces of it others have theirs.
+   *
+   * @throws InputError, RuntimeError RUN_CANCELLED as `Engine.score`; GenerationError OVERLOADED, DRAINING
+   */
+  async score(
     rows: readonly ScoreRow[],
     adapter: Adapter | undefined,
-    options: ScoreOptions & { readonly tenant: string; readonly weight?: number },
+    options: ScheduledScoreOptions,
   ): Promise<ScoreResult[]> {
-    return this.#engine.score(rows, adapter, options);
+    const { signal, onProgress } = options;
+    signal?.throwIfAborted();
+    this.#requireRoom(options.tenant);
+    using open = openEngine(this.#engine);
+    checkScoreRows(rows, adapter, this.#engine.backbone, open.shared.context);
+    const plan = new ScorePlan(open.shared, rows, adapter, this.limits.maxPrefillTokens);
+    if (plan.pieces.length === 0) return plan.results;
+    let finished = rows.length - plan.pieces.reduce((sum, piece) => sum + piece.rows, 0);
+    let cancel: () => void = () => {};
+    try {
+      return await new Promise((resolve, reject) => {
+        const task: ScoreTask = new ScoreTask(options, plan, {
+          progress: () => {
+            finished += plan.pieces[task.done - 1]!.rows;
+            onProgress?.(finished, rows.length);
+          },
+          end: (error) => (error === undefined ? resolve(plan.results) : reject(error)),
+        });
+        cancel = () => this.#ledger.endScore(task, signal!.reason);
+        signal?.addEventListener("abort", cancel);
+        this.#ledger.add(task);
+        this.#wake();
+      });
+    } finally {
+      signal?.removeEventListener("abort", cancel);
+    }
   }
 
   stats(): SchedulerStats {
-    const tenants = new Map<string, TenantStats>();
-    const labels = new Map<string, { waiting: number; running: number }>();
-    for (const [jobs, field] of [
-      [this.#waiting, "waiting"],
-      [this.#running.keys(), "running"],
-    ] as const) {
-      for (const { request } of jobs) {
-        const tenant = tenants.get(request.tenant) ?? { waiting: 0, running: 0, counter: 0 };
-        tenants.set(request.tenant, { ...tenant, [field]: tenant[field] + 1 });
-        const label = labels.get(request.label ?? "") ?? { waiting: 0, running: 0 };
-        labels.set(request.label ?? "", { ...label, [field]: label[field] + 1 });
-      }
-    }
-    const running = this.#running.size;
-    const adapters = new Set([...this.#running.keys()].map(({ request }) => request.adapter)).size;
-    const counts = { waiting: this.#waiting.length, running, rows: running, adapters, kvTokens: 0 };
-    return { ...counts, tenants, labels, draining: this.#draining };
+    return { ...this.#ledger.stats(), draining: this.#draining };
   }
 
   /** Takes nothing new from now on; resolves when all that was taken has been answered. */
   async drain(): Promise<void> {
     this.#draining = true;
-    while (this.#running.size > 0) await Promise.all(this.#running.values());
+    while (this.#running) await this.#running;
   }
 
   /** Cancels what waits and runs. */
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const { stop } of [...this.#waiting, ...this.#running.keys()]) stop.abort();
+    for (const task of this.#ledger.tasks()) {
+      if (task instanceof TextTask) {
+        task.job.cancel();
+        this.#ledger.end(task);
+      } else {
+        this.#ledger.endScore(task, draining());
+      }
+    }
     await this.drain();
   }
 
   #check(request: ScheduledRequest): void {
-    if (this.#draining) throw new GenerationError("DRAINING", "the server is shutting down; ask another one");
-    const problems = new Problems();
     const { n = 1, options, weight = 1, deadlineMs } = request;
-    const most = (options.beams ?? 1) > 1 ? options.beams! : this.limits.maxBatch;
-    if (!(Number.isInteger(n) && n >= 1 && n <= most)) problems.add("SAMPLING_OPTIONS_INVALID", `n: from 1 to ${most}`);
-    if (!(weight > 0 && weight < Number.POSITIVE_INFINITY)) {
-      problems.add("SAMPLING_OPTIONS_INVALID", "weight: a number larger than 0");
-    }
-    if (deadlineMs !== undefined && !(deadlineMs > 0)) {
-      problems.add("SAMPLING_OPTIONS_INVALID", "deadlineMs: a number larger than 0");
-    }
+    const { maxBatch } = this.limits;
+    using open = openEngine(this.#engine);
+    checkRequests([request], this.#engine.backbone, open.shared.context);
+    const problems = new Problems();
+    const wrong = (text: string): void => problems.add("SAMPLING_OPTIONS_INVALID", text);
+    const { beams = 1 } = options;
+    const width = beams > 1 ? beams : n;
+    if (!Number.isInteger(n) || n < 1) wrong("n: an integer of at least 1");
+    else if (beams > 1 && n > beams) wrong(`n: at most as many answers as beams (${beams})`);
+    else if (width > maxBatch) wrong(`n, beams: at most ${maxBatch} sequences run together`);
+    if (!(weight > 0 && weight < Number.POSITIVE_INFINITY)) wrong("weight: a number larger than 0");
+    if (deadlineMs !== undefined && !(deadlineMs > 0)) wrong("deadlineMs: a number larger than 0");
     problems.throwIfAny("generation");
-    const own = this.#waiting.filter(({ request: { tenant } }) => tenant === request.tenant).length;
-    const free = this.#running.size < this.limits.maxBatch;
-    if (!free && (this.#waiting.length >= this.limits.maxWaiting || own >= this.limits.maxWaitingPerTenant)) {
-      throw new GenerationError("OVERLOADED", "too many requests are waiting; try again later", {
-        retryAfterSeconds: 1,
-      });
+  }
+
+  #checkTokens({ tokens }: TextTask): void {
+    const { maxKvTokens, maxTokensPerTenant = maxKvTokens } = this.limits;
+    const most = Math.min(maxKvTokens, maxTokensPerTenant);
+    if (tokens > most) {
+      const text = `prompt and new tokens are ${tokens} in all answers, and at most ${most} run together`;
+      throw new InputError("PROMPT_TOO_LONG", "generation", `${text}: shorten the prompt, lower maxNewTokens or n`);
     }
   }
 
-  #fill(): void {
-    while (this.#waiting.length > 0 && this.#running.size < this.limits.maxBatch) {
-      const job = this.#waiting.shift()!;
-      const running = this.#run(job).finally(() => {
-        this.#running.delete(job);
-        this.#fill();
-      });
-      this.#running.set(job, running);
-    }
+  /** @throws GenerationError OVERLOADED, DRAINING */
+  #requireRoom(tenant: string): void {
+    if (this.#draining) throw draining();
+    this.#ledger.requireRoom(tenant);
   }
 
-  async #run(job: Job): Promise<void> {
-    const { request, channel, stop } = job;
-    const { n = 1, deadlineMs } = request;
-    const seed = request.options.seed ?? Math.floor(Math.random() * 2 ** 32);
-    let late = false;
-    const timer =
-      deadlineMs === undefined
-        ? undefined
-        : setTimeout(() => {
-            late = true;
-            stop.abort();
-          }, deadlineMs);
-    this.#observer.admitted?.(request, performance.now() - job.submitted);
+  /** Starts the loop unless it runs. */
+  #wake(): void {
+    this.#running ??= this.#run().finally(() => {
+      this.#running = undefined;
+      if (this.#ledger.busy) this.#wake();
+    });
+  }
+
+  /** Works until nothing is left to do. */
+  async #run(): Promise<void> {
+    await setImmediate(); // requests that come together begin together
     try {
-      const choices = Array.from({ length: n }, async (_, choice) => {
-        const options = { ...request.options, seed: choiceSeed(seed, choice) };
-        const stream = this.#engine.stream({ ...request, options, signal: stop.signal });
-        for (;;) {
-          const next = await stream.next();
-          if (next.done) return next.value;
-          channel.give({ ...next.value, choice });
-          const now = performance.now();
-          if (job.last === job.submitted) this.#observer.firstToken?.(request, now - job.submitted);
-          else this.#observer.token?.(request, now - job.last);
-          job.last = now;
-        }
-      });
-      const results = await Promise.all(choices);
-      if (late) throw new GenerationError("DEADLINE_EXCEEDED", `the answer took longer than ${deadlineMs} ms`);
-      this.#observer.finished?.(request, results);
-      channel.close(results);
+      using open = openEngine(this.#engine);
+      using loop = new Loop(open.shared, this.limits, this.#ledger);
+      while (this.#ledger.busy) await loop.turn();
     } catch (error) {
-      this.#observer.finished?.(request, error as Error);
-      channel.fail(error);
-    } finally {
-      clearTimeout(timer);
-      stop.abort();
+      // Nobody is left waiting, whatever went wrong.
+      for (const task of this.#ledger.tasks()) {
+        if (task instanceof TextTask) {
+          task.job.fail(error);
+          this.#ledger.end(task);
+        } else {
+          this.#ledger.endScore(task, error);
+        }
+      }
     }
   }
+}
+
+function draining(): GenerationError {
+  return new GenerationError("DRAINING", "the server is shutting down; ask another one, or this one later");
+}
+
+function deadlineExceeded(ms: number): GenerationError {
+  const text = `the answer was not there after ${ms} ms, as long as its request allows`;
+  return new GenerationError("DEADLINE_EXCEEDED", `${text}: ask for fewer tokens, or allow more time`);
 }

@@ -1,0 +1,235 @@
+/** @file What a scheduler has taken on, whose it is, and what may begin next: queue, shares, slots and limits together. */
+import type { Adapter } from "../../methods/index.ts";
+import { GenerationError } from "../errors.ts";
+import { Fairness, INPUT_COST, OUTPUT_COST } from "./fairness.ts";
+import type { SchedulerLimits } from "./limits.ts";
+import { FairQueue, type Verdict } from "./queue.ts";
+import { AdapterSlots } from "./slots.ts";
+import { ScoreTask, TextTask } from "./task.ts";
+import { Throughput } from "./throughput.ts";
+import type { SchedulerObserver, SchedulerStats, TenantStats } from "./types.ts";
+
+export type Task = TextTask | ScoreTask;
+
+export class Ledger {
+  readonly observer: SchedulerObserver;
+  readonly #limits: SchedulerLimits;
+  readonly #fairness = new Fairness();
+  readonly #queue = new FairQueue<Task>(this.#fairness);
+  readonly #slots: AdapterSlots<Adapter | undefined>;
+  readonly #throughput = new Throughput();
+  readonly #running = new Set<TextTask>();
+  /** Work since it was last measured. */
+  #work = 0;
+
+  constructor(limits: SchedulerLimits, observer: SchedulerObserver) {
+    this.#limits = limits;
+    this.#slots = new AdapterSlots(limits.maxAdaptersPerBatch);
+    this.observer = quiet(observer);
+  }
+
+  /** Something waits or runs. */
+  get busy(): boolean {
+    return this.#queue.size + this.#running.size > 0;
+  }
+
+  get running(): ReadonlySet<TextTask> {
+    return this.#running;
+  }
+
+  /** Everything that waits or runs. */
+  tasks(): Task[] {
+    return [...this.#queue, ...this.#running];
+  }
+
+  /** @throws GenerationError OVERLOADED when one more may not wait */
+  requireRoom(tenant: string): void {
+    const { maxWaiting, maxWaitingPerTenant } = this.#limits;
+    const own = this.#queue.sizeOf(tenant);
+    const ofTenant = own >= maxWaitingPerTenant;
+    if (this.#queue.size < maxWaiting && !ofTenant) return;
+    const tasks = this.tasks();
+    let work = tasks.reduce((sum, { remaining }) => sum + remaining, 0);
+    if (ofTenant) {
+      // Others get their shares meanwhile, but not more than all there is to do.
+      const tenants = new Set(tasks.map((task) => task.tenant)).size;
+      const ownWork = tasks.reduce((sum, task) => sum + (task.tenant === tenant ? task.remaining : 0), 0);
+      work = Math.min(work, tenants * ownWork);
+    }
+    const retryAfterSeconds = this.#throughput.secondsFor(work);
+    const who = ofTenant ? `${own} requests of this tenant` : `${this.#queue.size} requests`;
+    throw new GenerationError("OVERLOADED", `${who} wait already; try again in ${retryAfterSeconds} s`, {
+      retryAfterSeconds,
+    });
+  }
+
+  add(task: Task): void {
+    this.#fairness.enter(task.tenant);
+    this.#queue.add(task);
+  }
+
+  /**
+   * Takes what begins now out of the queue, in order of fairness, as far as limits allow.
+   *
+   * @param rows free rows of the batch
+   * @param budget prompt tokens that may be read now; the first item may be longer
+   */
+  pick(rows: number, budget: number): Task[] {
+    this.#slots.keep((adapter) =>
+      [...this.#queue].some((task) => task instanceof TextTask && task.adapter === adapter),
+    );
+    const picked: Task[] = [];
+    let left = rows;
+    let read = 0;
+    const look = (task: Task): Verdict => {
+      if (task instanceof ScoreTask) return read > 0 ? "stop" : "serve";
+      if (read > 0 && read + task.input > budget) return "stop";
+      if (task.rows === 0) return "take";
+      if (this.#atTenantLimit(task)) return "tenant";
+      if (!this.#slots.admits(task.adapter, (adapter) => this.#remainingOf(adapter))) return "pass";
+      if (task.rows > left || !this.#fitsCache(task)) return "stop";
+      return "take";
+    };
+    for (let task = this.#queue.take(look); task; task = this.#queue.take(look)) {
+      picked.push(task);
+      if (task instanceof ScoreTask) break;
+      this.#start(task);
+      left -= task.rows;
+      read += task.input;
+    }
+    return picked;
+  }
+
+  /** Counts generated tokens. */
+  generated(task: TextTask, tokens: number): void {
+    this.#charge(task, { output: tokens });
+  }
+
+  /** A piece of a score task is done. */
+  scored(task: ScoreTask): void {
+    this.#charge(task, { input: task.plan.pieces[task.done++]!.tokens });
+    task.progress();
+    if (task.done === task.plan.pieces.length) this.endScore(task);
+  }
+
+  /** Measures what was done since the last call. */
+  worked(ms: number): void {
+    this.#throughput.worked(this.#work, ms);
+    this.#work = 0;
+  }
+
+  /** Ends a task whose job is over; a second call does nothing. */
+  end(task: TextTask): void {
+    const waited = this.#queue.remove(task);
+    if (!waited && !this.#running.delete(task)) return;
+    task.release();
+    this.#fairness.leave(task.tenant);
+    if (task.hasSlot) this.#slots.leave(task.adapter);
+    const { job, request, channel } = task;
+    if (job.error !== undefined) {
+      const error = job.error instanceof Error ? job.error : new Error(String(job.error));
+      this.observer.finished?.(request, error);
+      channel.fail(error);
+      return;
+    }
+    if (!job.cancelled) {
+      const done = job.sequences.reduce((sum, { tokens }) => sum + tokens.length, 0);
+      this.#throughput.ended(job.sequences.length * request.options.maxNewTokens, done);
+    }
+    const results = job.results();
+    this.observer.finished?.(request, results);
+    channel.close(results);
+  }
+
+  /** Ends a score task, with an error if it is not whole; a second call does nothing. */
+  endScore(task: ScoreTask, error?: unknown): void {
+    if (!this.#queue.remove(task)) return;
+    this.#fairness.leave(task.tenant);
+    task.over = true;
+    task.end(error);
+  }
+
+  stats(): Omit<SchedulerStats, "draining"> {
+    const tenants = new Map<string, TenantStats>();
+    const labels = new Map<string, { waiting: number; running: number }>();
+    const count = (task: Task, field: "waiting" | "running"): void => {
+      const counter = this.#fairness.counter(task.tenant);
+      const tenant = tenants.get(task.tenant) ?? { waiting: 0, running: 0, counter };
+      tenants.set(task.tenant, { ...tenant, [field]: tenant[field] + 1 });
+      const label = (task instanceof TextTask && task.request.label) || "";
+      const of = labels.get(label) ?? { waiting: 0, running: 0 };
+      labels.set(label, { ...of, [field]: of[field] + 1 });
+    };
+    for (const task of this.#queue) count(task, "waiting");
+    for (const task of this.#running) count(task, "running");
+    const rows = [...this.#running].reduce((sum, task) => sum + task.rows, 0);
+    return {
+      waiting: this.#queue.size,
+      running: this.#running.size,
+      rows,
+      adapters: this.#slots.size,
+      kvTokens: rows * Math.max(0, ...[...this.#running].map(({ job }) => job.longest)),
+      tenants,
+      labels,
+    };
+  }
+
+  #start(task: TextTask): void {
+    this.#running.add(task);
+    task.hasSlot = task.rows > 0;
+    if (task.hasSlot) this.#slots.enter(task.adapter);
+    this.#charge(task, { input: task.input });
+    this.observer.admitted?.(task.request, performance.now() - task.submitted);
+  }
+
+  #charge(task: Task, tokens: { readonly input?: number; readonly output?: number }): void {
+    this.#fairness.charge(task.tenant, tokens, task.weight);
+    this.#work += (tokens.input ?? 0) * INPUT_COST + (tokens.output ?? 0) * OUTPUT_COST;
+  }
+
+  #atTenantLimit(task: TextTask): boolean {
+    const own = [...this.#running].filter(({ tenant }) => tenant === task.tenant);
+    const { maxRunningPerTenant, maxTokensPerTenant = Number.POSITIVE_INFINITY } = this.#limits;
+    const tokens = own.reduce((sum, running) => sum + running.tokens, task.tokens);
+    return own.length >= maxRunningPerTenant || tokens > maxTokensPerTenant;
+  }
+
+  /** Every row of the cache is as long as the longest. */
+  #fitsCache(task: TextTask): boolean {
+    let rows = task.rows;
+    let longest = task.job.longest;
+    for (const running of this.#running) {
+      rows += running.rows;
+      if (running.rows > 0) longest = Math.max(longest, running.job.longest);
+    }
+    return rows * longest <= this.#limits.maxKvTokens;
+  }
+
+  /** Tokens that the present sequences of an adapter may still take. */
+  #remainingOf(adapter: Adapter | undefined): number {
+    let most = 0;
+    for (const task of this.#running)
+      if (task.hasSlot && task.adapter === adapter) most = Math.max(most, task.stepsLeft);
+    return most;
+  }
+}
+
+/** The observer with what it throws dropped: telling must not end the work. */
+function quiet(observer: SchedulerObserver): SchedulerObserver {
+  const safely =
+    <A extends unknown[]>(tell: (...args: A) => void) =>
+    (...args: A): void => {
+      try {
+        tell(...args);
+      } catch {
+        // Whoever watches has to look after itself.
+      }
+    };
+  return {
+    ...(observer.admitted && { admitted: safely(observer.admitted.bind(observer)) }),
+    ...(observer.firstToken && { firstToken: safely(observer.firstToken.bind(observer)) }),
+    ...(observer.token && { token: safely(observer.token.bind(observer)) }),
+    ...(observer.finished && { finished: safely(observer.finished.bind(observer)) }),
+    ...(observer.step && { step: safely(observer.step.bind(observer)) }),
+  };
+}

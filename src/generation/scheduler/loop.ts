@@ -1,0 +1,129 @@
+/** @file The work of a scheduler: turn by turn prompts are read, every sequence gets a token, and consumers are told. */
+import { setImmediate } from "node:timers/promises";
+import { Batch } from "../batch.ts";
+import { commonSignal, Decoder, wasCancelled } from "../decode.ts";
+import { groupBy } from "../group.ts";
+import type { Emission, Job } from "../job.ts";
+import { PREFILL_TOKENS, type Shared } from "../prefill.ts";
+import { readPromptLogprobs } from "../prompt-logprobs.ts";
+import { now } from "../sequence.ts";
+import type { Ledger, Task } from "./ledger.ts";
+import type { SchedulerLimits } from "./limits.ts";
+import { ScoreTask, type TextTask } from "./task.ts";
+
+export class Loop implements Disposable {
+  readonly #shared: Shared;
+  readonly #limits: SchedulerLimits;
+  readonly #ledger: Ledger;
+  /** From the first sequence on. */
+  #decoder: Decoder | undefined;
+  readonly #tasks = new WeakMap<Job, TextTask>();
+
+  constructor(shared: Shared, limits: SchedulerLimits, ledger: Ledger) {
+    this.#shared = shared;
+    this.#limits = limits;
+    this.#ledger = ledger;
+  }
+
+  /** Lets waiting work begin, then takes a step with all sequences. */
+  async turn(): Promise<void> {
+    const started = now();
+    this.#decoder?.sweep();
+    const rows = this.#decoder?.rows ?? 0;
+    const { maxBatch, maxPrefillTokens } = this.#limits;
+    // Where nobody waits for the next token, more is read at once.
+    const budget = rows > 0 ? maxPrefillTokens : Math.max(maxPrefillTokens, PREFILL_TOKENS);
+    const picked = this.#ledger.pick(maxBatch - rows, budget);
+    await this.#read(picked);
+    await this.#step();
+    if (picked.length + rows > 0) this.#ledger.worked(now() - started);
+    else await setImmediate();
+  }
+
+  [Symbol.dispose](): void {
+    this.#decoder?.batch[Symbol.dispose]();
+    this.#decoder = undefined;
+  }
+
+  async #read(picked: readonly Task[]): Promise<void> {
+    const jobs: Job[] = [];
+    for (const task of picked) {
+      if (task instanceof ScoreTask) {
+        await this.#score(task);
+      } else {
+        this.#tasks.set(task.job, task);
+        jobs.push(task.job);
+      }
+    }
+    const asked = jobs.filter(({ request }) => request.promptLogprobs);
+    for (const alike of groupBy(asked, ({ request }) => request.adapter).values()) {
+      this.#settle(await this.#tellPrompts(alike), alike);
+    }
+    // Prompts of one adapter are read together.
+    const next = [...groupBy(jobs, ({ request }) => request.adapter).values()].flat().filter(({ over }) => !over);
+    if (next.length === 0) return;
+    let emissions: Emission[] = [];
+    try {
+      this.#decoder ??= new Decoder(
+        new Batch(this.#shared, this.#limits.maxBatch, {
+          prompt: Math.max(...next.map(({ request }) => request.prompt.length)),
+          longest: Math.max(...next.map(({ longest }) => longest)),
+        }),
+      );
+      emissions = await this.#decoder.admit(next);
+    } catch (error) {
+      for (const job of next) job.fail(error);
+    }
+    this.#settle(emissions, next);
+  }
+
+  async #score(task: ScoreTask): Promise<void> {
+    try {
+      await task.plan.pieces[task.done]!.run(task.signal);
+    } catch (error) {
+      this.#ledger.endScore(task, error);
+    }
+    if (!task.over) this.#ledger.scored(task);
+  }
+
+  /** Reads prompts whose probabilities are asked for; one that cannot be read fails alone. */
+  async #tellPrompts(jobs: readonly Job[]): Promise<Emission[]> {
+    try {
+      return await readPromptLogprobs(this.#shared, jobs, commonSignal(jobs));
+    } catch (error) {
+      if (jobs.length > 1) {
+        const emissions: Emission[] = [];
+        for (const job of jobs) emissions.push(...(await this.#tellPrompts([job])));
+        return emissions;
+      }
+      if (wasCancelled(error)) jobs[0]!.cancel();
+      else jobs[0]!.fail(error);
+      return [];
+    }
+  }
+
+  async #step(): Promise<void> {
+    const decoder = this.#decoder;
+    decoder?.sweep();
+    if (!decoder || decoder.rows === 0) return;
+    const { rows, jobs } = decoder;
+    const { adapters } = decoder.batch;
+    const started = now();
+    const emissions = await decoder.step();
+    this.#ledger.observer.step?.({ rows, adapters, ms: now() - started });
+    // A beam search works on all of its beams and tells its tokens at the end.
+    for (const job of jobs) if (job.search) this.#ledger.generated(this.#tasks.get(job)!, job.width);
+    this.#settle(emissions, jobs);
+    if (decoder.broken) this[Symbol.dispose]();
+  }
+
+  /** Gives tokens to their consumers, and ends what is over. */
+  #settle(emissions: readonly Emission[], jobs: readonly Job[]): void {
+    for (const emission of emissions) {
+      const task = this.#tasks.get(emission.job)!;
+      task.give(emission, this.#ledger.observer);
+      if (!emission.job.search) this.#ledger.generated(task, 1);
+    }
+    for (const job of jobs) if (job.over) this.#ledger.end(this.#tasks.get(job)!);
+  }
+}
