@@ -34,6 +34,8 @@ export async function createApp(services: Services): Promise<FastifyInstance> {
     },
     routerOptions: { maxParamLength: 400 },
     return503OnClosing: false,
+    // When it closes nothing is under way any more; idle connections would hold it up.
+    forceCloseConnections: true,
     // Bodies are checked by zod in the handlers; the routes' schemas are for the document only.
     ajv: { customOptions: { strict: false } },
   });
@@ -63,15 +65,27 @@ export async function createApp(services: Services): Promise<FastifyInstance> {
 /** Keys, draining, errors, the log and the metrics of every request. */
 function watch(app: FastifyInstance, services: Services): void {
   const { state, metrics, log, store, open } = services;
+  app.addHook("onRoute", (route) => {
+    const { handler } = route;
+    route.handler = function (request, reply) {
+      const work = handler.call(this, request, reply);
+      request.facts.work = work;
+      return work;
+    };
+  });
   app.decorateRequest("principal");
   app.decorateRequest("facts");
   app.addHook("onRequest", async (request, reply) => {
     request.facts = {};
     state.inFlight++;
     const started = performance.now();
-    reply.raw.once("close", () => {
+    reply.raw.once("close", async () => {
+      const status = reply.raw.writableFinished ? reply.raw.statusCode : CLIENT_CLOSED;
+      const ms = performance.now() - started;
+      // A client that left may have work under way that has to be stopped and paid for.
+      await Promise.resolve(request.facts.work).catch(() => {});
       state.inFlight--;
-      report(request, reply.raw.writableFinished ? reply.raw.statusCode : CLIENT_CLOSED, performance.now() - started);
+      report(request, status, ms);
     });
     reply.header("x-request-id", request.id);
     const { config } = request.routeOptions;
@@ -97,7 +111,8 @@ function watch(app: FastifyInstance, services: Services): void {
     return reply.status(status).send(body);
   });
   const report = (request: FastifyRequest, status: number, ms: number): void => {
-    const { facts, method, id } = request;
+    const { method, id } = request;
+    const { work: _, ...facts } = request.facts;
     const route = request.routeOptions.url ?? "none";
     metrics.answered(route, status, status === CLIENT_CLOSED ? "CLIENT_CLOSED" : facts.code);
     const quiet = request.routeOptions.config.public === true && status < 400;

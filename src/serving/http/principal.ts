@@ -21,6 +21,8 @@ declare module "fastify" {
 }
 
 export interface RequestFacts {
+  /** The handler on its way. */
+  work?: unknown;
   adapter?: string;
   promptTokens?: number;
   completionTokens?: number;

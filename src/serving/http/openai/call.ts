@@ -44,7 +44,6 @@ interface RoutesAnswer {
 export class Call {
   readonly #services: Services;
   readonly #request: FastifyRequest;
-  readonly #reply: FastifyReply;
   readonly record: AdapterRecord | undefined;
   readonly signal: AbortSignal;
   #experts: readonly string[] | undefined;
@@ -57,7 +56,6 @@ export class Call {
   ) {
     this.#services = services;
     this.#request = request;
-    this.#reply = reply;
     this.record = record;
     const gone = new AbortController();
     reply.raw.once("close", () => {
@@ -71,11 +69,6 @@ export class Call {
     const record = await services.registry.resolve(request.principal, model);
     request.facts.adapter = record ? qualified(record) : services.base;
     return new Call(services, request, reply, record);
-  }
-
-  /** Whether the client has gone, so that there is nobody to answer. */
-  get gone(): boolean {
-    return this.#reply.raw.destroyed;
   }
 
   get tokenizer(): Tokenizer | undefined {
