@@ -6,6 +6,7 @@ export { problemsOf } from "./plan.ts";
 export type { Preset } from "./presets.ts";
 export { findPreset, findStudies, loadStudies } from "./registry.ts";
 export { csvTable, differencesTable, doneText, markdownReport, markdownTable, valueText } from "./render.ts";
+export { type ReproduceOptions, reproduce } from "./reproduce.ts";
 export { type Report, reportOf } from "./results.ts";
 export { type Failure, type Outcome, openCells, openRuns, type RunEvent, runPlan } from "./run.ts";
 export type { Chart, Table } from "./study.ts";
