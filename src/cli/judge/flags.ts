@@ -5,7 +5,7 @@ import { InputError } from "../../base/index.ts";
 import { Judge, judgeKey, judgeUrl, type Prices } from "../../evaluation/index.ts";
 import { cacheDirectory } from "../../models/index.ts";
 import { integer, number } from "../flags.ts";
-import { note } from "../terminal.ts";
+import { note, paint } from "../terminal.ts";
 
 export interface JudgeFlags {
   readonly judgeUrl?: string;
@@ -64,10 +64,16 @@ export function judgeOf(flags: JudgeFlags): Judge | undefined {
     );
   }
   const base = judgeUrl(url);
+  const key = judgeKey(base, flags.judgeKeyEnv);
+  if (key !== undefined && /^http:\/\/(?!localhost\b|127\.|\[::1\])/.test(base)) {
+    note(
+      `${paint("yellow", "warning:", process.stderr)} ${base} is not encrypted: whoever is on the way can read the key`,
+    );
+  }
   return new Judge({
     url: base,
     model,
-    key: judgeKey(base, flags.judgeKeyEnv),
+    key,
     temperature: flags.judgeTemperature === "none" ? undefined : flags.judgeTemperature,
     maxTokens: flags.judgeMaxTokens,
     timeoutMs: flags.judgeTimeout * 1000,
