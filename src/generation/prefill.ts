@@ -42,7 +42,7 @@ export async function readPrompts(
 ): Promise<Tensor> {
   const reading = new PromptReading(shared, lease, adapter, sequences, options);
   try {
-    while (!(await reading.advance(signal))) signal?.throwIfAborted();
+    while (!(await reading.advance(signal)));
     for (const [name, { shape, data }] of reading.outputs)
       (output(name, shape)?.data as Float32Array | undefined)?.set(data);
     return reading.hidden;

@@ -84,6 +84,11 @@ export class PrefixCache {
     };
   }
 
+  /** Keys of all entries, the least recently used first; for tests. */
+  get keys(): string[] {
+    return [...this.#entries.keys()];
+  }
+
   /** How many of a prompt's first tokens are there: as many as `restore` would spare. */
   known(query: PromptIdentity): number {
     if (isCausal(query)) return this.#chain(query).length * BLOCK;

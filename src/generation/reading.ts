@@ -1,6 +1,6 @@
 /** @file A pass over prompts that fills their rows of the KV cache, in one run or slice by slice. */
 import { steadyLength } from "../models/index.ts";
-import { Tensor } from "../runtime/index.ts";
+import { RuntimeError, Tensor } from "../runtime/index.ts";
 import { bindCache, type KvCache } from "./cache.ts";
 import type { PreparedAdapter } from "./derived.ts";
 import type { Lease } from "./graphs.ts";
@@ -94,6 +94,7 @@ export class PromptReading implements Disposable {
   async advance(signal?: AbortSignal): Promise<boolean> {
     const slice = this.#slices[0];
     if (!slice) return true;
+    if (signal?.aborted) throw new RuntimeError("RUN_CANCELLED", "the prompt's pass was cancelled");
     if (slice.layers) {
       for (let from = slice.layers.from; from < slice.layers.to; from++) {
         await this.#run(slice.tokens, { from, to: from + 1 }, signal);

@@ -1,8 +1,15 @@
 /** @file Backbones, adapters and expected numbers of test/fixtures, for the tests of this room. */
 import { readdirSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { Adapter } from "../methods/index.ts";
+import { Random } from "../base/index.ts";
+import { Adapter, methodOf } from "../methods/index.ts";
 import { Backbone, type BackboneConfig } from "../models/index.ts";
+import { BufferPool } from "./cache.ts";
+import { AdapterCache } from "./derived.ts";
+import { SessionCache } from "./graphs.ts";
+import type { Shared } from "./prefill.ts";
+import { PrefixCache, type PrefixCacheOptions } from "./prefix-cache.ts";
+import { Runner } from "./runner.ts";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
 const fixtures = `${root}test/fixtures/`;
@@ -75,4 +82,39 @@ export function distance(a: ArrayLike<number>, b: ArrayLike<number>): number {
     if (!(d <= largest)) largest = d; // NaN comes through
   }
   return largest;
+}
+
+/** An adapter whose every number is moved away from where training begins. */
+export function moved(backbone: Backbone, method: string, options: Record<string, unknown> = {}, seed = 1): Adapter {
+  const adapter = Adapter.create(methodOf(method), options, backbone.config, seed, backbone, { totalSteps: 10 });
+  const random = new Random(99 + seed);
+  for (const { key } of adapter.specs) {
+    adapter.values(key).set(adapter.values(key).map((value) => value + 0.08 * random.normal()));
+  }
+  return adapter;
+}
+
+/** The most likely token. */
+export function greedy(values: Float32Array): number {
+  return values.indexOf(values.reduce((a, b) => Math.max(a, b)));
+}
+
+/** Everything a batch takes. */
+export class Bench implements Disposable {
+  readonly shared: Shared;
+
+  constructor(backbone: Backbone, prefixCache?: PrefixCacheOptions) {
+    const sessions = new SessionCache(backbone, { routes: 0 });
+    const runner = new Runner();
+    const adapters = new AdapterCache(backbone, sessions, runner);
+    const prefixes = prefixCache && new PrefixCache(backbone, prefixCache);
+    const sizes = { context: 200, capacity: undefined };
+    this.shared = { backbone, sessions, adapters, pool: new BufferPool(), runner, prefixes, ...sizes };
+  }
+
+  [Symbol.dispose](): void {
+    this.shared.adapters[Symbol.dispose]();
+    this.shared.sessions[Symbol.dispose]();
+    this.shared.pool[Symbol.dispose]();
+  }
 }
