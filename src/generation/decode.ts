@@ -1,6 +1,7 @@
 /** @file The loop that drives a batch: jobs take rows, every row gets its next token, those that are over make room. */
 import type { Adapter } from "../methods/index.ts";
 import { RuntimeError } from "../runtime/index.ts";
+import type { Admission, BatchPrompt } from "./admission.ts";
 import type { Batch } from "./batch.ts";
 import { GenerationError } from "./errors.ts";
 import type { Emission, Job } from "./job.ts";
@@ -32,10 +33,18 @@ function isDisposed(adapter: Adapter | undefined): boolean {
   return false;
 }
 
-/** The jobs of a batch, row by row. What goes wrong with one job ends that job alone: look at its `error`. */
-export class Decoder {
+/** A job whose prompt is being read slice by slice. */
+interface Reading {
+  readonly job: Job;
+  readonly admission: Admission;
+  readonly started: number;
+}
+
+/** The jobs of a batch, which it owns, row by row. What goes wrong with one job ends that job alone: look at its `error`. */
+export class Decoder implements Disposable {
   readonly batch: Batch;
   readonly #slots: Slot[] = []; // by row
+  #reading: Reading | undefined;
   #broken = false;
 
   constructor(batch: Batch) {
@@ -61,12 +70,18 @@ export class Decoder {
     return [...new Set(this.#slots.map(({ job }) => job))];
   }
 
+  /** The job whose prompt is being read slice by slice. */
+  get reading(): Job | undefined {
+    return this.#reading?.job;
+  }
+
   /** Ends what was cancelled or lost its adapter, and frees the rows that are not needed any more. */
   sweep(): void {
     for (const { job } of this.#slots) {
       if (job.cancelled) job.cancel();
       else if (isDisposed(job.request.adapter)) job.fail(adapterDisposed());
     }
+    if (this.#reading?.job.over) this.#endReading();
     for (let row = this.#slots.length - 1; row >= 0; row--) {
       const { job, index } = this.#slots[row]!;
       if (job.needs(index)) continue;
@@ -82,14 +97,8 @@ export class Decoder {
   async admit(jobs: readonly Job[]): Promise<Emission[]> {
     const first = this.batch.rows;
     const started = now();
-    const prompts = jobs.map((job) => ({
-      tokens: job.request.prompt,
-      adapter: job.request.adapter,
-      longest: job.longest,
-      scope: job.request.scope,
-    }));
     try {
-      await this.batch.admit(prompts, commonSignal(jobs));
+      await this.batch.admit(jobs.map(promptOf), commonSignal(jobs));
     } catch (error) {
       this.batch.truncate(first);
       if (wasCancelled(error)) for (const job of jobs) job.cancel();
@@ -103,6 +112,29 @@ export class Decoder {
       return [];
     }
     return this.#enter(jobs, now() - started);
+  }
+
+  /** Begins to read a prompt slice by slice, one at a time; rows for it must stay free. */
+  begin(job: Job, sliceTokens: number): void {
+    const admission = this.batch.begin([promptOf(job)], { sliceTokens });
+    this.#reading = { job, admission, started: now() };
+  }
+
+  /** Reads the next slice of the prompt that was begun; with the last one its first tokens are chosen. */
+  async advance(): Promise<Emission[]> {
+    const reading = this.#reading;
+    if (!reading) return [];
+    const { job, admission, started } = reading;
+    try {
+      if ((await admission.advance(job.request.signal)) === 0) return [];
+    } catch (error) {
+      if (wasCancelled(error)) job.cancel();
+      else job.fail(error);
+      this.#endReading();
+      return [];
+    }
+    this.#endReading();
+    return this.#enter([job], now() - started);
   }
 
   /** Feeds every row its token and chooses the next. */
@@ -142,6 +174,16 @@ export class Decoder {
     }
     for (const [job, slots] of searches) attempt(job, () => emissions.push(...this.#search(job, slots)));
     return emissions;
+  }
+
+  [Symbol.dispose](): void {
+    this.#endReading();
+    this.batch[Symbol.dispose]();
+  }
+
+  #endReading(): void {
+    this.#reading?.admission[Symbol.dispose]();
+    this.#reading = undefined;
   }
 
   /** Gives rows to jobs whose prompts stand in the last rows of the batch. */
@@ -201,6 +243,10 @@ export class Decoder {
   }
 }
 
+function promptOf({ request: { prompt, adapter, scope }, longest }: Job): BatchPrompt {
+  return { tokens: prompt, adapter, scope, longest };
+}
+
 /** What one job does wrong is its own affair. */
 function attempt(job: Job, run: () => void): void {
   try {
@@ -219,12 +265,12 @@ function adapterDisposed(): GenerationError {
 
 /**
  * Runs every job of the queue to its end, as many at a time as the batch has rows for. Yields the tokens of each run;
- * everything is freed by whoever owns the batch, also when the consumer stops early.
+ * the batch is disposed at the end, also when the consumer stops early.
  *
  * @throws what made a job fail
  */
 export async function* decodeJobs(batch: Batch, queue: Job[]): AsyncGenerator<readonly Emission[]> {
-  const decoder = new Decoder(batch);
+  using decoder = new Decoder(batch);
   for (;;) {
     decoder.sweep();
     const fresh = take(queue, decoder.free);

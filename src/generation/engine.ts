@@ -239,7 +239,7 @@ export class Engine implements Disposable {
     if (queue.length === 0) return;
     const rows = queue.reduce((sum, { width }) => sum + width, 0);
     const widest = Math.max(...queue.map(({ width }) => width));
-    using batch = new Batch(this.#shared, Math.max(widest, Math.min(rows, this.maxBatch)), {
+    const batch = new Batch(this.#shared, Math.max(widest, Math.min(rows, this.maxBatch)), {
       prompt: Math.max(...queue.map(({ request }) => request.prompt.length)),
       longest: queue[0]!.longest,
     });

@@ -1,5 +1,6 @@
 /** @file Probabilities of the tokens of prompts, and the one token after them that the same pass can tell. */
 import { logitsNotFinite } from "./errors.ts";
+import { groupBy } from "./group.ts";
 import type { Emission, Job } from "./job.ts";
 import type { Shared } from "./prefill.ts";
 import { scoreSequences } from "./score.ts";
@@ -16,6 +17,14 @@ export async function readPromptLogprobs(
   jobs: readonly Job[],
   signal?: AbortSignal,
 ): Promise<Emission[]> {
+  const emissions: Emission[] = [];
+  for (const alike of groupBy(jobs, ({ request }) => request.scope).values()) {
+    emissions.push(...(await readOfScope(shared, alike, signal)));
+  }
+  return emissions;
+}
+
+async function readOfScope(shared: Shared, jobs: readonly Job[], signal: AbortSignal | undefined): Promise<Emission[]> {
   const started = now();
   const rows = jobs.map(({ request: { prompt, options, promptLogprobs }, isPromptOnly }) => ({
     tokens: prompt,
@@ -24,7 +33,8 @@ export async function readPromptLogprobs(
     last: isPromptOnly && options.maxNewTokens > 0,
     top: promptLogprobs?.top ?? 0,
   }));
-  const scores = await scoreSequences(shared, jobs[0]?.request.adapter, rows, signal);
+  const { adapter, scope } = jobs[0]!.request;
+  const scores = await scoreSequences(shared, adapter, rows, signal, scope);
   const ended = now();
   return jobs.flatMap((job, index) => {
     const { logprobs, tops, last, route } = scores[index]!;

@@ -23,6 +23,11 @@ export class Fairness {
   /** The counter of the tenant that rested last: where those begin who find nobody active. */
   #floor = 0;
 
+  /** Tenants that are known. */
+  get size(): number {
+    return this.#accounts.size;
+  }
+
   /** A tenant has one more request. */
   enter(tenant: string): void {
     let account = this.#accounts.get(tenant);

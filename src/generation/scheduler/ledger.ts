@@ -71,21 +71,25 @@ export class Ledger {
   /**
    * Takes what begins now out of the queue, in order of fairness, as far as limits allow.
    *
-   * @param rows free rows of the batch
    * @param budget prompt tokens that may be read now; the first item may be longer
+   * @param prompts those longer than `long` tokens are read by themselves, slice by slice, and may not begin now unless
+   *   `mayBeLong`
    */
-  pick(rows: number, budget: number): Task[] {
+  pick(budget: number, prompts: { readonly long: number; readonly mayBeLong: boolean }): Task[] {
     this.#slots.keep((adapter) =>
       [...this.#queue].some((task) => task instanceof TextTask && task.adapter === adapter),
     );
     const picked: Task[] = [];
-    let left = rows;
+    let left = this.#limits.maxBatch - this.#rows;
     let read = 0;
+    let { mayBeLong } = prompts;
+    const isLong = ({ request, rows }: TextTask): boolean => rows > 0 && request.prompt.length > prompts.long;
     const look = (task: Task): Verdict => {
       if (task instanceof ScoreTask) return read > 0 ? "stop" : "serve";
       if (read > 0 && read + task.input > budget) return "stop";
       if (task.rows === 0) return "take";
       if (this.#atTenantLimit(task)) return "tenant";
+      if (isLong(task) && !mayBeLong) return "pass";
       if (!this.#slots.admits(task.adapter, (adapter) => this.#remainingOf(adapter))) return "pass";
       if (task.rows > left || !this.#fitsCache(task)) return "stop";
       return "take";
@@ -96,6 +100,7 @@ export class Ledger {
       this.#start(task);
       left -= task.rows;
       read += task.input;
+      if (isLong(task)) mayBeLong = false;
     }
     return picked;
   }
@@ -162,16 +167,22 @@ export class Ledger {
     };
     for (const task of this.#queue) count(task, "waiting");
     for (const task of this.#running) count(task, "running");
-    const rows = [...this.#running].reduce((sum, task) => sum + task.rows, 0);
     return {
       waiting: this.#queue.size,
       running: this.#running.size,
-      rows,
+      rows: this.#rows,
       adapters: this.#slots.size,
-      kvTokens: rows * Math.max(0, ...[...this.#running].map(({ job }) => job.longest)),
+      kvTokens: this.#rows * Math.max(0, ...[...this.#running].map(({ job }) => job.longest)),
       tenants,
       labels,
     };
+  }
+
+  /** Rows that the running requests have or will have. */
+  get #rows(): number {
+    let rows = 0;
+    for (const task of this.#running) rows += task.rows;
+    return rows;
   }
 
   #start(task: TextTask): void {

@@ -13,8 +13,8 @@ export const schedulerLimitsSchema = z.strictObject({
     .default(65_536)
     .describe("positions of the key-value cache: sequences at a time, times the longest of them with its answer"),
   maxPrefillTokens: count
-    .default(2048)
-    .describe("prompt tokens read between two steps of the sequences that decode; a longer prompt is read alone"),
+    .default(256)
+    .describe("prompt tokens read between two steps of the sequences that decode; longer prompts are read in slices"),
   maxWaiting: z.int().min(0).default(256).describe("requests that may wait, of all tenants"),
   maxWaitingPerTenant: z.int().min(0).default(64).describe("requests of one tenant that may wait"),
   maxRunningPerTenant: count.default(64).describe("requests of one tenant that run at a time"),

@@ -30,18 +30,19 @@ export class Loop implements Disposable {
     const started = now();
     this.#decoder?.sweep();
     const rows = this.#decoder?.rows ?? 0;
-    const { maxBatch, maxPrefillTokens } = this.#limits;
+    const { maxPrefillTokens } = this.#limits;
     // Where nobody waits for the next token, more is read at once.
     const budget = rows > 0 ? maxPrefillTokens : Math.max(maxPrefillTokens, PREFILL_TOKENS);
-    const picked = this.#ledger.pick(maxBatch - rows, budget);
+    const picked = this.#ledger.pick(budget, { long: maxPrefillTokens, mayBeLong: !this.#decoder?.reading });
     await this.#read(picked);
+    await this.#readOn();
     await this.#step();
-    if (picked.length + rows > 0) this.#ledger.worked(now() - started);
+    if (picked.length + rows > 0 || this.#decoder?.reading) this.#ledger.worked(now() - started);
     else await setImmediate();
   }
 
   [Symbol.dispose](): void {
-    this.#decoder?.batch[Symbol.dispose]();
+    this.#decoder?.[Symbol.dispose]();
     this.#decoder = undefined;
   }
 
@@ -62,19 +63,37 @@ export class Loop implements Disposable {
     // Prompts of one adapter are read together.
     const next = [...groupBy(jobs, ({ request }) => request.adapter).values()].flat().filter(({ over }) => !over);
     if (next.length === 0) return;
+    const short = next.filter((job) => !this.#isLong(job));
     let emissions: Emission[] = [];
     try {
-      this.#decoder ??= new Decoder(
-        new Batch(this.#shared, this.#limits.maxBatch, {
-          prompt: Math.max(...next.map(({ request }) => request.prompt.length)),
-          longest: Math.max(...next.map(({ longest }) => longest)),
-        }),
-      );
-      emissions = await this.#decoder.admit(next);
+      const decoder = this.#open(next);
+      for (const job of next) if (this.#isLong(job)) decoder.begin(job, this.#limits.maxPrefillTokens);
+      if (short.length > 0) emissions = await decoder.admit(short);
     } catch (error) {
       for (const job of next) job.fail(error);
     }
     this.#settle(emissions, next);
+  }
+
+  /** Reads the next slice of a long prompt. */
+  async #readOn(): Promise<void> {
+    const job = this.#decoder?.reading;
+    if (job) this.#settle(await this.#decoder!.advance(), [job]);
+  }
+
+  #isLong({ request }: Job): boolean {
+    return request.prompt.length > this.#limits.maxPrefillTokens;
+  }
+
+  /** The batch, made for the jobs that are the first in it. */
+  #open(jobs: readonly Job[]): Decoder {
+    this.#decoder ??= new Decoder(
+      new Batch(this.#shared, this.#limits.maxBatch, {
+        prompt: Math.max(...jobs.map(({ request }) => request.prompt.length)),
+        longest: Math.max(...jobs.map(({ longest }) => longest)),
+      }),
+    );
+    return this.#decoder;
   }
 
   async #score(task: ScoreTask): Promise<void> {

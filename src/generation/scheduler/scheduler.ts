@@ -53,7 +53,8 @@ export class Scheduler implements AsyncDisposable {
     let task: TextTask;
     try {
       this.#check(request);
-      const job = new Job({ ...request, signal: stop.signal }, jobContext(this.#engine.backbone), request.n);
+      const { scope = request.tenant } = request;
+      const job = new Job({ ...request, scope, signal: stop.signal }, jobContext(this.#engine.backbone), request.n);
       task = new TextTask(request, job, channel);
       this.#checkTokens(task);
       this.#requireRoom(request.tenant);
@@ -101,7 +102,13 @@ export class Scheduler implements AsyncDisposable {
     this.#requireRoom(options.tenant);
     using open = openEngine(this.#engine);
     checkScoreRows(rows, adapter, this.#engine.backbone, open.shared.context);
-    const plan = new ScorePlan(open.shared, rows, adapter, this.limits.maxPrefillTokens);
+    const plan = new ScorePlan(
+      open.shared,
+      rows,
+      adapter,
+      this.limits.maxPrefillTokens,
+      options.scope ?? options.tenant,
+    );
     if (plan.pieces.length === 0) return plan.results;
     let finished = rows.length - plan.pieces.reduce((sum, piece) => sum + piece.rows, 0);
     let cancel: () => void = () => {};
