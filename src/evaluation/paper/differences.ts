@@ -36,10 +36,10 @@ function leaves(value: object, path = ""): [string, unknown][] {
   });
 }
 
-/** All settings of a training, with the method's own as they are for this backbone. */
-function settingsOf(scope: Scope, method: string, isPapers: boolean): Map<string, unknown> {
-  const settings = isPapers ? presetSettings("paper", method) : scope.settings(method, 0);
-  const dev = isPapers || scope.dev ? 0.05 : 0;
+/** All settings of a training on a task, the paper's without one, with the method's own as they are for this backbone. */
+function settingsOf(scope: Scope, method: string, task?: string): Map<string, unknown> {
+  const settings = task === undefined ? presetSettings("paper", method) : scope.settings(method, 0, [task]);
+  const dev = task === undefined || scope.dev ? 0.05 : 0;
   const { backbone } = scope;
   const adapter = backbone ? methodOf(method).newConfig(settings.adapter, backbone) : settings.adapter;
   const config = {
@@ -53,9 +53,14 @@ function settingsOf(scope: Scope, method: string, isPapers: boolean): Map<string
 }
 
 function ofMethod(scope: Scope, method: string): Omit<Difference, "methods">[] {
-  const [paper, here] = [settingsOf(scope, method, true), settingsOf(scope, method, false)];
-  return [...new Set([...paper.keys(), ...here.keys()])]
-    .map((setting) => ({ setting, paper: textOf(paper.get(setting)), here: textOf(here.get(setting)) }))
+  const paper = settingsOf(scope, method);
+  const here = scope.tasks.map((task) => settingsOf(scope, method, task));
+  return [...new Set([paper, ...here].flatMap((settings) => [...settings.keys()]))]
+    .map((setting) => ({
+      setting,
+      paper: textOf(paper.get(setting)),
+      here: [...new Set(here.map((settings) => textOf(settings.get(setting))))].join(" or "),
+    }))
     .filter(({ paper, here }) => paper !== here);
 }
 

@@ -239,7 +239,7 @@ export class Planner {
       sources = [];
     }
     const rows = sources.length ? sum(sources.map(({ train }) => train.rows)) : papers;
-    const settings = this.#scope.settings(method, rows);
+    const settings = this.#scope.settings(method, rows, data);
     const adapter = { ...settings.adapter, ...training.adapter };
     const devs = this.#scope.dev ? sources.map(({ dev }) => dev) : [];
     const whole = devs.length > 0 && devs.every((dev) => dev !== undefined);

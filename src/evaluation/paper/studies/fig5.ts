@@ -15,7 +15,7 @@ export const study = sweep({
   at({ backbone, settings, rank }, name, r) {
     if (!backbone) return r;
     const method = methodOf(name);
-    const config = method.newConfig({ ...settings(name, 0).adapter, ...rank(r) }, backbone);
+    const config = method.newConfig({ ...settings(name, 0, []).adapter, ...rank(r) }, backbone);
     const { tunable } = method.countParameters(config, backbone);
     return sum(Object.values(tunable)) / 1e6;
   },

@@ -12,7 +12,7 @@ function parametersOf({ backbone, settings }: Scope, name: string): { tunable: n
   if (!backbone) return undefined;
   const method = methodOf(name);
   const { tunable, activated } = method.countParameters(
-    method.newConfig(settings(name, 0).adapter, backbone),
+    method.newConfig(settings(name, 0, []).adapter, backbone),
     backbone,
   );
   const millions = (parts: Readonly<Record<string, number>>) => sum(Object.values(parts)) / 1e6;
