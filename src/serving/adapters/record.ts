@@ -28,6 +28,7 @@ export interface AdapterTable {
   /** All that `tenant` may use. */
   list(tenant: string): Promise<readonly AdapterRecord[]>;
   all(): Promise<readonly AdapterRecord[]>;
+  pinned(): Promise<readonly AdapterRecord[]>;
   remove(owner: string | null, name: string): Promise<AdapterRecord | undefined>;
   setPinned(owner: string | null, name: string, pinned: boolean): Promise<void>;
   /** Digests that some row refers to. */

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { describe, expect, onTestFinished, test } from "vitest";
 import type { Adapter } from "../../methods/index.ts";
+import { openStore } from "../store/index.ts";
 import type { AdapterRecord } from "./record.ts";
 import { AdapterRegistry, type RegistryOptions } from "./registry.ts";
 import {
@@ -22,7 +23,7 @@ import {
 
 async function open(options: Partial<RegistryOptions> = {}) {
   const directory = options.directory ?? temporary();
-  const rows = (options.adapters as Rows | undefined) ?? new Rows();
+  const rows = options.adapters instanceof Rows ? options.adapters : new Rows();
   const forgotten: Adapter[] = [];
   const engine = { forget: (adapter: Adapter) => forgotten.push(adapter) };
   const registry = await AdapterRegistry.open({
@@ -363,6 +364,37 @@ describe("damage", () => {
     const repaired = await registry.install({ directory: fixture }, shared);
     await registry.load(repaired);
   });
+});
+
+test("with the database: owners, grants and what a tenant may store", async () => {
+  await using store = await openStore({ memory: true });
+  await store.tenants.create({ id: "ann", limits: { maxAdapters: 1 } });
+  await store.tenants.create({ id: "bob" });
+  const { registry, files } = await open({ adapters: store.adapters, limits: { graceMs: 0 } });
+  const record = await registry.install({ directory: fixture }, { owner: "ann", name: "x" });
+  const other = { directory: await newAdapter(1) };
+  await expect(registry.install(other, { owner: "ann", name: "y" })).rejects.toMatchObject({
+    code: "STORAGE_EXCEEDED",
+  });
+  await expect(registry.install(other, { owner: "nobody", name: "y" })).rejects.toMatchObject({
+    code: "TENANT_NOT_FOUND",
+  });
+  expect(await registry.sweep()).toHaveLength(1);
+  expect(visible(files)).toEqual([record.digest]);
+  const asBob = () => registry.resolve({ tenant: "bob" }, "ann/x");
+  await expect(asBob()).rejects.toMatchObject({ code: "MODEL_NOT_FOUND" });
+  await store.grants.grant("ann", "x", "bob");
+  using _lease = await registry.lease((await asBob())!);
+  expect(await registry.list({ tenant: "bob" })).toMatchObject([{ owner: "ann", name: "x", inFlight: 1 }]);
+  const replaced = await registry.install(other, { owner: "ann", name: "x" });
+  expect(replaced.replaced).toBe(record.digest);
+  expect(await asBob()).toMatchObject({ digest: replaced.digest });
+  await registry.pin((await asBob())!);
+  expect(await registry.all()).toMatchObject([{ pinned: true, resident: true }]);
+  await store.grants.revoke("ann", "x", "bob");
+  await expect(asBob()).rejects.toMatchObject({ code: "MODEL_NOT_FOUND" });
+  await registry.remove("ann", "x", { timeoutMs: 1 });
+  expect(await registry.all()).toEqual([]);
 });
 
 describe("a restart", () => {

@@ -339,8 +339,8 @@ export class AdapterRegistry implements AsyncDisposable {
   /** Pins what some row says is pinned, and nothing else. One at a time: the last one has seen all rows. */
   async #settlePin(digest: string): Promise<void> {
     using _place = await this.#pinning.enter();
-    const all = await this.#table.all();
-    this.#residency.pin(digest, this.#preloaded.has(digest) || all.some((row) => row.pinned && row.digest === digest));
+    const pinned = this.#preloaded.has(digest) || (await this.#table.pinned()).some((row) => row.digest === digest);
+    this.#residency.pin(digest, pinned);
   }
 
   /** Loads what is to stay; that it cannot be loaded is no failure of what led to it. */

@@ -108,6 +108,10 @@ export class Rows implements AdapterTable {
     return [...this.rows.values()];
   }
 
+  async pinned(): Promise<AdapterRecord[]> {
+    return [...this.rows.values()].filter((row) => row.pinned);
+  }
+
   async remove(owner: string | null, name: string): Promise<AdapterRecord | undefined> {
     const row = this.rows.get(keyOf(owner, name));
     this.rows.delete(keyOf(owner, name));
