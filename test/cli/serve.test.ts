@@ -86,8 +86,8 @@ test("SIGTERM lets a stream end, then the process ends with 0; nothing but the o
   const second = start(["--model", tiny, "--data", data, "--port", "0", "--json"]);
   const again = await announced(second);
   const third = await milora(["serve", "--model", tiny, "--data", data, "--port", "0"]);
-  expect(third.code).toBe(1);
-  expect(third.stderr).toContain("data");
+  expect(third.code).toBe(2);
+  expect(third.stderr).toContain("another process");
   await post(again.url, long);
   const killed = once(second.child, "exit");
   second.child.kill("SIGINT");

@@ -122,5 +122,5 @@ function answer(status: number, code: string, message: string, param: string | n
 
 function internal(requestId: string): ErrorAnswer {
   const message = `the server failed to answer; its log says why under the request id ${requestId}`;
-  return { status: 500, body: { error: { message, type: "server_error", param: null, code: "INTERNAL" } } };
+  return { status: 500, body: { error: { message, type: "server_error", param: null, code: "INTERNAL_ERROR" } } };
 }

@@ -103,7 +103,7 @@ export class Metrics {
   /** Gauges of what is now, read when the metrics are asked for. */
   watch(parts: { readonly scheduler: Scheduler; readonly engine: Engine; readonly registry: AdapterRegistry }): void {
     collectDefaultMetrics({ register: this.registry, prefix: "milora_" });
-    const { scheduler, registry } = parts;
+    const { scheduler, engine, registry } = parts;
     this.#gauge("requests_waiting", "Requests in the queue", () => scheduler.stats().waiting);
     this.#gauge("requests_running", "Requests under way", () => scheduler.stats().running);
     this.#gauge("running_rows", "Sequences that decode", () => scheduler.stats().rows);
@@ -115,6 +115,11 @@ export class Metrics {
     this.#total("adapter_load_failures_total", "Adapters that could not be loaded", () => registry.stats.failures);
     this.#total("adapter_evictions_total", "Adapters evicted from memory", () => registry.stats.evictions);
     this.#total("adapter_hits_total", "Requests that found their adapter in memory", () => registry.stats.hits);
+    this.#total("prefix_cache_hits_total", "Prompts whose beginning was cached", () => engine.prefixCache?.hits ?? 0);
+    this.#total("prefix_cache_misses_total", "Prompts read from the start", () => engine.prefixCache?.misses ?? 0);
+    this.#total("prefix_cache_tokens_total", "Prompt tokens not read again", () => engine.prefixCache?.tokens ?? 0);
+    this.#total("prefix_cache_evictions_total", "Beginnings that had to go", () => engine.prefixCache?.evictions ?? 0);
+    this.#gauge("prefix_cache_bytes", "Memory of cached beginnings", () => engine.prefixCache?.bytes ?? 0);
     const cap = this.#adapters;
     new Gauge({
       name: "milora_adapter_resident",

@@ -55,6 +55,7 @@ export class Server implements AsyncDisposable {
       const engine = owned.add(
         Engine.create(backbone, {
           maxBatch: config.limits.maxBatch,
+          ...(config.prefixCacheBytes > 0 && { prefixCache: { bytes: config.prefixCacheBytes } }),
           ...(config.context !== undefined && { context: config.context }),
         }),
       );

@@ -111,7 +111,7 @@ export class Call {
       const tokens = merge(ask.prompts.length, scheduler.limits.maxBatch, (index) =>
         scheduler.submit({
           ...{ prompt: ask.prompts[index]!, options: ask.options, n: ask.candidates, signal },
-          ...{ tenant: principal.tenant, weight: principal.weight },
+          ...{ tenant: principal.tenant, weight: principal.weight, scope: principal.tenant },
           ...(ask.promptLogprobs && { promptLogprobs: ask.promptLogprobs }),
           ...(adapter && { adapter, label: qualified(record!) }),
           ...(deadlineSeconds !== undefined && { deadlineMs: deadlineSeconds * 1000 }),
