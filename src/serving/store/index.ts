@@ -1,11 +1,13 @@
 /** @file The database of the server: tenants, keys, names of adapters, grants, usage, quotas. */
-export type { CreatedKey, NewKey } from "./keys.ts";
-export type { Admission, Refusal } from "./quotas.ts";
+export { type CreatedKey, keyLabelSchema, type NewKey } from "./keys.ts";
+export type { Admission, QuotaState, Refusal } from "./quotas.ts";
 export { openStore, Store, type StoreOptions } from "./store.ts";
 export {
   type NewTenant,
+  newTenantSchema,
   OPEN_TENANT,
   type TenantChanges,
+  tenantChangesSchema,
   tenantIdSchema,
   tenantNameSchema,
   tenantWeightSchema,

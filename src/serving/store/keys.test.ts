@@ -20,11 +20,15 @@ test("tenants are made, changed, disabled, removed; the built-in one is not seen
   await expect(tenants.create({ id: "acme" })).rejects.toThrow(withCode("TENANT_EXISTS"));
   await tenants.create({ id: "b" });
   expect(await tenants.list()).toMatchObject([acme, { id: "b", name: "b", weight: 1, limits: {} }]);
-  expect(await tenants.update("acme", { limits: { tokensPerDay: 5 }, disabled: true })).toMatchObject({
+  expect(
+    await tenants.update("acme", { limits: { tokensPerDay: 5, maxConcurrent: null }, disabled: true }),
+  ).toMatchObject({
     ...acme,
     limits: { tokensPerDay: 5 },
     disabled: true,
   });
+  const more = { limits: { tokensPerDay: 5, maxAdapters: 1 } }; // what is not named stays
+  expect(await tenants.update("acme", { limits: { maxAdapters: 1 } })).toMatchObject({ ...more, disabled: true });
   expect(await tenants.update("b", {})).toEqual(await tenants.get("b"));
   await tenants.remove("b");
   for (const id of ["b", "admin", "ADMIN", "' OR 1=1 --"]) {

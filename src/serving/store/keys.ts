@@ -18,12 +18,13 @@ const REMEMBERED = 10_000;
 /** A key's last use is written at most this often. */
 const LAST_USE_MS = 60_000;
 
+export const keyLabelSchema = z
+  .string()
+  .max(200)
+  .regex(/^\P{Cc}*$/u, "must be on one line");
+
 const newKeySchema = z.strictObject({
-  label: z
-    .string()
-    .max(200)
-    .regex(/^\P{Cc}*$/u, "must be on one line")
-    .default(""),
+  label: keyLabelSchema.default(""),
   expiresAt: z.date().nullish(),
 });
 

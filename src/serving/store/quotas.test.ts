@@ -64,7 +64,7 @@ test("concurrency counts until settled or disposed, once", () => {
   first.settle(3);
   first.settle(3);
   first[Symbol.dispose]();
-  expect(quotas.running("acme")).toBe(0);
+  expect(quotas.state("acme").running).toBe(0);
   admitted(ask());
   admitted(ask());
   expect(ask().ok).toBe(false);
@@ -160,7 +160,7 @@ describe("any history", () => {
             admission.settle(one.settle);
             used += one.settle;
           }
-          expect(quotas.running("acme")).toBe(open.length);
+          expect(quotas.state("acme").running).toBe(open.length);
         }
         expect(quotas.take().reduce((sum, { tokens }) => sum + tokens, 0)).toBe(used);
       }),

@@ -21,6 +21,15 @@ export interface Refusal {
   readonly retryAfterSeconds: number;
 }
 
+export interface QuotaState {
+  /** Requests under way, … */
+  readonly running: number;
+  /** … and the tokens that they may take at most. */
+  readonly reserved: number;
+  /** Tokens of requests that ended since midnight UTC. */
+  readonly tokensToday: number;
+}
+
 /** A request's place; it must be settled or disposed. */
 export interface Admission extends Disposable {
   /**
@@ -127,9 +136,12 @@ export class Quotas {
     throw new ServingError("QUOTA_EXCEEDED", 429, message, { retryAfterSeconds });
   }
 
-  /** Requests under way. */
-  running(tenant: string): number {
-    return this.#states.get(tenant)?.running ?? 0;
+  /** Where a tenant stands. */
+  state(tenant: string): QuotaState {
+    const state = this.#states.get(tenant);
+    if (!state) return { running: 0, reserved: 0, tokensToday: 0 };
+    this.#turnDay(tenant, state, this.#now());
+    return { running: state.running, reserved: state.reserved, tokensToday: state.used };
   }
 
   #admission(tenant: string, state: State, estimate: number, tokensPerMinute: number | undefined): Admission {

@@ -1,10 +1,10 @@
 /** @file Tenants: who may be served, with which weight and limits. */
-import { and, asc, count, eq, ne } from "drizzle-orm";
+import { and, asc, count, eq, ne, sql } from "drizzle-orm";
 import { z } from "zod";
 import { InputError, parseWith } from "../../base/index.ts";
 import type { Database } from "./database.ts";
 import { adapters, keys, tenants } from "./schema.ts";
-import { type Tenant, tenantLimitsSchema } from "./types.ts";
+import { type LimitName, type Tenant, tenantLimitsSchema } from "./types.ts";
 
 /** The tenant of requests without a key, where these are allowed. */
 export const OPEN_TENANT = "default";
@@ -27,22 +27,28 @@ export const tenantNameSchema = z
   .regex(/^\P{Cc}*$/u, "must be on one line");
 export const tenantWeightSchema = z.number().min(0.01).max(100);
 
-const newTenantSchema = z.strictObject({
+export const newTenantSchema = z.strictObject({
   id: tenantIdSchema,
   name: tenantNameSchema.optional(),
   weight: tenantWeightSchema.default(1),
   limits: tenantLimitsSchema.default({}),
 });
-const changesSchema = z.strictObject({
+/** Null: the limit goes. */
+const limitChangesSchema = z.strictObject(
+  Object.fromEntries(Object.entries(tenantLimitsSchema.shape).map(([name, limit]) => [name, limit.nullable()])) as {
+    [K in LimitName]: z.ZodNullable<(typeof tenantLimitsSchema.shape)[K]>;
+  },
+);
+export const tenantChangesSchema = z.strictObject({
   name: tenantNameSchema.optional(),
   weight: tenantWeightSchema.optional(),
-  limits: tenantLimitsSchema.optional(),
+  limits: limitChangesSchema.optional(),
   disabled: z.boolean().optional(),
 });
 
 export type NewTenant = z.input<typeof newTenantSchema>;
-/** `limits` replaces all limits. */
-export type TenantChanges = z.input<typeof changesSchema>;
+/** Limits that are not named stay as they are. */
+export type TenantChanges = z.input<typeof tenantChangesSchema>;
 
 const columns = {
   id: tenants.id,
@@ -97,8 +103,9 @@ export class Tenants {
 
   /** @throws InputError CONFIG_INVALID, TENANT_NOT_FOUND */
   async update(id: string, changes: TenantChanges): Promise<Tenant> {
-    const { limits, ...others } = parseWith(changesSchema, changes, `tenant ${id}`);
-    const set = { ...defined(others), ...(limits && { limits: defined(limits) }) };
+    const { limits, ...others } = parseWith(tenantChangesSchema, changes, `tenant ${id}`);
+    const merged = limits && sql`jsonb_strip_nulls(${tenants.limits} || ${JSON.stringify(defined(limits))}::jsonb)`;
+    const set = { ...defined(others), ...(merged && { limits: merged }) };
     if (Object.keys(set).length === 0) return this.get(id);
     const [row] = await this.#database
       .update(tenants)
