@@ -36,7 +36,7 @@ export interface EngineOptions {
   /** Decode sessions kept for single routes of routed adapters; default 8, 0 for none. */
   readonly routeSessions?: number;
   /** Keeps what was read of prompts for others that begin alike, or are the same under routed adapters. Default: not. */
-  readonly prefixCache?: PrefixCacheOptions;
+  readonly prefixCache?: PrefixCacheOptions | undefined;
 }
 
 export interface TokenInspection {

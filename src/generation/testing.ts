@@ -103,12 +103,12 @@ export function greedy(values: Float32Array): number {
 export class Bench implements Disposable {
   readonly shared: Shared;
 
-  constructor(backbone: Backbone, prefixCache?: PrefixCacheOptions) {
+  constructor(backbone: Backbone, prefixCache?: PrefixCacheOptions, context = 200) {
     const sessions = new SessionCache(backbone, { routes: 0 });
     const runner = new Runner();
     const adapters = new AdapterCache(backbone, sessions, runner);
     const prefixes = prefixCache && new PrefixCache(backbone, prefixCache);
-    const sizes = { context: 200, capacity: undefined };
+    const sizes = { context, capacity: undefined };
     this.shared = { backbone, sessions, adapters, pool: new BufferPool(), runner, prefixes, ...sizes };
   }
 
