@@ -81,7 +81,7 @@ describe("slots of adapters", () => {
 
   test("everyone has a turn, whoever keeps coming", () => {
     const adapters = ["a", "b", "c", "d", "e"];
-    const request = fc.record({ adapter: fc.constantFrom(...adapters), steps: fc.integer({ min: 1, max: 6 }) });
+    const request = fc.record({ adapter: fc.nat(2), steps: fc.integer({ min: 2, max: 6 }) });
     fc.assert(
       fc.property(
         fc.integer({ min: 1, max: 3 }),
@@ -91,18 +91,18 @@ describe("slots of adapters", () => {
           const fairness = new Fairness();
           const queue = new FairQueue<Item & { steps: number; adapter: string; since: number }>(fairness);
           let running: { adapter: string; left: number }[] = [];
-          // One request of every adapter waits at all times: all slots are wanted by all.
+          // The first adapters are as many as there are slots and always have more to do; the others ask once.
           const submit = (adapter: string, steps: number, at: number): void => {
             fairness.enter("x");
             queue.add({ tenant: "x", name: adapter, adapter, steps, since: at });
           };
           for (const adapter of adapters) submit(adapter, 3, 0);
           script.forEach(({ adapter: hot, steps }, at) => {
-            submit(hot, steps, at);
+            for (let i = 0; i < most; i++) submit(adapters[i]!, 2 + ((steps + i * hot) % 5), at);
             slots.keep((adapter) => [...queue].some((one) => one.adapter === adapter));
             const remaining = (adapter: string): number =>
               Math.max(...running.filter((one) => one.adapter === adapter).map(({ left }) => left));
-            while (running.length < 4) {
+            while (running.length < 12) {
               const next = queue.take(({ adapter }) => (slots.admits(adapter, remaining) ? "take" : "pass"));
               if (!next) break;
               slots.enter(next.adapter);
