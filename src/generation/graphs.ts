@@ -314,8 +314,8 @@ export class SessionCache implements Disposable {
     const making = Session.createAsync(exportOnnx(graph), {
       initializers: this.#backbone.initializers(), // asked for after the graph: a graph may add to them
       prepacked: this.#prepacked,
-      // A plan of the memory is kept for every shape that was ever run, and prompts have ever new ones.
-      memoryPattern: program.kind !== "prefill" && program.kind !== "pick",
+      // A plan of the memory is kept for every shape that was ever run, and prompts and items have ever new ones.
+      memoryPattern: !["prefill", "pick", "mixed"].includes(program.kind),
       // There is a session for every stage, and they run one after another.
       sharedArena: program.kind === "prefill" && program.part?.layers !== undefined,
       ...this.#options.session,

@@ -81,7 +81,8 @@ class Slots<T> implements Disposable {
 
   /** Takes out what is `gone` and puts `come` in. */
   update(gone: (one: T) => boolean, come: readonly T[], write: (one: T, target: Float32Array) => void): void {
-    const holes = [...this.taken.keys()].filter((at) => gone(this.taken[at]!));
+    const holes: number[] = [];
+    for (let at = 0; at < this.taken.length; at++) if (gone(this.taken[at]!)) holes.push(at);
     let filled = 0;
     for (const one of come) {
       const at = filled < holes.length ? holes[filled++]! : this.taken.length;
@@ -113,13 +114,15 @@ class Slots<T> implements Disposable {
   }
 }
 
-function fill(places: Places, values: readonly number[]): void {
+function fill<T>(places: Places, of: readonly T[], numberOf: (one: T) => number): void {
   const data = places.data as BigInt64Array;
-  for (const [at, value] of values.entries()) data[at] = BigInt(value);
+  for (let at = 0; at < of.length; at++) data[at] = BigInt(numberOf(of[at]!));
 }
 
 interface Item extends Owned<LowSource> {
   readonly from: number;
+  /** Its place. */
+  at: number;
 }
 
 /** A unit of an item's outputs. */
@@ -171,14 +174,18 @@ export class LowList implements Disposable {
     for (const { row, source } of this.#items.taken) if (!gone.has(row)) kept.set(source, row);
     const all = [...[...kept].map(([source, row]) => ({ row, source })), ...come];
     const chunk = this.#chunkFor(all.map(({ source }) => source.rank));
-    const total = this.#cut(all, chunk);
-    let added = this.#cut(come, chunk);
-    const fits = total.items.length <= this.#items.capacity && total.units.length <= this.#units.capacity;
-    if (chunk !== this.#chunk || !fits) {
-      this.#chunk = chunk;
-      this.#renew(total.items.length, total.units.length);
-      added = total;
+    let [items, units] = [0, 0];
+    for (const { source } of all) {
+      const count = Math.ceil(source.rank / chunk);
+      items += count;
+      units += (count * source.site.outFeatures) / this.#group.unit;
     }
+    const renews = chunk !== this.#chunk || items > this.#items.capacity || units > this.#units.capacity;
+    if (renews) {
+      this.#chunk = chunk;
+      this.#renew(items, units);
+    }
+    const added = this.#cut(renews ? all : come, chunk);
     this.#items.update(
       ({ row }) => gone.has(row),
       added.items,
@@ -195,24 +202,21 @@ export class LowList implements Disposable {
   /** Says where the rows are now. */
   place(indexOf: ReadonlyMap<Row, number>): void {
     const { sites, unit, units } = this.#group;
-    fill(
-      this.#rows,
-      this.#items.taken.map(({ row }) => indexOf.get(row)!),
-    );
+    const items = this.#items.taken;
+    for (let at = 0; at < items.length; at++) items[at]!.at = at;
+    fill(this.#rows, items, ({ row }) => indexOf.get(row)!);
     const offsets = new Map<Site, number>();
     let offset = 0;
     for (const site of sites) {
       offsets.set(site, offset);
       offset += site.outFeatures / unit;
     }
-    const unitRow = ({ item: { row, source }, index }: ItemUnit): number =>
-      indexOf.get(row)! * units + offsets.get(source.site)! + index;
-    fill(this.#unitRows, this.#units.taken.map(unitRow));
-    const itemIndex = new Map(this.#items.taken.map((item, index) => [item, index]));
     fill(
-      this.#unitItems,
-      this.#units.taken.map(({ item }) => itemIndex.get(item)!),
+      this.#unitRows,
+      this.#units.taken,
+      ({ item: { row, source }, index }) => indexOf.get(row)! * units + offsets.get(source.site)! + index,
     );
+    if (this.#group.divided) fill(this.#unitItems, this.#units.taken, ({ item }) => item.at);
   }
 
   bind(binding: Binding): void {
@@ -233,7 +237,7 @@ export class LowList implements Disposable {
     const times = <T>(count: number, make: (index: number) => T): T[] =>
       Array.from({ length: count }, (_, i) => make(i));
     const items = of.flatMap(({ row, source }) =>
-      times(Math.ceil(source.rank / chunk), (i) => ({ row, source, from: i * chunk })),
+      times(Math.ceil(source.rank / chunk), (i) => ({ row, source, from: i * chunk, at: 0 })),
     );
     const units = items.flatMap((item) =>
       times(item.source.site.outFeatures / this.#group.unit, (index) => ({ item, index })),
@@ -258,7 +262,7 @@ export class LowList implements Disposable {
     const roomForUnits = Math.max(units, this.#maxRows * this.#group.units);
     this.#items.renew(roomForItems, [this.#chunk, sites[0]!.inFeatures]);
     this.#units.renew(roomForUnits, [unit, this.#chunk]);
-    this.#rows.renew(roomForItems, []);
+    this.#rows.renew(roomForItems, [1]);
     this.#unitRows.renew(roomForUnits, [1]);
     this.#unitItems.renew(roomForUnits, []);
   }
@@ -299,10 +303,7 @@ export class VectorList implements Disposable {
   }
 
   place(indexOf: ReadonlyMap<Row, number>): void {
-    fill(
-      this.#rows,
-      this.#vectors.taken.map(({ row }) => indexOf.get(row)!),
-    );
+    fill(this.#rows, this.#vectors.taken, ({ row }) => indexOf.get(row)!);
   }
 
   bind(binding: Binding): void {

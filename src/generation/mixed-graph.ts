@@ -49,7 +49,7 @@ export function itemGroups(backbone: Backbone): ItemGroup[] {
 /** Inputs of a group: n items of c ranks, u units of them. `unitItems` is there only where it is `divided`. */
 export const lowInputs = ({ name }: ItemGroup) => ({
   /** Row of the batch of each item. */
-  rows: `items.${name}.rows`, // int64 [n]
+  rows: `items.${name}.rows`, // int64 [n, 1]
   a: `items.${name}.a`, // [n, c, in]
   b: `items.${name}.b`, // [u, unit, c]
   /** Where each unit is: row · units + its place among the units of a row. */
@@ -79,14 +79,14 @@ export function itemHooks(graph: Graph, backbone: Backbone, kinds: ItemKinds): H
     const u = divided ? `u${lists}` : n;
     lists++;
     const [N, d] = x.shape as [string, number];
-    const rows = graph.input(names.rows, "int64", [n]);
+    const rows = graph.input(names.rows, "int64", [n, 1]);
     const a = graph.input(names.a, "float32", [n, c, d]);
     const b = graph.input(names.b, "float32", [u, unit, c]);
     const unitRows = graph.input(names.unitRows, "int64", [u, 1]);
-    const own = gather(reshape(x, [N, 1, d]), rows); // [n, 1, in]
-    const low = fusedMatmul(own, a, { transB: true }); // [n, 1, c]
+    const low = fusedMatmul(gather(x, rows), a, { transB: true }); // [n, 1, c]
     const perUnit = divided ? gather(low, graph.input(names.unitItems, "int64", [u])) : low; // [u, 1, c]
     const change = fusedMatmul(perUnit, b, { transB: true }); // [u, 1, unit]
+    if (units === 1) return scatterRows(y, unitRows, reshape(change, [n, unit]));
     const cells = reshape(y, [mulDims(N, units), 1, unit]);
     return reshape(scatterRows(cells, unitRows, change), [N, units * unit]);
   };

@@ -36,6 +36,9 @@ interface Bound {
   readonly totalLength: Tensor; // int32 []
 }
 
+/** Bindings that are kept while unused. */
+const KEPT = 4;
+
 /** What the rows of a batch have in tensors. */
 export interface RowTensors {
   readonly cache: KvCache;
@@ -83,7 +86,10 @@ export class Steps implements Disposable {
       (bound.totalLength.data as Int32Array)[0] = Math.max(...lengths);
       await runner.run(bound.lease.session, bound.binding, run.rows, signal);
     }
-    this.#unbind((bound) => !used.has(bound));
+    // Rows that leave and others that join soon bring the same shapes again.
+    const idle = [...this.#bound.values()].filter((bound) => !used.has(bound));
+    const gone = new Set(idle.slice(0, Math.max(0, idle.length - KEPT)));
+    if (gone.size > 0) this.#unbind((bound) => gone.has(bound));
   }
 
   /** Says that rows have come, gone or changed places. */
@@ -143,7 +149,11 @@ export class Steps implements Disposable {
   /** The binding of a run's rows, made anew only when they, the cache or the session have changed. */
   async #bind(key: string, { first, rows, resident }: Run, program: Program): Promise<Bound> {
     const known = this.#bound.get(key);
-    if (known) return known;
+    if (known) {
+      this.#bound.delete(key); // to be put at the end again
+      this.#bound.set(key, known);
+      return known;
+    }
     const { cache, logits, logProbs, state } = this.#tensors;
     const lease = await this.#shared.sessions.lease(program);
     const totalLength = Tensor.scalar("int32", 0);
