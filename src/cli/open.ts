@@ -1,5 +1,5 @@
 /** @file Opens what most commands work on: a backbone, an adapter if one is named, and an engine over both. */
-import { Engine } from "../generation/index.ts";
+import { Engine, type EngineOptions } from "../generation/index.ts";
 import { Adapter } from "../methods/index.ts";
 import { Backbone } from "../models/index.ts";
 import { configureRuntime } from "../runtime/index.ts";
@@ -18,8 +18,11 @@ export interface Opened extends Disposable {
   readonly engine: Engine;
 }
 
-/** @param engineOptions as of `Engine.create` */
-export async function open(options: OpenOptions, engineOptions?: Parameters<typeof Engine.create>[1]): Promise<Opened> {
+/** @param engineOptions as of `Engine.create`, or what makes them of the adapter */
+export async function open(
+  options: OpenOptions,
+  engineOptions: EngineOptions | ((adapter: Adapter | undefined) => EngineOptions) = {},
+): Promise<Opened> {
   if (options.threads !== undefined) configureRuntime({ threads: options.threads });
   const owned: Disposable[] = [];
   const own = <T extends Disposable>(thing: T): T => {
@@ -32,7 +35,9 @@ export async function open(options: OpenOptions, engineOptions?: Parameters<type
   try {
     const backbone = own(await Backbone.load(options.model, options.weights ? { weights: options.weights } : {}));
     const adapter = options.adapter === undefined ? undefined : own(Adapter.load(options.adapter, backbone.config));
-    const engine = own(Engine.create(backbone, engineOptions));
+    const engine = own(
+      Engine.create(backbone, typeof engineOptions === "function" ? engineOptions(adapter) : engineOptions),
+    );
     return { backbone, adapter, engine, [Symbol.dispose]: dispose };
   } catch (error) {
     dispose();

@@ -32,7 +32,7 @@ export {
 } from "./overlap.ts";
 export * from "./paper/index.ts";
 export { type PerplexityResult, perplexity, textPerplexity } from "./perplexity.ts";
-export { conversationOf, defaultProtocol, findTasks, loadTasks } from "./registry.ts";
+export { conversationOf, defaultProtocol, findTasks, hasSameShots, loadTasks } from "./registry.ts";
 export { type GroupResult, groupResults, harnessTable, type RunFacts, summaryOf, writeResults } from "./report.ts";
 export { type LabelledRow, loadLabelledRows } from "./rows.ts";
 export { RowStore } from "./store.ts";

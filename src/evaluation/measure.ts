@@ -58,10 +58,12 @@ export async function measure(
   missing.sort((a, b) => lengthOf(asks[b]!) - lengthOf(asks[a]!));
   let done = asks.length - missing.length;
   onProgress?.(done, asks.length);
-  const size = engine.maxBatch * CHUNK;
-  for (let first = 0; first < missing.length; first += size) {
+  // Where beginnings are kept, the first row is read alone, so that all others find what it begins with.
+  let size = engine.prefixCache ? 1 : engine.maxBatch * CHUNK;
+  while (missing.length > 0) {
     signal?.throwIfAborted();
-    const rows = missing.slice(first, first + size);
+    const rows = missing.splice(0, size);
+    size = engine.maxBatch * CHUNK;
     const outputs = await run(
       engine,
       rows.map((row) => asks[row]!),

@@ -78,6 +78,12 @@ export function rowFormOf(task: Task, protocol: Protocol): RowForm {
   throw new InputError("TASK_UNSUPPORTED", task.name, "is a conversation, which only a judge can mark");
 }
 
+/** Whether all rows of a task have the same solved questions in front, which then need to be read only once. */
+export function hasSameShots(task: Task, protocol: Protocol, shots?: number): boolean {
+  const { count, order } = rowFormOf(task, protocol).shots;
+  return order === "first" && (shots ?? count) > 0;
+}
+
 /** The form of a conversation; undefined for tasks whose rows mark themselves. */
 export function conversationOf(task: Task): ConversationForm | undefined {
   return Object.values(task.protocols).find((form) => form.kind === "conversation");

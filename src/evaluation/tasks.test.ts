@@ -8,7 +8,7 @@ import { Backbone } from "../models/index.ts";
 import { checkData, evaluateTask } from "./evaluate.ts";
 import { loadSplit } from "./load.ts";
 import { encodePair } from "./prompts.ts";
-import { findTasks, loadTasks } from "./registry.ts";
+import { findTasks, hasSameShots, loadTasks } from "./registry.ts";
 import { RowStore } from "./store.ts";
 import { PROTOCOLS, type Protocol } from "./task.ts";
 
@@ -172,6 +172,27 @@ test("a measurement goes on where it was stopped, and is asked nothing twice", a
   await expect(evaluateTask(closed, task, { ...options, shots: 1, store: new RowStore(path) })).rejects.toThrow(
     "disposed",
   );
+});
+
+test("shots that all rows have in front are read once, and change no answer", async () => {
+  const tasks = await findTasks(["mmlu_philosophy", "bbh_snarks", "gsm8k", "arc_easy"], "lm-eval");
+  const alike = Object.fromEntries(tasks.map((task) => [task.name, hasSameShots(task, "lm-eval")]));
+  expect(alike).toEqual({ mmlu_philosophy: true, bbh_snarks: true, gsm8k: false, arc_easy: false });
+  const task = tasks.find(({ name }) => name === "mmlu_philosophy")!;
+  expect(hasSameShots(task, "lm-eval", 0)).toBe(false);
+
+  using small = Engine.create(backbone, { maxBatch: 1 });
+  using keeping = Engine.create(backbone, { maxBatch: 1, prefixCache: { bytes: 2 ** 26 } });
+  const options = { protocol: "lm-eval", data: { directory: samples } } as const;
+  const [whole, shared] = [await evaluateTask(small, task, options), await evaluateTask(keeping, task, options)];
+  const likelihoods = ({ samples: rows }: typeof whole) =>
+    rows.flatMap(({ output }) => (output.kind === "choice" ? output.logLikelihoods : []));
+  expect(likelihoods(whole)).toHaveLength(6 * 4);
+  for (const [i, value] of likelihoods(whole).entries()) expect(likelihoods(shared)[i]).toBeCloseTo(value, 4);
+  expect(shared.metrics).toEqual(whole.metrics);
+  expect(keeping.prefixCache).toMatchObject({ hits: 5, misses: 1 });
+  expect(keeping.prefixCache!.tokens % 5).toBe(0); // all shots of all rows but the first
+  expect(keeping.prefixCache!.tokens / 5).toBeGreaterThan(200);
 });
 
 test("context and choice are tokenised together, blanks before the choice are its own, too long a context loses its start", () => {

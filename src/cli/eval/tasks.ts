@@ -9,6 +9,7 @@ import {
   findTasks,
   groupResults,
   harnessTable,
+  hasSameShots,
   loadTasks,
   PROTOCOLS,
   RowStore,
@@ -25,6 +26,9 @@ import { evaluateConversations } from "./conversation.ts";
 import { CONVERSATION_FLAGS, type EvalFlags, flagNames } from "./flags.ts";
 import { trainingFor, warnOfOverlap } from "./overlap.ts";
 import { rowProgress } from "./progress.ts";
+
+/** Most bytes of what was read of shots: 1,024 tokens of a backbone like LLaMA-2 7B. */
+const SHOTS_BYTES = 2 ** 30;
 
 export async function evaluateTasks(flags: EvalFlags, names: string): Promise<void> {
   if (names === "list") return list(flags);
@@ -47,7 +51,12 @@ export async function evaluateTasks(flags: EvalFlags, names: string): Promise<vo
   await checkData(tasks, { protocol, data, shots });
   const training = await trainingFor(flags);
   const template = templateOf(flags.template ?? "alpaca");
-  using opened = await open(flags, flags.batchSize === undefined ? {} : { maxBatch: flags.batchSize });
+  const alike = tasks.some((task) => hasSameShots(task, protocol, shots));
+  using opened = await open(flags, (adapter) => ({
+    ...(flags.batchSize !== undefined && { maxBatch: flags.batchSize }),
+    // Under a method that is not causal, a beginning depends on what follows it, and nothing can be shared.
+    ...(alike && (adapter?.method.properties.causal ?? true) && { prefixCache: { bytes: SHOTS_BYTES } }),
+  }));
   using interrupt = onInterrupt(output === undefined ? undefined : "stopping; the same command goes on from here …");
   const store = new RowStore(output === undefined ? undefined : join(output, "rows.jsonl"));
   const results: TaskResult[] = [];
