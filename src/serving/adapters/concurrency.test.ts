@@ -3,8 +3,9 @@ import { afterEach, expect, test, vi } from "vitest";
 import { MiloraError, Random } from "../../base/index.ts";
 import type { Adapter } from "../../methods/index.ts";
 import { Tensor } from "../../runtime/index.ts";
-import { type AdapterLease, AdapterRegistry } from "./registry.ts";
+import { AdapterRegistry } from "./registry.ts";
 import { backbone, newAdapter, Rows, temporary } from "./testing.ts";
+import type { AdapterLease } from "./types.ts";
 
 /** `MILORA_REGISTRY_SEEDS=1000 npx vitest run src/serving/adapters/concurrency.test.ts` looks longer. */
 const SEEDS = Number(process.env.MILORA_REGISTRY_SEEDS) || 8;

@@ -3,14 +3,14 @@ export { type RegistryLimits, registryLimitsSchema } from "./limits.ts";
 export { ADAPTER_NAME } from "./names.ts";
 export { packAdapter } from "./pack.ts";
 export { type AdapterRecord, type AdapterTable, type NewAdapter, qualified } from "./record.ts";
-export {
-  type AdapterLease,
-  AdapterRegistry,
-  type AdapterSource,
-  type Installed,
-  type InstallOptions,
-  type Presence,
-  type RegistryLog,
-  type RegistryOptions,
-} from "./registry.ts";
+export { AdapterRegistry } from "./registry.ts";
 export { AdaptersBusyError, type ResidencyStats, type SlotReport } from "./residency.ts";
+export type {
+  AdapterLease,
+  AdapterSource,
+  Installed,
+  InstallOptions,
+  Presence,
+  RegistryLog,
+  RegistryOptions,
+} from "./types.ts";

@@ -11,12 +11,16 @@ export interface AdapterRecord {
   readonly rank: number | null;
   /** Of both files on disk. */
   readonly bytes: number;
+  /** Digest of the backbone that it was checked against, where it is known. */
+  readonly backbone?: string | null;
   readonly createdAt: Date;
   /** Loaded at the start and never evicted. */
   readonly pinned: boolean;
 }
 
-export type NewAdapter = Pick<AdapterRecord, "owner" | "name" | "digest" | "method" | "rank" | "bytes">;
+export type NewAdapter = Pick<AdapterRecord, "owner" | "name" | "digest" | "method" | "rank" | "bytes"> & {
+  readonly backbone?: string;
+};
 
 /** The rows of adapters, as `Store.adapters` keeps them. */
 export interface AdapterTable {

@@ -12,75 +12,18 @@ import { corrupt, Gate, loadAdapter } from "./load.ts";
 import { checkName, modelNotFound, parseModel } from "./names.ts";
 import { type AdapterRecord, type AdapterTable, type NewAdapter, qualified } from "./record.ts";
 import { Residency, type ResidencyStats, tooLarge } from "./residency.ts";
+import type {
+  AdapterLease,
+  AdapterSource,
+  Installed,
+  InstallOptions,
+  Presence,
+  RegistryLog,
+  RegistryOptions,
+} from "./types.ts";
 
 /** Loads whose reading goes on at the same time: one waits for the disk while the other one's numbers are checked. */
 const PARALLEL_LOADS = 2;
-
-export interface RegistryOptions {
-  /** The data directory; adapters lie in `adapters/` below it. */
-  readonly directory: string;
-  readonly adapters: AdapterTable;
-  readonly backbone: BackboneConfig;
-  /** Names under which the bare backbone is served; adapters may not have them, `base:adapter` may begin with them. */
-  readonly bases?: readonly string[];
-  /** Told of adapters whose tensors are about to go. */
-  readonly engine?: { forget(adapter: Adapter): void };
-  readonly limits?: Partial<RegistryLimits>;
-  /** Adapters to load and pin at the start, besides those that are pinned in the database: `name` or `owner/name`. */
-  readonly preload?: readonly string[];
-  /** Whether what is pinned is loaded at the start; default true. */
-  readonly load?: boolean;
-  readonly log?: RegistryLog;
-}
-
-export interface RegistryLog {
-  info(fields: object, text: string): void;
-  warn(fields: object, text: string): void;
-}
-
-export type AdapterSource =
-  | { readonly archive: AsyncIterable<Uint8Array> }
-  | {
-      readonly directory: string;
-      /** A directory that it must lie in, links resolved. */
-      readonly within?: string;
-    };
-
-export interface InstallOptions {
-  /** The tenant; null: shared. */
-  readonly owner: string | null;
-  readonly name: string;
-  /** Of the files, unpacked, where less than the registry's limit. */
-  readonly maxBytes?: number;
-}
-
-export interface Installed extends AdapterRecord {
-  /** Trained numbers. */
-  readonly parameters: number;
-  readonly tensors: number;
-  /** Digest of the adapter that had this name before. */
-  readonly replaced?: string;
-  /** Files of the archive that were not taken. */
-  readonly skipped: readonly string[];
-}
-
-/** An adapter in use. Dispose it when the request has ended. */
-export interface AdapterLease extends Disposable {
-  readonly adapter: Adapter;
-  readonly record: AdapterRecord;
-}
-
-/** What is in memory of an adapter. */
-export interface Presence {
-  readonly resident: boolean;
-  /** Of its tensors in memory; 0 when it is not there. */
-  readonly residentBytes: number;
-  /** Requests under this name. */
-  readonly inFlight: number;
-  readonly lastUsed: Date | null;
-  /** Its files were found damaged. */
-  readonly corrupt: boolean;
-}
 
 /** Names, files and tensors of adapters. Dispose it when no request runs any more. */
 export class AdapterRegistry implements AsyncDisposable {
@@ -89,6 +32,7 @@ export class AdapterRegistry implements AsyncDisposable {
   readonly #root: string;
   readonly #table: AdapterTable;
   readonly #backbone: BackboneConfig;
+  readonly #backboneDigest: string | undefined;
   readonly #log: RegistryLog | undefined;
   readonly #residency: Residency;
   readonly #loads = new Gate(PARALLEL_LOADS);
@@ -101,6 +45,8 @@ export class AdapterRegistry implements AsyncDisposable {
   readonly #pinning = new Gate(1);
   /** Digests of what was to be preloaded: pinned while this process lives. */
   readonly #preloaded = new Set<string>();
+  /** Digests of which the log has been told that they are another backbone's. */
+  readonly #foreign = new Set<string>();
   /** Digests found damaged, with what their files looked like. */
   readonly #corrupt = new Map<string, string>();
   #sweeper: NodeJS.Timeout | undefined;
@@ -111,6 +57,7 @@ export class AdapterRegistry implements AsyncDisposable {
     this.#root = join(options.directory, "adapters");
     this.#table = options.adapters;
     this.#backbone = options.backbone;
+    this.#backboneDigest = options.backboneDigest;
     this.#log = options.log;
     this.#residency = new Residency({
       maxBytes: this.limits.maxResidentBytes,
@@ -153,6 +100,7 @@ export class AdapterRegistry implements AsyncDisposable {
     const { digest, bytes } = draft;
     const { record, replaced } = await this.#publish(draft, {
       ...{ owner, name, digest, bytes, method: facts.method, rank: facts.rank },
+      ...(this.#backboneDigest !== undefined && { backbone: this.#backboneDigest }),
     });
     if (record.pinned) await this.#keep(record);
     const { parameters, tensors } = facts;
@@ -197,6 +145,7 @@ export class AdapterRegistry implements AsyncDisposable {
    *   ADAPTER_MISMATCH … for an adapter of another backbone
    */
   async lease(record: AdapterRecord, { signal }: { signal?: AbortSignal } = {}): Promise<AdapterLease> {
+    this.#compareBackbone(record);
     const leave = this.#inFlight.enter(qualified(record));
     try {
       const { adapter, release } = await this.#residency.acquire(record.digest, signal);
@@ -365,6 +314,16 @@ export class AdapterRegistry implements AsyncDisposable {
       if (asked) this.#preloaded.add(record.digest);
       if (asked || record.pinned) await this.#keep(record);
     }
+  }
+
+  #compareBackbone({ owner, name, digest, backbone }: AdapterRecord): void {
+    if (!backbone || !this.#backboneDigest || backbone === this.#backboneDigest || this.#foreign.has(digest)) return;
+    this.#foreign.add(digest);
+    const adapter = qualified({ owner, name });
+    this.#log?.warn(
+      { adapter, backbone },
+      "an adapter was installed for another backbone; its answers may be nonsense",
+    );
   }
 
   /** @param discreet says nothing of other names' use of the same files */

@@ -1,5 +1,5 @@
 /** @file For tests: tiny adapters on disk, archives of them, and a registry over rows in memory. */
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Header, pack } from "tar-stream";
@@ -8,6 +8,8 @@ import { Adapter, methodOf } from "../../methods/index.ts";
 import { readBackboneConfig } from "../../models/index.ts";
 import { ADAPTER_FILES } from "./archive.ts";
 import type { AdapterRecord, AdapterTable } from "./record.ts";
+import { AdapterRegistry } from "./registry.ts";
+import type { RegistryOptions } from "./types.ts";
 
 export const backbone = readBackboneConfig("test/fixtures/backbones/llama-gqa");
 /** A real adapter of `backbone`. */
@@ -131,3 +133,22 @@ export class Rows implements AdapterTable {
 function keyOf(owner: string | null, name: string): string {
   return `${owner ?? ""}/${name}`;
 }
+
+/** A registry over rows in memory, closed after the test. */
+export async function openRegistry(options: Partial<RegistryOptions> = {}) {
+  const directory = options.directory ?? temporary();
+  const rows = options.adapters instanceof Rows ? options.adapters : new Rows();
+  const forgotten: Adapter[] = [];
+  const engine = { forget: (adapter: Adapter) => forgotten.push(adapter) };
+  const registry = await AdapterRegistry.open({
+    ...{ directory, adapters: rows, backbone, bases: ["tiny", "org/tiny"], engine },
+    ...options,
+  });
+  onTestFinished(() => registry[Symbol.asyncDispose]());
+  return { registry, directory, rows, forgotten, files: join(directory, "adapters") };
+}
+
+/** Digests that are installed. */
+export const visible = (files: string): string[] => readdirSync(files).filter((name) => !name.startsWith("."));
+/** Adapters on their way in or out. */
+export const drafts = (files: string): string[] => readdirSync(join(files, ".drafts"));

@@ -63,6 +63,7 @@ export class Server implements AsyncDisposable {
       const registry = owned.add(
         await AdapterRegistry.open({
           ...{ directory: config.data, adapters: store.adapters, backbone: backbone.config, bases: [base] },
+          backboneDigest: backbone.digest,
           ...{ engine, limits: config.residency, preload: config.preload, log },
         }),
       );
