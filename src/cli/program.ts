@@ -27,6 +27,15 @@ const COMMANDS: Record<string, { summary: string; load(): Promise<CommandModule>
     summary: "answer many tenants' requests over HTTP, each under its own adapter",
     load: () => import("./commands/serve.ts"),
   },
+  tenants: {
+    summary: "make, list, change and remove the tenants of a server",
+    load: () => import("./commands/tenants.ts"),
+  },
+  keys: {
+    summary: "make, list and revoke keys of tenants and administrators",
+    load: () => import("./commands/keys.ts"),
+  },
+  usage: { summary: "show how many requests and tokens were used", load: () => import("./commands/usage.ts") },
   eval: { summary: "measure accuracy and perplexity on labelled rows", load: () => import("./commands/eval.ts") },
   reproduce: {
     summary: "run the paper's tables and figures and set our numbers beside its own",
