@@ -62,9 +62,9 @@ export class Items implements Disposable {
     const come: RowItems = { low: new Map(), vectors: new Map() };
     for (const [index, row] of rows.entries()) {
       if (this.#placed.has(row)) continue;
-      this.#placed.add(row);
       this.#collect(come, row, gatesOf(index));
     }
+    for (const row of rows) this.#placed.add(row);
     for (const list of this.#low) {
       const added = come.low.get(list) ?? [];
       if (gone.size + added.length > 0) list.update(gone, added);

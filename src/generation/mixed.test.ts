@@ -144,4 +144,106 @@ describe.each(Object.entries(BACKBONES))("%s", (_, [load, tolerance]) => {
     const jobs = jobsOf([...adapters, ...adapters.slice(0, 6)], seed);
     await expectAlone(jobs, await bench.run(jobs));
   });
+
+  const named = (...names: string[]) => names.map((one) => adapters.find(([called]) => called === one)!);
+
+  test("rows whose methods have no items stand anywhere among the others", async () => {
+    for (const order of [
+      ["full", "lora", "moelora", "dora", "full"],
+      ["lora", "full", "moelora", "milora"],
+      ["bare", "parallel-adapter", "ia3", "bare"],
+    ]) {
+      const jobs = named(...order).map(([called, adapter], i) => ({
+        name: called,
+        adapter,
+        prompt: PROMPTS[i]!,
+        tokens: 6,
+        start: 0,
+      }));
+      await expectAlone(jobs, await bench.run(jobs));
+    }
+  });
+
+  test("an adapter of NaN and infinity does not reach the rows of others", async () => {
+    const methodsOf = ["lora", "milora", "dora", "ia3", "bitfit", "adalora"];
+    const broken = methodsOf.map((method, i) => {
+      const adapter = moved(backbone, method, {}, 40 + i);
+      for (const { key } of adapter.specs) {
+        // Not the router's: which experts are chosen must still be said.
+        if (!key.includes("router")) adapter.values(key).fill(i % 2 ? Number.POSITIVE_INFINITY : Number.NaN);
+      }
+      return adapter;
+    });
+    const sound = named("bare", "lora", "milora", "dora", "ia3", "bitfit");
+    using batch = new Batch(bench.shared, 2 * sound.length, { prompt: 4, longest: 8 });
+    const prompts = sound.flatMap(([, adapter], i) => [
+      { tokens: PROMPTS[0]!, adapter },
+      { tokens: PROMPTS[0]!, adapter: broken[i] },
+    ]);
+    await batch.admit(prompts);
+    for (const token of [3, 4, 5]) await batch.step(prompts.map(() => token));
+    for (const [i, [called, adapter]] of sound.entries()) {
+      using alone = new Batch(bench.shared, 1, { prompt: 4, longest: 8 });
+      await alone.admit([{ tokens: PROMPTS[0]!, adapter }]);
+      for (const token of [3, 4, 5]) await alone.step([token]);
+      expect(distance(batch.logProbsOf(2 * i), alone.logProbsOf(0)), called).toBeLessThan(tolerance);
+      expect(batch.logProbsOf(2 * i + 1).some(Number.isNaN), `broken ${methodsOf[i]}`).toBe(true);
+    }
+    for (const adapter of broken) adapter.dispose();
+  });
+
+  test("rows are copied onto rows of the same and of other adapters", async () => {
+    const [lora, milora] = named("lora", "milora");
+    const start = [
+      { tokens: PROMPTS[0]!, adapter: lora![1] },
+      { tokens: PROMPTS[3]!, adapter: milora![1] },
+      { tokens: PROMPTS[1]!, adapter: lora![1] },
+      { tokens: PROMPTS[2]!, adapter: undefined },
+    ];
+    using batch = new Batch(bench.shared, 6, { prompt: 4, longest: 8 });
+    await batch.admit(start);
+    await batch.step([3, 4, 5, 6]);
+    batch.copyRow(1, 0, 0); // another adapter
+    batch.copyRow(1, 4, 0); // a new row
+    batch.copyRow(1, 5, 0);
+    await batch.step([7, 7, 5, 6, 8, 9]);
+    batch.copyRow(4, 5, PROMPTS[3]!.length + 1); // as a beam takes another's place
+    await batch.step([7, 7, 5, 6, 8, 8]);
+    const expected: [number, number[]][] = [
+      [1, [4, 7, 7]],
+      [1, [4, 7, 7]],
+      [2, [5, 5, 5]],
+      [3, [6, 6, 6]],
+      [1, [4, 8, 8]],
+      [1, [4, 8, 8]],
+    ];
+    for (const [row, [from, tokens]] of expected.entries()) {
+      using alone = new Batch(bench.shared, 1, { prompt: 4, longest: 8 });
+      await alone.admit([start[from]!]);
+      for (const token of tokens) await alone.step([token]);
+      expect(distance(batch.logProbsOf(row), alone.logProbsOf(0)), `row ${row}`).toBeLessThan(tolerance);
+    }
+  });
+
+  test("many adapters take one session, and one alone takes its own", async () => {
+    using fresh = new Bench(backbone);
+    const kinds = async (names: string[]): Promise<string[]> => {
+      const leased: string[] = [];
+      const { sessions } = fresh.shared;
+      const lease = sessions.lease.bind(sessions);
+      sessions.lease = (program) => {
+        leased.push(program.kind);
+        return lease(program);
+      };
+      using batch = new Batch(fresh.shared, names.length, { prompt: 4, longest: 8 });
+      await batch.admit(named(...names).map(([, adapter], i) => ({ tokens: PROMPTS[i]!, adapter })));
+      await batch.step(names.map(() => 5));
+      sessions.lease = lease;
+      return leased.filter((kind) => kind === "decode" || kind === "mixed");
+    };
+    expect(await kinds(["lora", "lora", "lora"])).toEqual(["decode"]);
+    expect(await kinds(["lora", "milora", "bare", "p-tuning-v2"])).toEqual(["mixed"]);
+    expect(await kinds(["dora", "ia3", "bitfit", "lora"])).toEqual(["mixed"]);
+    expect(await kinds(["lora", "full", "milora"])).toEqual(["mixed", "decode"]);
+  });
 });
