@@ -8,16 +8,23 @@ export class Channel<T, R> implements AsyncGenerator<T, R, unknown> {
   readonly #items: T[] = [];
   readonly #left: () => void;
   #end: { readonly value: R } | { readonly error: unknown } | undefined;
+  #hasLeft = false;
+  /** Resolves when the producer is through. */
+  readonly #through: Promise<void>;
+  #isThrough!: () => void;
   #taker: { resolve(result: IteratorResult<T, R>): void; reject(error: unknown): void } | undefined;
 
   /** @param left told when the consumer leaves before the end */
   constructor(left: () => void) {
     this.#left = left;
+    this.#through = new Promise((resolve) => {
+      this.#isThrough = resolve;
+    });
   }
 
   /** Gives the next item; without effect after the end. */
   give(item: T): void {
-    if (this.#end) return;
+    if (this.#end || this.#hasLeft) return;
     const taker = this.#taker;
     this.#taker = undefined;
     if (taker) taker.resolve({ done: false, value: item });
@@ -43,34 +50,39 @@ export class Channel<T, R> implements AsyncGenerator<T, R, unknown> {
     });
   }
 
-  return(value: R | PromiseLike<R>): Promise<IteratorResult<T, R>> {
-    this.#leave();
-    return Promise.resolve(value).then((result) => ({ done: true, value: result }));
+  /** Leaves it; resolves when nothing is done for it any more. */
+  async return(value: R | PromiseLike<R>): Promise<IteratorResult<T, R>> {
+    await this.#leave();
+    return { done: true, value: await value };
   }
 
-  throw(error: unknown): Promise<IteratorResult<T, R>> {
-    this.#leave();
-    return Promise.reject(error);
+  async throw(error: unknown): Promise<IteratorResult<T, R>> {
+    await this.#leave();
+    throw error;
   }
 
   [Symbol.asyncIterator](): this {
     return this;
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#leave();
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#leave();
   }
 
-  #leave(): void {
+  async #leave(): Promise<void> {
     this.#items.length = 0;
-    if (this.#end) return;
-    this.#finish({ value: undefined as R });
-    this.#left();
+    if (!this.#hasLeft && !this.#end) {
+      this.#hasLeft = true;
+      this.#left();
+    }
+    await this.#through;
+    this.#end = { value: undefined as R };
   }
 
   #finish(end: { readonly value: R } | { readonly error: unknown }): void {
     if (this.#end) return;
     this.#end = end;
+    this.#isThrough();
     const taker = this.#taker;
     this.#taker = undefined;
     if (taker) this.#takeEnd(end).then(taker.resolve, taker.reject);

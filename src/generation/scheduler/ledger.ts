@@ -33,10 +33,6 @@ export class Ledger {
     return this.#queue.size + this.#running.size > 0;
   }
 
-  get running(): ReadonlySet<TextTask> {
-    return this.#running;
-  }
-
   /** Everything that waits or runs. */
   tasks(): Task[] {
     return [...this.#queue, ...this.#running];
@@ -123,35 +119,44 @@ export class Ledger {
     this.#work = 0;
   }
 
-  /** Ends a task whose job is over; a second call does nothing. */
-  end(task: TextTask): void {
-    const waited = this.#queue.remove(task);
-    if (!waited && !this.#running.delete(task)) return;
-    task.release();
-    this.#fairness.leave(task.tenant);
-    if (task.hasSlot) this.#slots.leave(task.adapter);
-    const { job, request, channel } = task;
-    if (job.error !== undefined) {
-      const error = job.error instanceof Error ? job.error : new Error(String(job.error));
-      this.observer.finished?.(request, error);
-      channel.fail(error);
-      return;
-    }
-    if (!job.cancelled) {
-      const done = job.sequences.reduce((sum, { tokens }) => sum + tokens.length, 0);
-      this.#throughput.ended(job.sequences.length * request.options.maxNewTokens, done);
-    }
-    const results = job.results();
-    this.observer.finished?.(request, results);
-    channel.close(results);
+  /** A task's job is over: ends it if it waits. One that runs is ended by the loop, when nothing runs for it any more. */
+  stop(task: TextTask): void {
+    if (this.#queue.remove(task)) this.#end(task);
   }
 
-  /** Ends a score task, with an error if it is not whole; a second call does nothing. */
+  /** Ends what runs and is over. */
+  endOver(): void {
+    for (const task of this.#running) {
+      if (!task.job.over) continue;
+      this.#running.delete(task);
+      if (task.hasSlot) this.#slots.leave(task.adapter);
+      this.#end(task);
+    }
+  }
+
+  /** Ends a score task, with an error if it is not whole; when a piece of it runs, after that. */
   endScore(task: ScoreTask, error?: unknown): void {
+    if (task.working) {
+      task.failure ??= error;
+      return;
+    }
     if (!this.#queue.remove(task)) return;
     this.#fairness.leave(task.tenant);
     task.over = true;
     task.end(error);
+  }
+
+  /** Fails everything. */
+  fail(error: unknown): void {
+    for (const task of this.tasks()) {
+      if (task instanceof ScoreTask) {
+        this.endScore(task, error);
+      } else {
+        task.job.fail(error);
+        this.stop(task);
+      }
+    }
+    this.endOver();
   }
 
   stats(): Omit<SchedulerStats, "draining"> {
@@ -191,6 +196,25 @@ export class Ledger {
     if (task.hasSlot) this.#slots.enter(task.adapter);
     this.#charge(task, { input: task.input });
     this.observer.admitted?.(task.request, performance.now() - task.submitted);
+  }
+
+  #end(task: TextTask): void {
+    task.release();
+    this.#fairness.leave(task.tenant);
+    const { job, request, channel } = task;
+    if (job.error !== undefined) {
+      const error = job.error instanceof Error ? job.error : new Error(String(job.error));
+      this.observer.finished?.(request, error);
+      channel.fail(error);
+      return;
+    }
+    if (!job.cancelled) {
+      const done = job.sequences.reduce((sum, { tokens }) => sum + tokens.length, 0);
+      this.#throughput.ended(job.sequences.length * request.options.maxNewTokens, done);
+    }
+    const results = job.results();
+    this.observer.finished?.(request, results);
+    channel.close(results);
   }
 
   #charge(task: Task, tokens: { readonly input?: number; readonly output?: number }): void {

@@ -28,7 +28,7 @@ export class Loop implements Disposable {
   /** Lets waiting work begin, then takes a step with all sequences. */
   async turn(): Promise<void> {
     const started = now();
-    this.#decoder?.sweep();
+    this.#sweep();
     const rows = this.#decoder?.rows ?? 0;
     const { maxPrefillTokens } = this.#limits;
     // Where nobody waits for the next token, more is read at once.
@@ -58,7 +58,8 @@ export class Loop implements Disposable {
     }
     const asked = jobs.filter(({ request }) => request.promptLogprobs);
     for (const alike of groupBy(asked, ({ request }) => request.adapter).values()) {
-      this.#settle(await this.#tellPrompts(alike), alike);
+      const wanted = alike.filter(({ over }) => !over);
+      if (wanted.length > 0) this.#settle(await this.#tellPrompts(wanted));
     }
     // Prompts of one adapter are read together.
     const next = [...groupBy(jobs, ({ request }) => request.adapter).values()].flat().filter(({ over }) => !over);
@@ -72,13 +73,12 @@ export class Loop implements Disposable {
     } catch (error) {
       for (const job of next) job.fail(error);
     }
-    this.#settle(emissions, next);
+    this.#settle(emissions);
   }
 
   /** Reads the next slice of a long prompt. */
   async #readOn(): Promise<void> {
-    const job = this.#decoder?.reading;
-    if (job) this.#settle(await this.#decoder!.advance(), [job]);
+    if (this.#decoder?.reading) this.#settle(await this.#decoder.advance());
   }
 
   #isLong({ request }: Job): boolean {
@@ -97,12 +97,15 @@ export class Loop implements Disposable {
   }
 
   async #score(task: ScoreTask): Promise<void> {
+    task.working = true;
     try {
       await task.plan.pieces[task.done]!.run(task.signal);
     } catch (error) {
-      this.#ledger.endScore(task, error);
+      task.failure ??= error;
     }
-    if (!task.over) this.#ledger.scored(task);
+    task.working = false;
+    if (task.failure === undefined) this.#ledger.scored(task);
+    else this.#ledger.endScore(task, task.failure);
   }
 
   /** Reads prompts whose probabilities are asked for; one that cannot be read fails alone. */
@@ -122,8 +125,8 @@ export class Loop implements Disposable {
   }
 
   async #step(): Promise<void> {
+    this.#sweep(); // reading has taken time
     const decoder = this.#decoder;
-    decoder?.sweep();
     if (!decoder || decoder.rows === 0) return;
     const { rows, jobs } = decoder;
     const { adapters } = decoder.batch;
@@ -132,17 +135,23 @@ export class Loop implements Disposable {
     this.#ledger.observer.step?.({ rows, adapters, ms: now() - started });
     // A beam search works on all of its beams and tells its tokens at the end.
     for (const job of jobs) if (job.search) this.#ledger.generated(this.#tasks.get(job)!, job.width);
-    this.#settle(emissions, jobs);
+    this.#settle(emissions);
     if (decoder.broken) this[Symbol.dispose]();
   }
 
   /** Gives tokens to their consumers, and ends what is over. */
-  #settle(emissions: readonly Emission[], jobs: readonly Job[]): void {
+  #settle(emissions: readonly Emission[]): void {
     for (const emission of emissions) {
       const task = this.#tasks.get(emission.job)!;
       task.give(emission, this.#ledger.observer);
       if (!emission.job.search) this.#ledger.generated(task, 1);
     }
-    for (const job of jobs) if (job.over) this.#ledger.end(this.#tasks.get(job)!);
+    this.#sweep();
+  }
+
+  /** Frees the rows of what is over, and then ends it: from then on its adapter may go. */
+  #sweep(): void {
+    this.#decoder?.sweep();
+    this.#ledger.endOver();
   }
 }

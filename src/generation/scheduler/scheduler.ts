@@ -15,6 +15,9 @@ import { Loop } from "./loop.ts";
 import { ScoreTask, TextTask } from "./task.ts";
 import type { ChoiceToken, ScheduledRequest, SchedulerObserver, SchedulerStats } from "./types.ts";
 
+/** A timer takes no more milliseconds, 25 days. */
+const LONGEST_TIMER = 2 ** 31 - 1;
+
 /** How work is queued that is not a `ScheduledRequest`. */
 export interface ScheduledScoreOptions extends ScoreOptions {
   readonly tenant: string;
@@ -64,23 +67,21 @@ export class Scheduler implements AsyncDisposable {
     }
     const { job } = task;
     const { signal, deadlineMs } = request;
-    const end = (finish: () => void): void => {
-      finish();
+    const cancel = (): void => stop.abort();
+    stop.signal.addEventListener("abort", () => {
+      job.cancel(); // without effect where the deadline has passed
+      this.#ledger.stop(task);
+    });
+    const late = (): void => {
+      job.fail(deadlineExceeded(deadlineMs!));
       stop.abort();
-      this.#ledger.end(task);
     };
-    const cancel = (): void => end(() => job.cancel());
-    const timer =
-      deadlineMs === undefined
-        ? undefined
-        : setTimeout(() => end(() => job.fail(deadlineExceeded(deadlineMs))), deadlineMs);
+    const timer = deadlineMs === undefined ? undefined : setTimeout(late, Math.min(deadlineMs, LONGEST_TIMER));
     task.release = () => {
       clearTimeout(timer);
       signal?.removeEventListener("abort", cancel);
-      stop.signal.removeEventListener("abort", cancel);
     };
     signal?.addEventListener("abort", cancel);
-    stop.signal.addEventListener("abort", cancel);
     this.#ledger.add(task);
     if (signal?.aborted) cancel();
     this.#wake();
@@ -143,12 +144,13 @@ export class Scheduler implements AsyncDisposable {
 
   /** Cancels what waits and runs. */
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#draining = true;
     for (const task of this.#ledger.tasks()) {
-      if (task instanceof TextTask) {
-        task.job.cancel();
-        this.#ledger.end(task);
-      } else {
+      if (task instanceof ScoreTask) {
         this.#ledger.endScore(task, draining());
+      } else {
+        task.job.cancel();
+        this.#ledger.stop(task);
       }
     }
     await this.drain();
@@ -202,15 +204,7 @@ export class Scheduler implements AsyncDisposable {
       using loop = new Loop(open.shared, this.limits, this.#ledger);
       while (this.#ledger.busy) await loop.turn();
     } catch (error) {
-      // Nobody is left waiting, whatever went wrong.
-      for (const task of this.#ledger.tasks()) {
-        if (task instanceof TextTask) {
-          task.job.fail(error);
-          this.#ledger.end(task);
-        } else {
-          this.#ledger.endScore(task, error);
-        }
-      }
+      this.#ledger.fail(error); // nobody is left waiting, whatever went wrong
     }
   }
 }

@@ -97,6 +97,10 @@ export class ScoreTask {
   /** Pieces that have been done. */
   done = 0;
   over = false;
+  /** A piece is being worked on. */
+  working = false;
+  /** Why it is to end when that piece is over. */
+  failure: unknown;
   readonly signal: AbortSignal | undefined;
   readonly end: (error?: unknown) => void;
   readonly progress: () => void;
