@@ -14,7 +14,7 @@ beforeAll(async () => {
     blue: await makeAdapter(directory, "lora", 2),
     routed: await makeAdapter(directory, "milora", 3),
   };
-  started = await startServer(`${directory}/data`, { adapters });
+  started = await startServer(`${directory}/data`, { adapters, context: 256 });
   client = started.client();
 });
 afterAll(async () => {
@@ -259,8 +259,7 @@ describe("chat", () => {
       ...{ model: "tiny-llama", messages: [{ role: "user", content: "x" }], temperature: 0 },
       ...({ ignore_eos: true } as object),
     });
-    expect(answer.usage!.total_tokens).toBeLessThanOrEqual(1024);
-    expect(answer.usage!.total_tokens).toBeGreaterThan(1000);
+    expect(answer.usage!.total_tokens).toBe(256);
   });
 });
 
@@ -398,17 +397,17 @@ describe("leaving early", () => {
   test("abort ends the work and frees the adapter", async () => {
     const { scheduler, registry, store } = started.server.services;
     const stream = await client.completions.create({
-      ...{ model: "red", prompt, max_tokens: 900, temperature: 0, stream: true as const },
+      ...{ model: "red", prompt, max_tokens: 240, temperature: 0, stream: true as const },
       ...({ ignore_eos: true } as object),
     });
     for await (const _ of stream) break; // the client aborts the request
     await until(() => scheduler.stats().running === 0 && started.server.services.state.inFlight === 0);
     const record = (await registry.all()).find(({ name }) => name === "red");
     expect(record).toMatchObject({ inFlight: 0 });
-    expect(store.quotas.running("default")).toBe(0);
+    expect(store.quotas.state("default").running).toBe(0);
     await until(() => started.lines.some(({ status, adapter }) => status === 499 && adapter === "red"));
     const line = started.lines.find(({ status, adapter }) => status === 499 && adapter === "red")!;
-    expect(line.completionTokens).toBeLessThan(900);
+    expect(line.completionTokens).toBeLessThan(240);
   });
 
   test("neither prompts nor answers are in the log", () => {

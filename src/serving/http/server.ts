@@ -59,7 +59,6 @@ export class Server implements AsyncDisposable {
           ...(config.context !== undefined && { context: config.context }),
         }),
       );
-      const scheduler = owned.add(new Scheduler(engine, config.limits, metrics.observer));
       const registry = owned.add(
         await AdapterRegistry.open({
           ...{ directory: config.data, adapters: store.adapters, backbone: backbone.config, bases: [base] },
@@ -67,6 +66,7 @@ export class Server implements AsyncDisposable {
           ...{ engine, limits: config.residency, preload: config.preload, log },
         }),
       );
+      const scheduler = owned.add(new Scheduler(engine, config.limits, metrics.observer));
       for (const [name, directory] of Object.entries(config.adapters)) {
         await registry.install({ directory }, { owner: null, name });
       }
