@@ -46,7 +46,7 @@ async function sourceOf(
   const { hub, files, bundled } = task.data;
   if (directory !== undefined) {
     const own = ENDINGS.map((ending) => join(task.name, `${split}.${ending}`));
-    const others = files?.[split] ?? [];
+    const others = (files?.[split] ?? []).filter((name) => !own.includes(name));
     for (const name of [...own, ...others]) if (await isThere(join(directory, name))) return join(directory, name);
     if (bundled === undefined) {
       const endings = ENDINGS.slice(1).map((ending) => `.${ending}`);
