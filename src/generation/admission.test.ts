@@ -39,7 +39,9 @@ describe.each([
   beforeAll(() => {
     backbone = Backbone.random(config, { weights, seed: 5 });
     bench = new Bench(backbone);
-    for (const method of methods.keys()) adapters.push([method, moved(backbone, method)]);
+    for (const method of weights === "int4" ? ["lora", "milora", "iapt"] : methods.keys()) {
+      adapters.push([method, moved(backbone, method)]);
+    }
   });
   afterAll(() => {
     bench[Symbol.dispose]();

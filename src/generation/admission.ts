@@ -129,18 +129,21 @@ export class PromptAdmission implements Admission {
     }
   }
 
-  /** The next prompts that are read together: alike in adapter and scope, and new. */
+  /** The next prompts that are read together, alike in adapter and scope. */
   #next(): BatchPrompt[] {
     const limit = Math.min(this.#sliceTokens ?? PREFILL_TOKENS, PREFILL_TOKENS);
-    const { adapter, scope, tokens } = this.#queue[0]!;
-    const isKnown = (prompt: BatchPrompt): boolean =>
-      (this.#shared.prefixes?.known({ adapter, scope, tokens: prompt.tokens }) ?? 0) > 0;
-    let end = 1;
-    if (isKnown(this.#queue[0]!)) return this.#queue.slice(0, end);
-    for (let width = tokens.length; end < this.#queue.length; end++) {
-      const next = this.#queue[end]!;
-      width = Math.max(width, next.tokens.length);
-      if (next.adapter !== adapter || next.scope !== scope || width * (end + 1) > limit || isKnown(next)) break;
+    const { adapter, scope } = this.#queue[0]!;
+    const { prefixes } = this.#shared;
+    let width = 0;
+    let end = 0;
+    for (const prompt of this.#queue) {
+      width = Math.max(width, prompt.tokens.length);
+      const fits = prompt.adapter === adapter && prompt.scope === scope && width * (end + 1) <= limit;
+      if (end > 0 && !fits) break;
+      const apart = prefixes?.standsApart(prompt, this.#queue[end + 1]) ?? false;
+      if (end > 0 && apart) break;
+      end++;
+      if (apart) break;
     }
     return this.#queue.slice(0, end);
   }

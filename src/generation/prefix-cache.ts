@@ -26,9 +26,9 @@ export interface PrefixCacheStats {
 
 /** A prompt by what its keys and values depend on. */
 export interface PromptIdentity {
-  readonly adapter: Adapter | undefined;
+  readonly adapter?: Adapter | undefined;
   /** Who may share what was read: only those who give the same, or none. */
-  readonly scope: string | undefined;
+  readonly scope?: string | undefined;
   readonly tokens: readonly number[];
 }
 
@@ -93,6 +93,16 @@ export class PrefixCache {
   known(query: PromptIdentity): number {
     if (isCausal(query)) return this.#chain(query).length * BLOCK;
     return this.#entries.has(this.#whole(query)) ? query.tokens.length : 0;
+  }
+
+  /**
+   * Whether a prompt is better read by itself than with others: because much of it is known, or because much of `next`
+   * will be then.
+   */
+  standsApart(prompt: PromptIdentity, next: PromptIdentity | undefined): boolean {
+    if (pays(this.known(prompt), prompt)) return true;
+    if (next === undefined || next.adapter !== prompt.adapter || next.scope !== prompt.scope) return false;
+    return pays(sharedTokens(prompt, next), next);
   }
 
   /**
@@ -207,8 +217,20 @@ export class PrefixCache {
 }
 
 /** Whether parts of a prompt can be kept: the bare backbone is causal. */
-export function isCausal({ adapter }: { readonly adapter: Adapter | undefined }): boolean {
+export function isCausal({ adapter }: { readonly adapter?: Adapter | undefined }): boolean {
   return adapter ? (adapter.method.properties.causal ?? false) : true;
+}
+
+/** A few tokens by themselves cost up to half as much again as among many: a third of a prompt has to be spared. */
+function pays(spared: number, { tokens }: PromptIdentity): boolean {
+  return spared > 0 && 3 * spared >= tokens.length;
+}
+
+/** How many tokens of a prompt need not be read after another of the same adapter. */
+function sharedTokens(first: PromptIdentity, { tokens }: PromptIdentity): number {
+  const differs = tokens.findIndex((token, i) => token !== first.tokens[i]);
+  if (isCausal(first)) return Math.floor((differs < 0 ? tokens.length : differs) / BLOCK) * BLOCK;
+  return differs < 0 && first.tokens.length === tokens.length ? tokens.length : 0;
 }
 
 function hashOf(before: string, tokens: readonly number[]): string {

@@ -79,11 +79,11 @@ export async function scoreSequences(
   scope?: string,
 ): Promise<SequenceScores[]> {
   const results = new Array<SequenceScores>(sequences.length);
-  /** Whether the beginning of its prompt need not be read; what is not is read by itself. */
-  const isKnown = (index: number): boolean => {
+  const prefixes = isCausal({ adapter }) ? shared.prefixes : undefined; // what is wanted is more than the last token
+  const promptOf = (index: number | undefined) => {
+    if (index === undefined) return undefined;
     const { tokens, promptLength, from } = sequences[index]!;
-    const query = { adapter, scope, tokens: tokens.slice(0, Math.min(promptLength, from - 1)) };
-    return isCausal(query) && (shared.prefixes?.known(query) ?? 0) > 0;
+    return { adapter, scope, tokens: tokens.slice(0, Math.min(promptLength, from - 1)) };
   };
   const score = async (indices: readonly number[]): Promise<void> => {
     const batch = indices.map((index) => sequences[index]!);
@@ -91,9 +91,12 @@ export async function scoreSequences(
     for (const [i, index] of indices.entries()) results[index] = scores[i]!;
   };
   for (const indices of sequenceBatches(sequences)) {
-    const known = indices.filter(isKnown);
-    for (const index of known) await score([index]);
-    if (known.length < indices.length) await score(indices.filter((index) => !known.includes(index)));
+    const together: number[] = [];
+    for (const [i, index] of indices.entries()) {
+      if (prefixes?.standsApart(promptOf(index)!, promptOf(indices[i + 1]))) await score([index]);
+      else together.push(index);
+    }
+    if (together.length > 0) await score(together);
   }
   return results;
 }
