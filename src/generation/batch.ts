@@ -66,6 +66,11 @@ export class Batch implements Disposable {
     return this.#residents.size;
   }
 
+  /** Bytes that the rows' shares of their adapters take while rows of several adapters run together. */
+  get itemBytes(): number {
+    return this.#steps.itemBytes;
+  }
+
   /** Logits of a row after its last `admit` or `step`, float32 [V], until the next. */
   logitsOf(row: number): Float32Array {
     return rowsOf(this.#logits, row, 1);

@@ -1,15 +1,10 @@
 /** @file One batch of many adapters: each row gives what it gives alone, whoever runs, joins or leaves beside it. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Random } from "../base/index.ts";
-import { Adapter, methodOf, methods } from "../methods/index.ts";
-import { Backbone } from "../models/index.ts";
+import { type Adapter, methods } from "../methods/index.ts";
+import { Backbone, sitesOf } from "../models/index.ts";
 import { Batch } from "./batch.ts";
-import { BufferPool } from "./cache.ts";
-import { AdapterCache } from "./derived.ts";
-import { SessionCache } from "./graphs.ts";
-import type { Shared } from "./prefill.ts";
-import { Runner } from "./runner.ts";
-import { distance, loadBackbone, smallConfig } from "./testing.ts";
+import { Bench, distance, greedy, loadBackbone, moved, smallConfig } from "./testing.ts";
 
 interface Job {
   readonly name: string;
@@ -26,28 +21,7 @@ interface Answer {
   logProbs: Float32Array;
 }
 
-/** An adapter whose every number is moved away from where training begins. */
-function moved(backbone: Backbone, method: string, options: Record<string, unknown> = {}, seed = 1): Adapter {
-  const adapter = Adapter.create(methodOf(method), options, backbone.config, seed, backbone, { totalSteps: 10 });
-  const random = new Random(99 + seed);
-  for (const { key } of adapter.specs) {
-    adapter.values(key).set(adapter.values(key).map((value) => value + 0.08 * random.normal()));
-  }
-  return adapter;
-}
-
-const greedy = (values: Float32Array): number => values.indexOf(values.reduce((a, b) => Math.max(a, b)));
-
-/** Everything a batch takes. */
-class Bench implements Disposable {
-  readonly shared: Shared;
-  constructor(backbone: Backbone) {
-    const sessions = new SessionCache(backbone, { routes: 0 });
-    const runner = new Runner();
-    const adapters = new AdapterCache(backbone, sessions, runner);
-    this.shared = { backbone, sessions, adapters, pool: new BufferPool(), runner, context: 200, capacity: undefined };
-  }
-
+class Runs extends Bench {
   /** Runs jobs in one batch, each from its step on. */
   async run(jobs: readonly Job[], maxRows = jobs.length): Promise<Answer[]> {
     using batch = new Batch(this.shared, maxRows, { prompt: 4, longest: 8 });
@@ -72,12 +46,6 @@ class Bench implements Disposable {
     }
     return answers;
   }
-
-  [Symbol.dispose](): void {
-    this.shared.adapters[Symbol.dispose]();
-    this.shared.sessions[Symbol.dispose]();
-    this.shared.pool[Symbol.dispose]();
-  }
 }
 
 const PROMPTS = [[1, 5, 9], [1, 60], [7, 7, 7, 7, 7, 7], [1, 44, 23, 90, 11, 17, 3, 8, 61], [33]];
@@ -94,11 +62,11 @@ const BACKBONES: Readonly<Record<string, [load: () => Promise<Backbone>, toleran
 
 describe.each(Object.entries(BACKBONES))("%s", (_, [load, tolerance]) => {
   let backbone: Backbone;
-  let bench: Bench;
+  let bench: Runs;
   const adapters: [string, Adapter | undefined][] = [["bare", undefined]];
   beforeAll(async () => {
     backbone = await load();
-    bench = new Bench(backbone);
+    bench = new Runs(backbone);
     for (const method of methods.keys()) adapters.push([method, moved(backbone, method)]);
     const more: [string, Record<string, unknown>][] = [
       ["lora", { r: 3 }],
@@ -223,6 +191,24 @@ describe.each(Object.entries(BACKBONES))("%s", (_, [load, tolerance]) => {
       for (const token of tokens) await alone.step([token]);
       expect(distance(batch.logProbsOf(row), alone.logProbsOf(0)), `row ${row}`).toBeLessThan(tolerance);
     }
+  });
+
+  test("a row has items for the experts of its route only", async () => {
+    const [[, adapter]] = named("milora") as [[string, Adapter]];
+    using batch = new Batch(bench.shared, 2, { prompt: 4, longest: 8 });
+    await batch.admit([{ tokens: PROMPTS[3]!, adapter }, { tokens: PROMPTS[0]! }]);
+    expect(batch.itemBytes).toBe(0);
+    await batch.step([5, 6]);
+    const { experts } = batch.route(0)!;
+    const { r } = adapter.config as { r: number };
+    const active = sitesOf(backbone.config).filter(({ layer, module }) => experts[layer]!.includes(module));
+    expect(active.length).toBe(3 * backbone.config.numLayers);
+    const numbers = active.reduce((sum, site) => sum + r * (site.inFeatures + site.outFeatures), 0);
+    expect(batch.itemBytes).toBe(4 * numbers);
+    batch.drop(0);
+    await batch.admit([{ tokens: PROMPTS[0]!, adapter: named("p-tuning-v2")[0]![1] }]);
+    await batch.step([5, 6]);
+    expect(batch.itemBytes).toBe(0);
   });
 
   test("many adapters take one session, and one alone takes its own", async () => {

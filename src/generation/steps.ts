@@ -92,6 +92,11 @@ export class Steps implements Disposable {
     if (gone.size > 0) this.#unbind((bound) => gone.has(bound));
   }
 
+  /** Bytes that were copied of adapters for rows of several, which a step of them reads. */
+  get itemBytes(): number {
+    return this.#items?.bytes ?? 0;
+  }
+
   /** Says that rows have come, gone or changed places. */
   changed(): void {
     this.#runs = undefined;
