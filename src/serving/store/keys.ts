@@ -59,14 +59,17 @@ const columns = {
 export class Keys {
   readonly #database: Database;
   readonly #now: () => number;
+  readonly #created: () => void;
   readonly #known = new Recall<Known>(REMEMBERED);
   /** Uses by key since they were last written, and when that was. */
   readonly #used = new Map<string, number>();
   readonly #written = new Map<string, number>();
 
-  constructor(database: Database, now: () => number) {
+  /** @param created called when there is a new key in the database */
+  constructor(database: Database, now: () => number, created: () => void) {
     this.#database = database;
     this.#now = now;
+    this.#created = created;
   }
 
   /** To be called when tenants have changed. */
@@ -101,6 +104,7 @@ export class Keys {
       return inserted!;
     });
     this.#known.forget();
+    this.#created();
     return { key: created, secret };
   }
 

@@ -9,6 +9,7 @@ import { Keys, writeUses } from "./keys.ts";
 import { lockDirectory } from "./lock.ts";
 import { migrate } from "./migrations/index.ts";
 import { type DayCount, Quotas, writeDays } from "./quotas.ts";
+import { Recall } from "./recall.ts";
 import { writers } from "./schema.ts";
 import { OPEN_TENANT, Tenants } from "./tenants.ts";
 import type { Principal } from "./types.ts";
@@ -71,15 +72,19 @@ export class Store implements AsyncDisposable {
   #batch: Batch | undefined;
   #batches = 0;
   #closed: Promise<void> | undefined;
+  readonly #unclaimed = new Recall<boolean>(1);
 
   /** @param owned what goes with the store, the database last of all */
   constructor(database: Database, { now = Date.now, onError = () => {} }: StoreOptions, owned: AsyncDisposable) {
     const tenantsChanged = () => {
+      this.#unclaimed.forget();
       this.keys.forget();
       this.adapters.forget();
     };
     this.tenants = new Tenants(database, now, tenantsChanged);
-    this.keys = new Keys(database, now);
+    this.keys = new Keys(database, now, () => {
+      this.#unclaimed.forget();
+    });
     this.adapters = new Adapters(database, now);
     this.grants = new Grants(database, now, () => this.adapters.forget());
     this.usage = new Usage(database, now, () => this.flush());
@@ -102,9 +107,12 @@ export class Store implements AsyncDisposable {
     return this.keys.authenticate(secret);
   }
 
-  /** Whether nobody has ever set up tenants or keys, so that there is nobody to tell apart. */
+  /**
+   * Whether nobody has ever set up tenants or keys, so that there is nobody to tell apart. It costs nothing to ask with
+   * every request.
+   */
   unclaimed(): Promise<boolean> {
-    return this.tenants.unclaimed();
+    return this.#unclaimed.get("", () => this.tenants.unclaimed());
   }
 
   /** For requests without a key, where these are allowed: the tenant `default`, made if it is not there. */
