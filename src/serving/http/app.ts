@@ -3,6 +3,7 @@ import { randomUUID } from "node:crypto";
 import fastify, { type FastifyInstance, type FastifyRequest } from "fastify";
 import { parseJson } from "../../base/index.ts";
 import { ServingError } from "../errors.ts";
+import type { Principal } from "../store/index.ts";
 import { adapterRoutes } from "./adapters.ts";
 import { adminRoutes } from "./admin.ts";
 import { answerOf, CLIENT_CLOSED } from "./errors.ts";
@@ -91,8 +92,8 @@ function watch(app: FastifyInstance, services: Services): void {
     const { config } = request.routeOptions;
     if (state.draining) reply.header("connection", "close");
     if (config.public) return;
-    if (services.guarded) refuseForeignPages(request);
-    request.principal = await identify(request, store, open);
+    request.principal = await identify(request, store, await everybody(services));
+    if (services.guarded && request.principal === open) refuseForeignPages(request);
     if (request.is404) throw notFound(request);
     if (config.admin) requireAdmin(request.principal);
     if (state.draining && !config.always) throw draining();
@@ -119,6 +120,11 @@ function watch(app: FastifyInstance, services: Services): void {
     const fields = { id, method, route, status, ms: Math.round(ms), tenant: request.principal?.tenant, ...facts };
     log[quiet ? "debug" : "info"](fields, "request");
   };
+}
+
+/** Who is served without a key; with the first tenant or key a server that was open by itself wants keys. */
+async function everybody({ open, guarded, store }: Services): Promise<Principal | undefined> {
+  return open && guarded && !(await store.unclaimed()) ? undefined : open;
 }
 
 function notFound({ method, url }: FastifyRequest): ServingError {

@@ -53,7 +53,7 @@ export async function identify(
   if (principal) return principal;
   const problem =
     authorization === undefined
-      ? "no key; send the header Authorization: Bearer KEY"
+      ? "no key; send the header Authorization: Bearer KEY (milora keys create makes one)"
       : secret === undefined
         ? "the Authorization header is not of the form Bearer KEY"
         : "the key is unknown, expired or revoked";

@@ -21,7 +21,7 @@ export function probeRoutes(app: FastifyInstance, { state, metrics, scheduler, o
     "/metrics",
     { ...guarded, schema: { tags: ["operation"], summary: "Prometheus metrics; needs an admin key" } },
     async (request, reply) => {
-      if (!open) requireAdmin(request.principal);
+      if (request.principal !== open) requireAdmin(request.principal);
       return reply.type(metrics.registry.contentType).send(await metrics.registry.metrics());
     },
   );

@@ -277,6 +277,16 @@ describe("keys", () => {
     expect(JSON.stringify(started.lines)).not.toContain(acme);
   });
 
+  test("a server that is open by itself wants keys from the first one on", async () => {
+    await using started = await startServer(`${directory}/first`);
+    const url = `${started.url}/v1/models`;
+    expect((await fetch(url)).status).toBe(200);
+    const made = await post(`${started.url}/admin/v1/keys`, { admin: true });
+    const { secret } = (await made.json()) as { secret: string };
+    expect((await fetch(url)).status).toBe(401);
+    expect((await fetch(url, { headers: { authorization: `Bearer ${secret}` } })).status).toBe(200);
+  });
+
   test("without keys it refuses to be reached from elsewhere, unless told so", async () => {
     const config = parseServerConfig({
       model: MODEL,
@@ -320,6 +330,14 @@ describe("overload", () => {
     expect(JSON.parse(events.at(-1)!.slice("data: ".length))).toMatchObject({ error: { code: "DEADLINE_EXCEEDED" } });
     expect(events.length).toBeGreaterThan(1);
   });
+});
+
+test("prompts and answers are in the log only where it was asked for", async () => {
+  await using started = await startServer(`${directory}/told`, { logPrompts: true });
+  const answer = await (await post(`${started.url}/v1/completions`, ask)).json();
+  const { text } = (answer as { choices: { text: string }[] }).choices[0]!;
+  expect(started.lines.find(({ prompts }) => prompts)).toMatchObject({ prompts: ["The cell"], answers: [[text]] });
+  expect(JSON.stringify(open.lines)).not.toContain("The cell");
 });
 
 describe("probes and documents", () => {

@@ -123,6 +123,7 @@ export class Call {
         return token;
       });
       read = promptTokens;
+      if (config.logPrompts) this.#logPrompts(ask, results);
       if (results.flat().some(({ finishReason }) => finishReason === "cancelled")) signal.throwIfAborted();
       return results;
     } finally {
@@ -134,6 +135,12 @@ export class Call {
         store.usage.charge(principal, { adapter: record ? qualified(record) : "", ...used });
       }
     }
+  }
+
+  #logPrompts({ prompts }: Ask, results: readonly (readonly GenerationResult[])[]): void {
+    const texts = prompts.map((prompt) => this.tokenizer?.decode(prompt, { skipSpecialTokens: false }) ?? prompt);
+    const answers = results.map((all) => all.map(({ text }) => text));
+    this.#services.log.info({ id: this.#request.id, prompts: texts, answers }, "prompts and answers");
   }
 
   /** How many tokens an answer may have, where the request does not say or to be checked. */
