@@ -1,7 +1,7 @@
 /** @file Prompts on their way into a batch: read slice by slice, so that its rows can be stepped in between. */
 import { InputError } from "../base/index.ts";
 import type { Adapter } from "../methods/index.ts";
-import { KvCache } from "./cache.ts";
+import { type Extent, KvCache } from "./cache.ts";
 import { PREFILL_TOKENS, type Shared } from "./prefill.ts";
 import { PromptReading } from "./reading.ts";
 import type { Resident, Residents } from "./residents.ts";
@@ -56,8 +56,8 @@ export interface AdmittingBatch {
   readonly residents: Residents;
   /** Positions that a prompt and its answer take at most, where the prompt does not say. */
   readonly longest: number;
-  /** The next rows, with room for so many positions. */
-  place(positions: number): { readonly cache: KvCache; readonly first: number };
+  /** The next rows, with room for so many of so many positions. */
+  place(room: Extent): { readonly cache: KvCache; readonly first: number };
   /** Makes rows of them. */
   enter(read: ReadPrompts): Promise<void>;
 }
@@ -117,7 +117,7 @@ export class PromptAdmission implements Admission {
       }
       const reading = new PromptReading(this.#shared, resident, prepared, sequences, {
         positions: sequences.map((tokens, row) => [row, tokens.length - 1]),
-        ...(apart ? { cache: apart, first: 0 } : this.#batch.place(length)),
+        ...(apart ? { cache: apart, first: 0 } : this.#batch.place({ rows: prompts.length, positions: length })),
         sharing: { scope: prompts[0]!.scope },
         sliceTokens: this.#sliceTokens,
       });

@@ -8,7 +8,7 @@ import {
   PromptAdmission,
   type ReadPrompts,
 } from "./admission.ts";
-import { initialCapacity, KvCache } from "./cache.ts";
+import { type Extent, initialCapacity, KvCache } from "./cache.ts";
 import { REPORT, STATE } from "./graphs.ts";
 import type { Shared } from "./prefill.ts";
 import type { RouteReport } from "./request.ts";
@@ -37,15 +37,23 @@ export class Batch implements Disposable {
   readonly #rows: Row[] = [];
   readonly #steps: Steps;
 
-  /** @param positions of the longest prompt, and at most in all */
-  constructor(shared: Shared, maxRows: number, positions: { readonly prompt: number; readonly longest: number }) {
+  /**
+   * @param positions of the longest prompt, and at most in all
+   * @param rows that the cache has room for at first; it grows
+   */
+  constructor(
+    shared: Shared,
+    maxRows: number,
+    positions: { readonly prompt: number; readonly longest: number },
+    rows = maxRows,
+  ) {
     const { config } = shared.backbone;
     this.maxRows = maxRows;
     this.#shared = shared;
     this.#longest = positions.longest;
     this.#residents = new Residents(shared, (resident) => this.#steps.release(resident));
     const capacity = shared.capacity ?? initialCapacity(positions.prompt, positions.longest);
-    this.#cache = new KvCache(config, shared.pool, maxRows, capacity);
+    this.#cache = new KvCache(config, shared.pool, rows, capacity);
     this.#logits = Tensor.allocate("float32", [maxRows, config.vocabSize]);
     this.#logProbs = Tensor.allocate("float32", [maxRows, config.vocabSize]);
     this.#steps = new Steps(shared, maxRows, {
@@ -118,8 +126,7 @@ export class Batch implements Disposable {
    * @throws RuntimeError RUN_CANCELLED; the rows are of no use then
    */
   async step(tokens: ArrayLike<number>, signal?: AbortSignal): Promise<void> {
-    const longest = Math.max(...this.#rows.map(({ length }) => length));
-    this.#ensureCapacity(longest + 1, longest);
+    this.#reserve({ rows: this.rows, positions: 1 + Math.max(...this.#rows.map(({ length }) => length)) });
     await this.#steps.run(this.#rows, tokens, signal);
   }
 
@@ -153,6 +160,7 @@ export class Batch implements Disposable {
   /** Makes row `to` the same as row `from`; the tokens before `start` are known to be equal already. */
   copyRow(from: number, to: number, start: number): void {
     if (from === to) return;
+    this.#reserve({ rows: to + 1, positions: 0 });
     this.#copyTensors(from, to, start);
     const row = this.#rows[from]!;
     const before = this.#rows[to];
@@ -180,18 +188,21 @@ export class Batch implements Disposable {
     for (const tensor of this.#state.values()) copyRowOf(tensor, from, to);
   }
 
-  #ensureCapacity(needed: number, used: number): void {
-    if (needed <= this.#cache.capacity) return;
+  /** Makes room in the cache; what the rows hold stays. */
+  #reserve({ rows, positions }: Extent): void {
+    const used = { rows: this.rows, positions: Math.max(0, ...this.#rows.map(({ length }) => length)) };
+    const needed = { rows: Math.max(rows, used.rows), positions: Math.max(positions, used.positions) };
+    if (this.#cache.holds(needed)) return;
     this.#steps.release();
-    this.#cache.grow(needed, this.#shared.context, used);
+    this.#cache.grow(needed, { rows: this.maxRows, positions: this.#shared.context }, used);
   }
 
   get #admitting(): AdmittingBatch {
     return {
       residents: this.#residents,
       longest: this.#longest,
-      place: (positions) => {
-        this.#ensureCapacity(positions, Math.max(0, ...this.#rows.map(({ length }) => length)));
+      place: ({ rows, positions }) => {
+        this.#reserve({ rows: this.rows + rows, positions });
         return { cache: this.#cache, first: this.rows };
       },
       enter: (read) => this.#enter(read),
@@ -207,7 +218,7 @@ export class Batch implements Disposable {
     const rows = prompts.length;
     const lengths = prompts.map(({ tokens }) => resident.prefix + tokens.length);
     if (apart) {
-      this.#ensureCapacity(lengths[0]!, Math.max(0, ...this.#rows.map(({ length }) => length)));
+      this.#reserve({ rows: first + 1, positions: lengths[0]! });
       this.#cache.copyFrom(apart, first, lengths[0]!);
     }
     using logits = this.#logits.view(first * vocabSize, [rows, vocabSize]);

@@ -58,12 +58,32 @@ test("growing keeps the used positions and stays within the limit", () => {
   const cache = using(new KvCache(config, using(new BufferPool()), 2, 5));
   fill(cache);
   const before = [0, 1].map((row) => read(cache, row, 0, 3));
-  cache.grow(6, 100, 3);
+  cache.grow({ rows: 2, positions: 6 }, { rows: 2, positions: 100 }, { rows: 2, positions: 3 });
   expect(cache.capacity).toBe(64);
   expect([0, 1].map((row) => read(cache, row, 0, 3))).toEqual(before);
-  cache.grow(65, 70, 3);
+  cache.grow({ rows: 2, positions: 65 }, { rows: 2, positions: 70 }, { rows: 2, positions: 3 });
   expect(cache.capacity).toBe(70);
   expect([0, 1].map((row) => read(cache, row, 0, 3))).toEqual(before);
+});
+
+test("rows are added with what the others hold, and one long sequence does not make room for many", () => {
+  const cache = using(new KvCache(config, using(new BufferPool()), 2, 5));
+  fill(cache);
+  const before = [0, 1].map((row) => read(cache, row, 0, 4));
+  const limit = { rows: 16, positions: 4096 };
+  for (const rows of [3, 4, 9]) {
+    cache.grow({ rows, positions: 5 }, limit, { rows: 2, positions: 4 });
+    expect(cache.rows).toBeGreaterThanOrEqual(rows);
+    expect([0, 1].map((row) => read(cache, row, 0, 4))).toEqual(before);
+  }
+  expect(cache.capacity).toBe(5);
+  cache.grow({ rows: 2, positions: 4000 }, limit, { rows: 2, positions: 4 });
+  expect(cache.capacity).toBeGreaterThanOrEqual(4000);
+  expect(cache.rows * cache.capacity).toBeLessThanOrEqual(2 * 2 * 4000);
+  expect([0, 1].map((row) => read(cache, row, 0, 4))).toEqual(before);
+  cache.grow({ rows: 12, positions: 20 }, limit, { rows: 2, positions: 4 });
+  expect(cache.rows * cache.capacity).toBeLessThanOrEqual(2 * 12 * 64);
+  expect([0, 1].map((row) => read(cache, row, 0, 4))).toEqual(before);
 });
 
 test("a pool gives a returned buffer again, but not a huge one for a small need", () => {

@@ -43,6 +43,12 @@ export class BufferPool implements Disposable {
   }
 }
 
+/** Sequences, and positions of each. */
+export interface Extent {
+  readonly rows: number;
+  readonly positions: number;
+}
+
 /** Positions a cache grows by at least. */
 const STEP = 64;
 
@@ -51,22 +57,27 @@ const STEP = 64;
  * anything: attention never looks at them before they are written.
  */
 export class KvCache implements Disposable {
-  readonly rows: number;
   readonly #pool: BufferPool;
   readonly #layers: number;
   readonly #heads: number;
   readonly #dim: number;
+  #rows: number;
   #capacity: number;
   #buffer: Tensor | undefined;
 
   constructor(config: BackboneConfig, pool: BufferPool, rows: number, capacity: number) {
-    this.rows = rows;
+    this.#rows = rows;
     this.#pool = pool;
     this.#layers = config.numLayers;
     this.#heads = config.numKvHeads;
     this.#dim = cacheHeadDim(config);
     this.#capacity = capacity;
     this.#buffer = pool.take(this.#blocks * rows * this.#rowSize(capacity));
+  }
+
+  /** Sequences there is room for. */
+  get rows(): number {
+    return this.#rows;
   }
 
   /** Positions a sequence may take. */
@@ -135,25 +146,38 @@ export class KvCache implements Disposable {
     }
   }
 
+  holds({ rows, positions }: Extent): boolean {
+    return rows <= this.#rows && positions <= this.#capacity;
+  }
+
   /**
-   * Makes room for `needed` positions, by half as much again as there is so that long texts are copied seldom, but for
-   * no more than `limit`. The first `used` positions of each row are kept. Views made before are of the old buffer.
+   * Makes room for what is `needed`: by half as much again as there is, so that growing sequences are copied seldom, but
+   * not beyond `limit`, nor for much more than twice what is needed, whatever there was room for. The first `used` rows
+   * and positions are kept. Views made before are of the old buffer.
    */
-  grow(needed: number, limit: number, used: number): void {
-    if (needed <= this.#capacity) return;
-    const wanted = Math.max(needed, Math.ceil((this.#capacity * 1.5) / STEP) * STEP);
-    const capacity = Math.max(needed, Math.min(wanted, limit));
+  grow(needed: Extent, limit: Extent, used: Extent): void {
+    if (this.holds(needed)) return;
+    const more = (has: number, need: number, most: number, step: number): number =>
+      need <= has ? has : Math.max(need, Math.min(Math.ceil((has * 1.5) / step) * step, most));
+    let rows = more(this.#rows, needed.rows, limit.rows, 1);
+    let capacity = more(this.#capacity, needed.positions, limit.positions, STEP);
+    const most = 2 * needed.rows * Math.max(needed.positions, STEP);
+    capacity = Math.max(needed.positions, Math.min(capacity, Math.floor(most / rows)));
+    rows = Math.max(needed.rows, Math.min(rows, Math.floor(most / capacity)));
     const old = this.#flat;
     const source = old.data as Float32Array;
-    const grown = this.#pool.take(this.#blocks * this.rows * this.#rowSize(capacity));
+    const grown = this.#pool.take(this.#blocks * rows * this.#rowSize(capacity));
     const target = grown.data as Float32Array;
-    const count = this.#blocks * this.rows * this.#heads;
-    for (let i = 0; i < count; i++) {
-      const from = i * this.#capacity * this.#dim;
-      target.set(source.subarray(from, from + used * this.#dim), i * capacity * this.#dim);
+    const size = used.positions * this.#dim;
+    for (let block = 0; block < this.#blocks; block++) {
+      for (let head = 0; head < used.rows * this.#heads; head++) {
+        const from = (block * this.#rows * this.#heads + head) * this.#capacity * this.#dim;
+        target.set(source.subarray(from, from + size), (block * rows * this.#heads + head) * capacity * this.#dim);
+      }
     }
     this.#pool.give(old);
     this.#buffer = grown;
+    this.#rows = rows;
     this.#capacity = capacity;
   }
 
@@ -177,7 +201,7 @@ export class KvCache implements Disposable {
   }
 
   #offset(block: number, row: number): number {
-    return (block * this.rows + row) * this.#rowSize(this.#capacity);
+    return (block * this.#rows + row) * this.#rowSize(this.#capacity);
   }
 }
 

@@ -88,10 +88,15 @@ export class Loop implements Disposable {
   /** The batch, made for the jobs that are the first in it. */
   #open(jobs: readonly Job[]): Decoder {
     this.#decoder ??= new Decoder(
-      new Batch(this.#shared, this.#limits.maxBatch, {
-        prompt: Math.max(...jobs.map(({ request }) => request.prompt.length)),
-        longest: Math.max(...jobs.map(({ longest }) => longest)),
-      }),
+      new Batch(
+        this.#shared,
+        this.#limits.maxBatch,
+        {
+          prompt: Math.max(...jobs.map(({ request }) => request.prompt.length)),
+          longest: Math.max(...jobs.map(({ longest }) => longest)),
+        },
+        jobs.reduce((sum, { width }) => sum + width, 0),
+      ),
     );
     return this.#decoder;
   }
