@@ -89,11 +89,6 @@ export class Batch implements Disposable {
     return rowsOf(this.#logProbs, row, 1);
   }
 
-  /** Log-probabilities of the first rows, float32 [rows · V]. */
-  get logProbs(): Float32Array {
-    return this.#logProbs.data as Float32Array;
-  }
-
   /** The state of a name for all rows, float32 [maxRows · …]; for tests, where rows do not differ in its shape. */
   state(name: string): Float32Array | undefined {
     for (const [key, tensor] of this.#state) if (key.startsWith(`${name} `)) return tensor.data as Float32Array;
@@ -144,17 +139,6 @@ export class Batch implements Disposable {
   truncate(rows: number): void {
     for (const { resident } of this.#rows.splice(rows)) this.#residents.leave(resident);
     this.#steps.changed();
-  }
-
-  /** Gives every row in use `count` rows: row r becomes rows r · count … r · count + count - 1, all alike. */
-  expand(count: number): void {
-    for (let row = this.rows - 1; row >= 0; row--) {
-      for (let to = (row + 1) * count - 1; to >= row * count; to--) {
-        if (to === row) continue;
-        this.copyRow(row, to, 0);
-        if (to === row * count) for (const tensor of [this.#logits, this.#logProbs]) copyRowOf(tensor, row, to);
-      }
-    }
   }
 
   /** Makes row `to` the same as row `from`; the tokens before `start` are known to be equal already. */
