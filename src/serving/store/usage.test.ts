@@ -1,4 +1,5 @@
 /** @file Usage: sums by whatever is asked, written once and only once. */
+import { setTimeout as sleep } from "node:timers/promises";
 import { sql } from "drizzle-orm";
 import { expect, test } from "vitest";
 import { openDatabase } from "./database.ts";
@@ -116,6 +117,17 @@ test("what cannot be written is kept and written later, once", async () => {
   expect(store.quotas.admit({ tenant: "a", limits }, 2).ok).toBe(false);
   expect(store.quotas.admit({ tenant: "a", limits }, 1).ok).toBe(true);
   await store[Symbol.asyncDispose]();
+});
+
+test("counts are written by themselves", async () => {
+  await using opened = await openDatabase(undefined);
+  const { database } = opened;
+  await migrate(database, "test");
+  await using store = new Store(database, {}, { async [Symbol.asyncDispose]() {} });
+  await store.load();
+  await store.tenants.create({ id: "a" });
+  store.usage.charge(at("a"), { adapter: "", promptTokens: 1, completionTokens: 0 });
+  while ((await database.select().from(usage)).length === 0) await sleep(20);
 });
 
 test("numbers that are none are a caller's mistake, and spoil nothing", async () => {
