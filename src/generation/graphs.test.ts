@@ -4,6 +4,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { exportOnnx } from "../graph/index.ts";
 import { Adapter, methodOf } from "../methods/index.ts";
 import { Backbone } from "../models/index.ts";
+import type { Session } from "../runtime/index.ts";
 import { Engine } from "./engine.ts";
 import { buildProgram, type Program, SessionCache, type SharedRoute } from "./graphs.ts";
 import { loadBackbone } from "./testing.ts";
@@ -65,6 +66,30 @@ test("no more specialised ones are kept, also when all are asked for at a time; 
   for (const expert of [3, 4, 5]) (await cache.lease(routed(expert)))[Symbol.dispose]();
   expect(cache.size).toBe(3);
   expect(() => leases[0]!.session.bind()).toThrow(expect.objectContaining({ code: "SESSION_CLOSED" }));
+});
+
+test("no more stages are kept than of eight method configs, and of those that were used last", async () => {
+  using cache = new SessionCache(backbone, { routes: 1 });
+  const { numLayers } = backbone.config;
+  const configs = Array.from({ length: 9 }, (_, i) =>
+    Adapter.create(methodOf("lora"), { r: i + 1 }, backbone.config, 1),
+  );
+  const read = async (adapter: Adapter) => {
+    const sessions: Session[] = [];
+    for (let from = 0; from < numLayers; from++) {
+      using lease = await cache.lease({ kind: "prefill", adapter, part: { layers: { from, to: from + 1 } } });
+      sessions.push(lease.session);
+    }
+    return sessions;
+  };
+  const first = await Promise.all(configs.slice(0, 8).map(read));
+  expect(cache.size).toBe(8 * numLayers);
+  expect(await read(configs[0]!)).toEqual(first[0]);
+  await read(configs[8]!);
+  expect(cache.size).toBe(8 * numLayers);
+  expect(await read(configs[0]!)).toEqual(first[0]);
+  expect(() => first[1]![0]!.bind()).toThrow(expect.objectContaining({ code: "SESSION_CLOSED" }));
+  for (const adapter of configs) adapter.dispose();
 });
 
 test("a cache that closes while sessions are made closes them, too", async () => {

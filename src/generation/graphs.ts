@@ -205,6 +205,18 @@ function keyOf(program: Program): string {
 const HOT_STEPS = 64;
 const REMEMBERED_ROUTES = 1024;
 
+/** What sessions are kept in turn with: those of single routes, of layers of long prompts, and all others. */
+type Pool = "routes" | "stages" | "configs";
+
+/** Method configs whose stages are kept, and how many other sessions are; of each config there are two or three. */
+const STAGED_CONFIGS = 8;
+const CONFIGS = 192;
+
+function poolOf(program: Program): Pool {
+  if (program.kind === "decode" && program.route !== undefined) return "routes";
+  return program.kind === "prefill" && program.part?.layers !== undefined ? "stages" : "configs";
+}
+
 interface Made {
   readonly session: Session;
   readonly prefix: number;
@@ -215,7 +227,7 @@ interface Entry {
   /** Once it is there; before that it is in use. */
   made: Made | undefined;
   uses: number;
-  readonly specialised: boolean;
+  readonly pool: Pool;
 }
 
 /** A session in use. It stays open at least until it is given back. */
@@ -284,9 +296,9 @@ export class SessionCache implements Disposable {
     if (entry) {
       this.#entries.delete(key); // to be put at the end again
     } else {
-      const specialised = program.kind === "decode" && program.route !== undefined;
-      if (specialised) this.#evict();
-      entry = { making: this.#make(program), made: undefined, uses: 0, specialised };
+      const pool = poolOf(program);
+      this.#evict(pool);
+      entry = { making: this.#make(program), made: undefined, uses: 0, pool };
     }
     this.#entries.set(key, entry);
     entry.uses++;
@@ -316,8 +328,8 @@ export class SessionCache implements Disposable {
       prepacked: this.#prepacked,
       // A plan of the memory is kept for every shape that was ever run, and prompts and items have ever new ones.
       memoryPattern: !["prefill", "pick", "mixed"].includes(program.kind),
-      // There is a session for every stage, and they run one after another.
-      sharedArena: program.kind === "prefill" && program.part?.layers !== undefined,
+      // There is a session for every method config and every stage, and they run one after another.
+      sharedArena: program.kind === "prefill",
       ...this.#options.session,
     });
     return { session: await this.#backbone.whilePacking(making), prefix };
@@ -327,11 +339,16 @@ export class SessionCache implements Disposable {
     if (this.#closed) throw new GenerationError("ENGINE_CLOSED", "the engine was disposed; create a new one");
   }
 
-  /** Closes the longest unused specialised session when there are as many as are kept. */
-  #evict(): void {
-    const specialised = [...this.#entries].filter(([, entry]) => entry.specialised);
-    if (specialised.length < this.#options.routes) return;
-    const oldest = specialised.find(([, entry]) => entry.uses === 0);
+  /** Closes the longest unused session of a pool when there are as many as are kept. */
+  #evict(pool: Pool): void {
+    const kept = {
+      routes: this.#options.routes,
+      stages: STAGED_CONFIGS * this.#backbone.config.numLayers,
+      configs: CONFIGS,
+    };
+    const alike = [...this.#entries].filter(([, entry]) => entry.pool === pool);
+    if (alike.length < kept[pool]) return;
+    const oldest = alike.find(([, entry]) => entry.uses === 0);
     if (!oldest) return;
     this.#entries.delete(oldest[0]);
     oldest[1].made?.session.dispose();
