@@ -4,10 +4,11 @@ import { type Binding, Tensor } from "../runtime/index.ts";
 import { type ItemGroup, lowInputs, type VectorKind, vectorInputs, vectorWidth } from "./mixed-graph.ts";
 import type { Row } from "./steps.ts";
 
-/** What a row adds at a site, y += (x Aᵀ) Bᵀ, written in parts where they are wanted. */
+/** What a row adds at a site, y += factor · (x Aᵀ) Bᵀ, written in parts where they are wanted. */
 export interface LowSource {
   readonly site: Site;
   readonly rank: number;
+  readonly factor: number;
   /** Ranks from `from` on of A, [chunk, in]; what there are not so many of is zero. */
   writeA(target: Float32Array, from: number, chunk: number): void;
   /** The same ranks of `outputs` outputs of B from `first` on, [outputs, chunk]. */
@@ -143,6 +144,7 @@ export class LowList implements Disposable {
   readonly #items = new Slots<Item>();
   readonly #units = new Slots<ItemUnit>();
   readonly #rows = new Places("int64");
+  readonly #factors = new Places("float32");
   readonly #unitRows = new Places("int64");
   readonly #unitItems = new Places("int64");
   #chunk = 1;
@@ -205,6 +207,8 @@ export class LowList implements Disposable {
     const items = this.#items.taken;
     for (let at = 0; at < items.length; at++) items[at]!.at = at;
     fill(this.#rows, items, ({ row }) => indexOf.get(row)!);
+    const factors = this.#factors.data;
+    for (let at = 0; at < items.length; at++) factors[at] = items[at]!.source.factor;
     const offsets = new Map<Site, number>();
     let offset = 0;
     for (const site of sites) {
@@ -224,13 +228,15 @@ export class LowList implements Disposable {
     binding
       .input(names.rows, this.#rows.view(this.count))
       .input(names.a, this.#items.view())
+      .input(names.factors, this.#factors.view(this.count))
       .input(names.b, this.#units.view())
       .input(names.unitRows, this.#unitRows.view(this.#units.taken.length));
     if (this.#group.divided) binding.input(names.unitItems, this.#unitItems.view(this.#units.taken.length));
   }
 
   [Symbol.dispose](): void {
-    for (const part of [this.#items, this.#units, this.#rows, this.#unitRows, this.#unitItems]) part[Symbol.dispose]();
+    const parts = [this.#items, this.#units, this.#rows, this.#factors, this.#unitRows, this.#unitItems];
+    for (const part of parts) part[Symbol.dispose]();
   }
 
   #cut(of: readonly Owned<LowSource>[], chunk: number): { items: Item[]; units: ItemUnit[] } {
@@ -263,6 +269,7 @@ export class LowList implements Disposable {
     this.#items.renew(roomForItems, [this.#chunk, sites[0]!.inFeatures]);
     this.#units.renew(roomForUnits, [unit, this.#chunk]);
     this.#rows.renew(roomForItems, [1]);
+    this.#factors.renew(roomForItems, [1, 1]);
     this.#unitRows.renew(roomForUnits, [1]);
     this.#unitItems.renew(roomForUnits, []);
   }

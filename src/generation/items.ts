@@ -149,11 +149,11 @@ function lowSource(
 ): LowSource {
   const { a, b, rank, scaling, ranks } = low!;
   const width = site.inFeatures;
-  const factor = scaling * gate;
   const outputs = scale && gate !== 1 ? scale.map((s, o) => s / gatedScale![o]!) : undefined;
   return {
     site,
     rank,
+    factor: scaling * gate,
     writeA(target, from, chunk) {
       const count = Math.min(chunk, rank - from);
       target.set(a.subarray(from * width, (from + count) * width));
@@ -165,13 +165,11 @@ function lowSource(
     writeB(target, from, chunk, first, count) {
       const kept = Math.min(chunk, rank - from);
       if (chunk === rank && outputs === undefined) {
-        const start = first * rank;
-        if (factor === 1) target.set(b.subarray(start, start + count * rank));
-        else for (let i = 0; i < count * rank; i++) target[i] = factor * b[start + i]!;
+        target.set(b.subarray(first * rank, (first + count) * rank));
         return;
       }
       for (let o = 0; o < count; o++) {
-        const weight = outputs ? factor * outputs[first + o]! : factor;
+        const weight = outputs ? outputs[first + o]! : 1;
         const [source, at] = [(first + o) * rank + from, o * chunk];
         for (let r = 0; r < kept; r++) target[at + r] = weight * b[source + r]!;
         target.fill(0, at + kept, at + chunk);

@@ -51,6 +51,8 @@ export const lowInputs = ({ name }: ItemGroup) => ({
   /** Row of the batch of each item. */
   rows: `items.${name}.rows`, // int64 [n, 1]
   a: `items.${name}.a`, // [n, c, in]
+  /** What x Aᵀ is multiplied with, so that A and B are copied as they are. */
+  factors: `items.${name}.factors`, // [n, 1, 1]
   b: `items.${name}.b`, // [u, unit, c]
   /** Where each unit is: row · units + its place among the units of a row. */
   unitRows: `items.${name}.unitRows`, // int64 [u, 1]
@@ -81,9 +83,10 @@ export function itemHooks(graph: Graph, backbone: Backbone, kinds: ItemKinds): H
     const [N, d] = x.shape as [string, number];
     const rows = graph.input(names.rows, "int64", [n, 1]);
     const a = graph.input(names.a, "float32", [n, c, d]);
+    const factors = graph.input(names.factors, "float32", [n, 1, 1]);
     const b = graph.input(names.b, "float32", [u, unit, c]);
     const unitRows = graph.input(names.unitRows, "int64", [u, 1]);
-    const low = fusedMatmul(gather(x, rows), a, { transB: true }); // [n, 1, c]
+    const low = mul(fusedMatmul(gather(x, rows), a, { transB: true }), factors); // [n, 1, c]
     const perUnit = divided ? gather(low, graph.input(names.unitItems, "int64", [u])) : low; // [u, 1, c]
     const change = fusedMatmul(perUnit, b, { transB: true }); // [u, 1, unit]
     if (units === 1) return scatterRows(y, unitRows, reshape(change, [n, unit]));
