@@ -5,12 +5,13 @@ import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { openInstalled } from "../../src/cli/adapters/installed.ts";
 import { AdminClient } from "../../src/cli/admin.ts";
+import { tar } from "../../src/serving/adapters/testing.ts";
 import { makeAdapter, startServer } from "../../src/serving/http/testing.ts";
 import { fixture, temporary } from "./milora.ts";
 
-async function serve() {
+async function serve(settings: Parameters<typeof startServer>[1] = {}) {
   const data = temporary();
-  const started = await startServer(join(data, "data"), { logLevel: "silent", auth: "required" });
+  const started = await startServer(join(data, "data"), { logLevel: "silent", auth: "required", ...settings });
   onTestFinished(() => started[Symbol.asyncDispose]());
   const { store } = started.server.services;
   const { secret } = await store.keys.create({ admin: true });
@@ -91,4 +92,14 @@ test("what the server refuses is told in its words, and nothing stays of it", as
   await expect(adapters.install(source, { owner: null, name: "a" }, "assets/tiny-llama")).rejects.toThrow("--model");
   expect(await adapters.list(undefined)).toEqual([]);
   expect(server.services.registry.stats).toMatchObject({ resident: 0, loads: 0 });
+});
+
+test("a large upload that is refused at its beginning gets to read why", async () => {
+  const { adapters, directory } = await serve({ residency: { maxBytes: 1_000_000 } });
+  const large = join(directory, "large.tar");
+  writeFileSync(large, await tar([{ name: "notes.txt", content: Buffer.alloc(32 * 1024 * 1024, 5) }]));
+  for (let i = 0; i < 3; i++) {
+    const installing = adapters.install(large, { owner: null, name: "a" }, undefined);
+    await expect(installing).rejects.toMatchObject({ code: "PAYLOAD_TOO_LARGE", exitCode: 2 });
+  }
 });

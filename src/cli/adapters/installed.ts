@@ -50,7 +50,7 @@ class Local implements InstalledAdapters {
       ...{ directory: this.#directory, adapters: this.#store.adapters, backbone: readBackboneConfig(model) },
       ...{ bases: [modelNameOf(model)], load: false },
     });
-    const installed = await registry.install(await sourceOf(source), as);
+    const installed = await registry.install(sourceOf(source), as);
     if (given !== undefined) remember(this.#directory, given);
     return installed;
   }
@@ -111,7 +111,7 @@ class Remote implements InstalledAdapters {
     if (model !== undefined) {
       throw new InputError("FLAG_INVALID", "--model", "goes with --data only; a server knows its backbone");
     }
-    const from = await sourceOf(source);
+    const from = sourceOf(source);
     const bytes =
       "directory" in from
         ? { type: "application/x-tar", content: await packAdapter(from.directory) }
@@ -150,11 +150,16 @@ class Remote implements InstalledAdapters {
 }
 
 /** A directory, or an archive that is read as it is sent. */
-async function sourceOf(source: string): Promise<AdapterSource> {
+function sourceOf(source: string): AdapterSource {
   const found = statSync(source, { throwIfNoEntry: false });
   if (found?.isDirectory()) return { directory: source };
-  if (found?.isFile()) return { archive: createReadStream(source) };
+  if (found?.isFile()) return { archive: read(source) };
   throw new InputError("FILE_UNREADABLE", source, found ? "is neither a directory nor a file" : "no such file");
+}
+
+/** The bytes of a file, which is closed however the reading ends. */
+async function* read(path: string): AsyncGenerator<Uint8Array> {
+  for await (const chunk of createReadStream(path)) yield chunk as Uint8Array;
 }
 
 async function isGzip(path: string): Promise<boolean> {

@@ -1,7 +1,9 @@
 /** @file Archives: what an adapter is packed into is read; everything that is none is refused before it is passed on. */
 import { execFileSync } from "node:child_process";
+import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { Readable } from "node:stream";
 import { gzipSync } from "node:zlib";
 import { describe, expect, test } from "vitest";
 import { InputError } from "../../base/index.ts";
@@ -147,6 +149,14 @@ describe("is refused", () => {
     expect((await read(endless(gzipSync(await tar(good))))).files.size).toBe(2); // gzip says where it ends
     expect(given).toBeLessThan(8 * MIB);
   });
+});
+
+test("a stream that is refused is read to its end, not torn down: who sends it is still to be answered", async () => {
+  const stream = Readable.from(inChunks(Buffer.alloc(4 * MIB, 7), 65536), { objectMode: false });
+  const ended = once(stream, "end");
+  await expect(readArchive(stream, MIB, async () => {})).rejects.toMatchObject({ code: "ARCHIVE_INVALID" });
+  expect(stream.destroyed).toBe(false);
+  await ended;
 });
 
 test("what the source or the receiver throws is what is heard, and the source is let go", async () => {

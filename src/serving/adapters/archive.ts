@@ -35,6 +35,8 @@ export function tooLarge(what: string, maxBytes: number): InputError {
  * Reads an archive, plain or compressed with gzip, and passes on the two files of an adapter, which lie at its root or
  * in one directory. Other files are skipped.
  *
+ * @param source a stream stays the caller's to close; after a failure the rest of it is read and thrown away, so that
+ *   a client which is still sending gets to read its answer
  * @param maxBytes of all files together, unpacked
  * @returns paths of the files that were skipped
  * @throws InputError ARCHIVE_INVALID, PAYLOAD_TOO_LARGE; what `source` or `receive` throws
@@ -91,6 +93,9 @@ async function feed(chunks: AsyncIterable<Uint8Array>, tar: ReturnType<typeof ex
   }
 }
 
+/** A client that is still sending could not be answered otherwise. */
+const UNHARMED = { destroyOnReturn: false };
+
 /** The bytes of an archive before and after decompression, counted. */
 class Input {
   /** What the source itself threw: nothing is wrong with the archive. */
@@ -138,7 +143,8 @@ class Input {
   }
 
   async *#read(): AsyncGenerator<Uint8Array> {
-    const chunks = this.#source[Symbol.asyncIterator]();
+    const source = this.#source;
+    const chunks = source instanceof Readable ? source.iterator(UNHARMED) : source[Symbol.asyncIterator]();
     try {
       for (;;) {
         const { value, done } = await chunks.next().catch((error: unknown) => {
@@ -152,6 +158,7 @@ class Input {
       }
     } finally {
       if (this.failure === undefined) await chunks.return?.();
+      if (source instanceof Readable) source.on("error", () => {}).resume();
     }
   }
 }

@@ -63,7 +63,11 @@ export class AdapterRegistry implements AsyncDisposable {
       maxBytes: this.limits.maxResidentBytes,
       maxAdapters: this.limits.maxResident,
       waitMs: this.limits.leaseTimeoutMs,
-      load: (digest, reserve, signal) => this.#load(digest, reserve, signal),
+      load: async (digest, reserve, signal) => {
+        const adapter = await this.#load(digest, reserve, signal);
+        options.engine?.identify?.(adapter, digest);
+        return adapter;
+      },
       forget: (adapter) => options.engine?.forget(adapter),
     });
   }

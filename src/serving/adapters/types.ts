@@ -14,7 +14,7 @@ export interface RegistryOptions {
   /** Names under which the bare backbone is served; adapters may not have them, `base:adapter` may begin with them. */
   readonly bases?: readonly string[];
   /** Told of adapters whose tensors are about to go. */
-  readonly engine?: { forget(adapter: Adapter): void };
+  readonly engine?: { forget(adapter: Adapter): void; identify?(adapter: Adapter, digest: string): void };
   readonly limits?: Partial<RegistryLimits>;
   /** Adapters to load and pin at the start, besides those that are pinned in the database: `name` or `owner/name`. */
   readonly preload?: readonly string[];

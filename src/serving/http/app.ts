@@ -107,8 +107,10 @@ function watch(app: FastifyInstance, services: Services): void {
     if (status >= 500) log.error({ id: request.id, err: error }, "a request failed");
     if (retryAfterSeconds !== undefined) reply.header("retry-after", retryAfterSeconds);
     if (status === 401) reply.header("www-authenticate", "Bearer");
-    // What is left of a body that was refused is not read: the connection cannot go on.
-    if (status === 413 || status === 408) reply.header("connection", "close");
+    // What is left of a body that was refused is not read, unless it is thrown away as it comes (uploads): the connection
+    // cannot go on.
+    const discarding = request.raw.readableFlowing === true;
+    if ((status === 413 && !discarding) || status === 408) reply.header("connection", "close");
     return reply.status(status).send(body);
   });
   const report = (request: FastifyRequest, status: number, ms: number): void => {
