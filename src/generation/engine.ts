@@ -188,6 +188,14 @@ export class Engine implements Disposable {
   }
 
   /**
+   * Says by what digest an adapter's content is known (its files'), for the prefix cache: which would else compute one from
+   * all of its numbers, 23 ms for the 38 MiB of rank 32 on a 135M model.
+   */
+  identify(adapter: Adapter, digest: string): void {
+    this.#shared.prefixes?.identify(adapter, digest);
+  }
+
+  /**
    * Says that an adapter's numbers have changed, or that it will not be used again: what the engine has derived from
    * them (DoRA's scales) is dropped. Calls that are under way end with the old ones.
    */

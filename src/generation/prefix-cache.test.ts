@@ -192,6 +192,13 @@ describe("who shares", () => {
       const [expected] = await plain.generate([{ prompt: shots, ...(adapter && { adapter }), options }]);
       expect(await hitsOf(engine, shots, adapter)).toEqual({ hits: 0, tokens: expected!.tokens });
     }
+    // By the digest of its files, which then is all that counts.
+    engine.identify(other, "1f");
+    engine.identify(wider, "1f");
+    expect((await hitsOf(engine, shots, other)).hits).toBe(0);
+    expect((await hitsOf(engine, shots, wider)).hits).toBe(1);
+    engine.forget(other);
+    expect((await hitsOf(engine, shots, other)).hits).toBe(1);
     // Trained on, it is another one.
     same.values(same.specs[0]!.key)[0]! += 1;
     engine.forget(same);
