@@ -100,6 +100,11 @@ export class Batch implements Disposable {
     return this.#rows[row]!.route?.report;
   }
 
+  /** Tokens of a row's prompt that did not have to be read, because what they give was kept. */
+  reused(row: number): number {
+    return this.#rows[row]!.reused;
+  }
+
   /**
    * Reads prompts into the next rows, in their order. Those of one adapter that stand next to each other are read
    * together, in as few runs as the limit on tokens allows. If it fails, `truncate` to the rows before.
@@ -223,7 +228,7 @@ export class Batch implements Disposable {
     const routes = routing && gates && probabilities ? readRoutes(routing, rows, gates, probabilities) : [];
     for (const [row, length] of lengths.entries()) {
       this.#residents.stay(resident);
-      this.#rows.push({ resident, route: routes[row], length });
+      this.#rows.push({ resident, route: routes[row], reused: reading.reused, length });
     }
     this.#steps.changed();
   }

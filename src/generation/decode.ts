@@ -194,7 +194,7 @@ export class Decoder implements Disposable {
     for (const [i, job] of jobs.entries()) {
       const row = first + i;
       if (job.over) continue; // cancelled meanwhile
-      job.read(prefillMs, this.batch.route(row));
+      job.read(prefillMs, this.batch.route(row), this.batch.reused(row));
       attempt(job, () => {
         if (job.search) {
           for (let index = 1; index < job.width; index++) this.#copy(row, { job, index, next: 0 });

@@ -86,8 +86,8 @@ export class Job {
   }
 
   /** Its prompt has been read. */
-  read(prefillMs: number, route: RouteReport | undefined): void {
-    for (const sequence of this.sequences) sequence.read(prefillMs, route);
+  read(prefillMs: number, route: RouteReport | undefined, reused = 0): void {
+    for (const sequence of this.sequences) sequence.read(prefillMs, route, reused);
   }
 
   /** Chooses the next token of an answer; both are float32 [V]. */

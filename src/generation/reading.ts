@@ -36,6 +36,8 @@ type Results = Map<string, Tensor>;
  * known of it is not read again.
  */
 export class PromptReading implements Disposable {
+  /** Tokens of a single prompt that are known already. */
+  readonly reused: number;
   readonly #shared: Shared;
   readonly #lease: Lease;
   readonly #adapter: PreparedAdapter;
@@ -66,6 +68,7 @@ export class PromptReading implements Disposable {
     this.#hidden = Tensor.allocate("float32", [options.positions.length, config.hiddenSize]);
     const rows = sequences.length;
     const from = this.#restore();
+    this.reused = from;
     const size = { rows, tokens: { from, to: this.#width }, layers: config.numLayers };
     const { sliceTokens = Number.POSITIVE_INFINITY } = options;
     const divisible = rows === 1 && this.#divisible;

@@ -91,6 +91,8 @@ export interface GenerationResult {
   /** `stop`: an end-of-sequence token or a stop string; `length`: maxNewTokens; `cancelled`: by the signal. */
   readonly finishReason: "stop" | "length" | "cancelled";
   readonly route?: RouteReport;
+  /** Tokens of the prompt that were not read because the prefix cache had them; missing where none were. */
+  readonly cachedTokens?: number;
   /** Milliseconds of the pass over the prompt (shared with what was batched beside it) and of all steps after. */
   readonly timing: { readonly prefillMs: number; readonly decodeMs: number; readonly steps: number };
 }

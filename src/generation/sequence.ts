@@ -35,6 +35,7 @@ export class Sequence {
   readonly #ends: ReadonlySet<number>;
   #finish: GenerationResult["finishReason"] | undefined;
   #endedAt = 0;
+  #reused = 0;
 
   /** @param eosTokenIds the backbone's, unless the request has its own */
   constructor(request: GenerationRequest, tokenizer: Tokenizer | undefined, eosTokenIds: readonly number[]) {
@@ -84,7 +85,8 @@ export class Sequence {
   }
 
   /** Its prompt has been read. */
-  read(prefillMs: number, route: RouteReport | undefined): void {
+  read(prefillMs: number, route: RouteReport | undefined, reused: number): void {
+    this.#reused = reused;
     this.prefillMs = prefillMs;
     this.startedAt = now();
     this.route = route;
@@ -112,6 +114,7 @@ export class Sequence {
       ...(this.promptLogprobs && { promptLogprobs: this.promptLogprobs }),
       finishReason: this.#finish ?? "cancelled",
       ...(this.route && { route: this.route }),
+      ...(this.#reused > 0 && { cachedTokens: this.#reused }),
       timing: {
         prefillMs: this.prefillMs,
         decodeMs: this.startedAt === 0 ? 0 : Math.max(0, this.#endedAt - this.startedAt),

@@ -12,6 +12,8 @@ import { commonRoute, type RowRoute } from "./routes.ts";
 export interface Row {
   readonly resident: Resident;
   readonly route: RowRoute | undefined;
+  /** Tokens of its prompt that did not have to be read. */
+  readonly reused: number;
   /** Positions taken in the cache: the method's prefix and the tokens. */
   length: number;
 }

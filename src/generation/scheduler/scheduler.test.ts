@@ -146,6 +146,24 @@ describe("answers are those of the engine", () => {
   });
 });
 
+test("what is kept of prompts serves their tenant alone, unless a scope says otherwise", async () => {
+  using caching = Engine.create(backbone, { prefixCache: { bytes: 1e7 } });
+  const scheduler = new Scheduler(caching);
+  const long = Array.from({ length: 100 }, (_, i) => 3 + ((5 * i) % 90));
+  const ask = async (tenant: string, scope?: string): Promise<GenerationResult> => {
+    const request = { tenant, prompt: long, options: { maxNewTokens: 3, eosTokenIds: [] } };
+    return (await collect(scheduler.submit({ ...request, ...(scope && { scope }) }))).results[0]!;
+  };
+  const first = await ask("a");
+  expect(first.cachedTokens).toBeUndefined();
+  const again = await ask("a");
+  expect(again.cachedTokens).toBeGreaterThan(32);
+  expect(again.tokens).toEqual(first.tokens);
+  expect((await ask("b")).cachedTokens).toBeUndefined();
+  expect((await ask("b", "a")).cachedTokens).toBe(again.cachedTokens);
+  await scheduler.drain();
+});
+
 describe("shares", () => {
   /** Tokens that tenants have got when `total` have been given, each with as many requests as it likes. */
   async function saturate(weights: Record<string, number>, total: number): Promise<Record<string, number>> {
