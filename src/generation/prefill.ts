@@ -51,5 +51,3 @@ export async function readPrompts(
     throw error;
   }
 }
-
-export { bindCache } from "./cache.ts";
