@@ -4,6 +4,7 @@ import { type Backbone, type Site, sitesOf } from "../models/index.ts";
 import type { Binding } from "../runtime/index.ts";
 import { LowList, type LowSource, VectorList } from "./item-lists.ts";
 import { type ItemKind, type ItemKinds, itemGroups, VECTOR_KINDS, type VectorKind } from "./mixed-graph.ts";
+import type { Resident } from "./residents.ts";
 import type { Row } from "./steps.ts";
 
 /** Gates of a row, float32 [layers, experts]; undefined where its method has none. */
@@ -22,6 +23,7 @@ export class Items implements Disposable {
   readonly #lowOf: ReadonlyMap<string, { readonly list: LowList; readonly site: Site }>;
   readonly #vectors: ReadonlyMap<VectorKind, ReadonlyMap<string, VectorList>>;
   readonly #placed = new Set<Row>();
+  readonly #left = new Set<Resident>();
   /** What each binding has of the lists. */
   readonly #bound = new WeakMap<Binding, Map<LowList | VectorList, string>>();
 
@@ -65,6 +67,7 @@ export class Items implements Disposable {
       this.#collect(come, row, gatesOf(index));
     }
     for (const row of rows) this.#placed.add(row);
+    this.#left.clear(); // none of these has
     for (const list of this.#low) {
       const added = come.low.get(list) ?? [];
       if (gone.size + added.length > 0) list.update(gone, added);
@@ -74,6 +77,12 @@ export class Items implements Disposable {
       if (gone.size + added.length > 0) list.update(gone, added);
     }
     for (const list of this.#lists()) if (list.count > 0) list.place(indexOf);
+  }
+
+  /** Says that an adapter has no row any more. @returns whether none of those that have items has one */
+  left(resident: Resident): boolean {
+    this.#left.add(resident);
+    return [...this.#placed].every((row) => this.#left.has(row.resident));
   }
 
   /** Binds what has changed since the binding was last here. */

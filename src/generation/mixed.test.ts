@@ -195,7 +195,7 @@ describe.each(Object.entries(BACKBONES))("%s", (_, [load, tolerance]) => {
 
   test("a row has items for the experts of its route only", async () => {
     const [[, adapter]] = named("milora") as [[string, Adapter]];
-    using batch = new Batch(bench.shared, 2, { prompt: 4, longest: 8 });
+    using batch = new Batch(bench.shared, 3, { prompt: 4, longest: 8 });
     await batch.admit([{ tokens: PROMPTS[3]!, adapter }, { tokens: PROMPTS[0]! }]);
     expect(batch.itemBytes).toBe(0);
     await batch.step([5, 6]);
@@ -205,8 +205,13 @@ describe.each(Object.entries(BACKBONES))("%s", (_, [load, tolerance]) => {
     expect(active.length).toBe(3 * backbone.config.numLayers);
     const numbers = active.reduce((sum, site) => sum + r * (site.inFeatures + site.outFeatures), 0);
     expect(batch.itemBytes).toBe(4 * numbers);
+    await batch.admit([{ tokens: PROMPTS[0]!, adapter }]);
     batch.drop(0);
-    await batch.admit([{ tokens: PROMPTS[0]!, adapter: named("p-tuning-v2")[0]![1] }]);
+    batch.drop(0);
+    expect(batch.itemBytes).toBe(4 * numbers); // until rows run again
+    batch.truncate(0);
+    expect(batch.itemBytes).toBe(0);
+    await batch.admit([{ tokens: PROMPTS[0]! }, { tokens: PROMPTS[0]!, adapter: named("p-tuning-v2")[0]![1] }]);
     await batch.step([5, 6]);
     expect(batch.itemBytes).toBe(0);
   });

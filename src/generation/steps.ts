@@ -107,6 +107,10 @@ export class Steps implements Disposable {
   /** Gives back what was made for an adapter; without one everything, because the cache moves. */
   release(resident?: Resident): void {
     this.#unbind((bound) => resident === undefined || bound.resident === resident);
+    if (!resident || !this.#items?.left(resident)) return;
+    this.#unbind((bound) => bound.resident === undefined);
+    this.#items[Symbol.dispose]();
+    this.#items = undefined;
   }
 
   [Symbol.dispose](): void {
