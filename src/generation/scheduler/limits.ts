@@ -15,8 +15,8 @@ export const schedulerLimitsSchema = z.strictObject({
   maxPrefillTokens: count
     .default(256)
     .describe("prompt tokens read between two steps of the sequences that decode; longer prompts are read in slices"),
-  maxWaiting: z.int().min(0).default(256).describe("requests that may wait, of all tenants"),
-  maxWaitingPerTenant: z.int().min(0).default(64).describe("requests of one tenant that may wait"),
+  maxWaiting: count.default(256).describe("requests that may wait, of all tenants"),
+  maxWaitingPerTenant: count.default(64).describe("requests of one tenant that may wait"),
   maxRunningPerTenant: count.default(64).describe("requests of one tenant that run at a time"),
   maxTokensPerTenant: count
     .optional()
