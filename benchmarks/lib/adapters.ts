@@ -3,14 +3,18 @@ import { Random } from "../../src/base/index.ts";
 import { Adapter, methodOf } from "../../src/methods/index.ts";
 import type { BackboneConfig } from "../../src/models/index.ts";
 
-/** `lora` or `milora` on all seven modules. All values are drawn anew where the method starts with zeros. */
+/**
+ * `lora` or `milora` on all seven modules. All values are drawn anew where the method starts with zeros.
+ * @param seed adapters of different ones differ in all values
+ */
 export function randomAdapter(
   method: string,
   options: Readonly<Record<string, unknown>>,
   backbone: BackboneConfig,
+  seed = 0,
 ): Adapter {
-  const adapter = Adapter.create(methodOf(method), options, backbone, 1);
-  const random = new Random(2);
+  const adapter = Adapter.create(methodOf(method), options, backbone, 2 * seed + 1);
+  const random = new Random(2 * seed + 2);
   for (const { key, init } of adapter.specs) {
     if (init.kind !== "zeros") continue;
     const values = adapter.values(key);

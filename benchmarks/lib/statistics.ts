@@ -36,3 +36,26 @@ export function summarize(values: readonly number[]): Summary {
 export function ratios(a: readonly number[], b: readonly number[]): Summary {
   return summarize(a.slice(0, b.length).map((value, round) => value / (b[round] as number)));
 }
+
+/** A straight line through points, by least squares. */
+export interface Line {
+  readonly slope: number;
+  /** Standard error of the slope, as if points were independent. */
+  readonly error: number;
+  /** Of the points' heights. */
+  readonly median: number;
+}
+
+export function lineThrough(points: readonly (readonly [x: number, y: number])[]): Line {
+  const n = points.length;
+  const mean = (at: 0 | 1) => points.reduce((sum, point) => sum + point[at], 0) / n;
+  const [x, y] = [mean(0), mean(1)];
+  const sxx = points.reduce((sum, point) => sum + (point[0] - x) ** 2, 0);
+  const slope = points.reduce((sum, point) => sum + (point[0] - x) * (point[1] - y), 0) / sxx;
+  const rest = points.reduce((sum, point) => sum + (point[1] - y - slope * (point[0] - x)) ** 2, 0);
+  const median = quantile(
+    points.map((point) => point[1]),
+    0.5,
+  );
+  return { slope, error: Math.sqrt(rest / (n - 2) / sxx), median };
+}

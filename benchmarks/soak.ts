@@ -1,0 +1,248 @@
+/** @file Hours of mixed load on a server: nothing may fail that was not made to, and memory has to stay where it is. */
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { Agent } from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Random } from "../src/base/index.ts";
+import { readBackboneConfig } from "../src/models/index.ts";
+import { openStore, packAdapter } from "../src/serving/index.ts";
+import { randomAdapter } from "./lib/adapters.ts";
+import { benchmarksDirectory } from "./lib/cache.ts";
+import { send } from "./lib/http-client.ts";
+import { inspectMachine } from "./lib/machine.ts";
+import { integer, main, parseOptions } from "./lib/options.ts";
+import { megabytes, report, table } from "./lib/report.ts";
+import { metricsOf, ServerProcess } from "./lib/server-process.ts";
+import { installAdapters, preparedModel } from "./lib/serving-model.ts";
+import { ACTORS } from "./lib/soak-actors.ts";
+import { lineOf, MINUTE_HEAD, type Minute, mebi, minuteOf, sum } from "./lib/soak-minutes.ts";
+import { type Actor, Soak, type TenantOfSoak } from "./lib/soak-tally.ts";
+import { type Line, lineThrough } from "./lib/statistics.ts";
+
+const USAGE = `npm run soak -- [options]
+  --minutes N      of load (120)
+  --warm-up N      minutes after which memory is looked at (a fifth)
+  --shape NAME     int4 backbone with random weights of this shape; default the bundled model
+  --seed N         of what is asked (1)
+  --directory DIR  where data are kept meanwhile (the temporary one)`;
+
+const BASE = "backbone";
+const SAMPLE_MS = 5000;
+/** Memory goes up and down: in less time it tells nothing. */
+const LEAST_MINUTES = 30;
+/** What memory may grow over the time that is looked at: of its median, and at least this many bytes. */
+const FLAT = { share: 0.05, bytes: 16 * 2 ** 20 };
+
+/** Methods and ranks of the adapters. */
+const METHODS: readonly (readonly [method: string, options: object])[] = [
+  ["milora", { r: 4 }],
+  ["milora", { r: 8, top_k: 2 }],
+  ["lora", { r: 4 }],
+  ["lora", { r: 8 }],
+];
+
+interface Sample {
+  readonly hours: number;
+  readonly rss: number;
+}
+
+await main(async () => {
+  const options = parseOptions(USAGE, {
+    minutes: { type: "string", default: "120" },
+    "warm-up": { type: "string" },
+    shape: { type: "string" },
+    seed: { type: "string", default: "1" },
+    directory: { type: "string", default: tmpdir() },
+  });
+  const minutes = integer(options.minutes, "minutes");
+  const warmUp = options["warm-up"] === undefined ? minutes / 5 : Number(options["warm-up"]);
+  const seed = integer(options.seed, "seed");
+  const threads = integer(options.threads, "threads");
+  const machine = await inspectMachine({ allowBusy: true }); // nothing is timed
+  const { shape } = options;
+  const model =
+    shape === undefined ? join(benchmarksDirectory, "..", "assets", "tiny-llama") : await preparedModel(shape);
+  const directory = mkdtempSync(join(String(options.directory), "milora-soak-"));
+  let server: ServerProcess | undefined;
+  try {
+    const { adminKey, directories } = await prepare(directory, model);
+    server = await ServerProcess.start({
+      ...{ model, name: BASE, data: join(directory, "data"), threads },
+      // Fewer places than adapters: loading and evicting never ends.
+      set: ["auth=required", "residency.maxResident=8", "residency.graceMs=30000", "context=1024"],
+      arguments: ["--adapter-dir", join(directory, "adapters")],
+    });
+    const soak = await populate(server.url, adminKey, directories);
+    const before = server.descriptors();
+    const { rows, samples } = await load(soak, server, { minutes, seed, directory });
+    await settled(soak, server, before);
+    const exitCode = await server.stop();
+    if (exitCode !== 0) soak.fault(`the server ended with ${exitCode}`);
+    for (const line of server.failures) soak.fault("the server wrote of a failure", line);
+    const trial = minutes < 120;
+    verdict(
+      soak,
+      rows,
+      samples.filter(({ hours }) => hours * 60 >= warmUp),
+      (text, data) =>
+        report(`soak${shape === undefined ? "" : `-${shape}`}`, machine, trial, text, {
+          settings: { minutes, warmUp, seed, threads, shape: shape ?? "bundled model" },
+          ...data,
+        }),
+    );
+  } finally {
+    server?.kill();
+    rmSync(directory, { recursive: true, force: true });
+  }
+});
+
+/** Adapters for everybody, those to be uploaded or loaded, and an administrator's key. */
+async function prepare(directory: string, model: string): Promise<{ adminKey: string; directories: string[] }> {
+  const data = join(directory, "data");
+  mkdirSync(data);
+  const kinds = METHODS.map(([method, options], i) => {
+    return { prefix: `shared-${i}-`, method, options: { ...options }, count: 3, distinct: 3 };
+  });
+  await installAdapters(data, model, kinds);
+  const backbone = readBackboneConfig(model);
+  const directories: string[] = [];
+  for (const [i, [method, options]] of METHODS.entries()) {
+    using adapter = randomAdapter(method, { ...options }, backbone, 100 + i);
+    const path = join(directory, "adapters", String(i));
+    mkdirSync(join(directory, "adapters"), { recursive: true });
+    await adapter.save(path);
+    directories.push(path);
+  }
+  await using store = await openStore({ directory: data });
+  const { secret } = await store.keys.create({ admin: true });
+  return { adminKey: secret, directories };
+}
+
+/** Makes the tenants, with a key and an adapter of its own each. */
+async function populate(url: string, adminKey: string, directories: readonly string[]): Promise<Soak> {
+  const agent = new Agent({ keepAlive: true });
+  const done = async (path: string, body: object, key: string, put = false): Promise<string> => {
+    const how = put ? ({ method: "PUT", contentType: "application/x-tar" } as const) : {};
+    const answer = await send({ agent, url: `${url}${path}`, body, key, ...how });
+    if (answer.status >= 400) throw new Error(`${path} was answered ${answer.status} ${answer.text}`);
+    return answer.text;
+  };
+  const archives: Uint8Array[] = [];
+  for (const path of directories) {
+    const chunks: Uint8Array[] = [];
+    for await (const chunk of await packAdapter(path)) chunks.push(chunk);
+    archives.push(Buffer.concat(chunks));
+  }
+  const tenant = async (id: string, limits: object = {}): Promise<TenantOfSoak> => {
+    await done("/admin/v1/tenants", { id, limits }, adminKey);
+    const { secret: key } = JSON.parse(await done("/admin/v1/keys", { tenant: id }, adminKey)) as { secret: string };
+    return { id, key };
+  };
+  const tenants = [await tenant("red"), await tenant("green"), await tenant("blue", { tokensPerDay: 1e9 })];
+  const crowd = await tenant("crowd", { maxConcurrent: 4 });
+  for (const [i, { key }] of tenants.entries()) await done("/v1/adapters/own-0", archives[i]!, key, true);
+  const shared = METHODS.flatMap((_, i) => [0, 1, 2].map((j) => `shared-${i}-${j}`));
+  return new Soak({ url, base: BASE, adminKey, agent, tenants, crowd, shared, archives, directories });
+}
+
+async function load(
+  soak: Soak,
+  server: ServerProcess,
+  { minutes, seed, directory }: { minutes: number; seed: number; directory: string },
+): Promise<{ rows: Minute[]; samples: Sample[] }> {
+  let place = 0;
+  const actors = Object.entries(ACTORS).flatMap(([name, [actor, count, restMs]]) =>
+    Array.from({ length: count }, () => act(soak, name, actor, restMs, new Random(seed * 1000 + place++))),
+  );
+  const rows: Minute[] = [];
+  const samples: Sample[] = [];
+  const began = performance.now();
+  process.stdout.write(`${MINUTE_HEAD}\n`);
+  for (let sample = 1; sample * SAMPLE_MS <= minutes * 60_000; sample++) {
+    await sleep(Math.max(0, sample * SAMPLE_MS - (performance.now() - began)));
+    samples.push({ hours: (performance.now() - began) / 3_600_000, rss: server.memory().rss });
+    if ((sample * SAMPLE_MS) % 60_000 !== 0) continue;
+    const row = await minuteOf(soak, server, (sample * SAMPLE_MS) / 60_000, rows.at(-1), join(directory, "data"));
+    rows.push(row);
+    process.stdout.write(`${lineOf(row)}\n`);
+  }
+  soak.stopped = true;
+  await Promise.all(actors);
+  return { rows, samples };
+}
+
+async function act(soak: Soak, name: string, actor: Actor, restMs: number, random: Random): Promise<void> {
+  for (let turn = 0; !soak.stopped; turn++) {
+    try {
+      await actor(soak, random, turn);
+    } catch (error) {
+      soak.fault(`${name} cannot go on: ${error}`);
+    }
+    await sleep(random.uniform() * restMs);
+  }
+}
+
+/** When nobody asks any more, nothing may be left of what was asked. */
+async function settled(soak: Soak, server: ServerProcess, descriptorsBefore: number): Promise<void> {
+  soak.agent.destroy();
+  const idle = ["requests_waiting", "requests_running", "running_rows", "running_adapters", "kv_tokens"];
+  let left: string[] = [];
+  for (let tries = 0; tries < 20; tries++) {
+    await sleep(500);
+    const metrics = await metricsOf(soak.url, soak.adminKey);
+    left = idle.flatMap((name) => {
+      const value = metrics.get(`milora_${name}`) ?? Number.NaN;
+      return value === 0 ? [] : [`${name} ${value}`];
+    });
+    const descriptors = server.descriptors();
+    // A few more than at the start are this question's own connection and files that were opened at first use.
+    if (descriptors > descriptorsBefore + 8) left.push(`${descriptors} descriptors, ${descriptorsBefore} at the start`);
+    if (left.length === 0) return;
+  }
+  for (const what of left) soak.fault(`left behind: ${what}`);
+}
+
+function verdict(
+  soak: Soak,
+  rows: readonly Minute[],
+  samples: readonly Sample[],
+  write: (text: string, data: object) => void,
+): void {
+  const line: Line = lineThrough(samples.map(({ hours, rss }) => [hours, rss] as const));
+  const hours = (samples.at(-1)?.hours ?? 0) - (samples[0]?.hours ?? 0);
+  const growth = line.slope * hours;
+  const allowed = Math.max(FLAT.share * line.median, FLAT.bytes);
+  const faults = sum(soak.faults);
+  const errors = [
+    ...[...soak.provoked].map(([kind, count]) => [kind, "provoked", String(count)]),
+    ...[...soak.faults].map(([kind, count]) => [kind, "NOT PROVOKED", String(count)]),
+  ];
+  const judged = hours * 60 >= LEAST_MINUTES;
+  const flat = growth <= allowed;
+  const passed = faults === 0 && (flat || !judged);
+  const memory = judged
+    ? `memory ${flat ? "flat" : "NOT FLAT"} (at most ${mebi(allowed)} MiB allowed)`
+    : `memory not judged (that takes ${LEAST_MINUTES} minutes after warm-up)`;
+  const text = [
+    table(["errors", "", "count"], errors),
+    "",
+    `${soak.requests} requests, ${soak.tokens} tokens, ${soak.cuts} times hung up, ${sum(soak.provoked)} errors provoked`,
+    `RSS after warm-up: ${megabytes(line.median)}, ${mebi(line.slope)} ± ${mebi(2 * line.error)} MiB an hour, ` +
+      `${mebi(growth)} MiB in ${(60 * hours).toFixed(0)} minutes`,
+    `VERDICT: ${passed ? "passed" : "FAILED"}; ${memory}; ${faults === 0 ? "none" : faults} of the errors not provoked`,
+  ].join("\n");
+  write(text, {
+    ...{
+      passed,
+      flat: judged ? flat : null,
+      slopeBytesPerHour: line.slope,
+      growthBytes: growth,
+      allowedBytes: allowed,
+    },
+    provoked: Object.fromEntries(soak.provoked),
+    notProvoked: Object.fromEntries(soak.faults),
+    minutes: rows,
+  });
+  if (!passed) process.exitCode = 1;
+}
