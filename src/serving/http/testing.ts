@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import OpenAI from "openai";
+import { expect } from "vitest";
 import { Adapter, methodOf } from "../../methods/index.ts";
 import { readBackboneConfig } from "../../models/index.ts";
 import { parseServerConfig, type ServerConfigInput } from "./config.ts";
@@ -66,4 +67,14 @@ export async function until(holds: () => boolean | Promise<boolean>): Promise<vo
 export async function post(url: string, body: unknown, headers: Record<string, string> = {}): Promise<Response> {
   const text = typeof body === "string" ? body : JSON.stringify(body);
   return fetch(url, { method: "POST", body: text, headers: { "content-type": "application/json", ...headers } });
+}
+
+/** A request that is quick, and answered the same each time. */
+export const ask = { model: "tiny-llama", prompt: "The cell", max_tokens: 4, temperature: 0 };
+
+/** The error's code and status. */
+export async function refusal(response: Response): Promise<[number, string]> {
+  const { error } = (await response.json()) as { error: { code: string; message: string; type: string } };
+  expect(error.message).not.toBe("");
+  return [response.status, error.code];
 }

@@ -1,4 +1,5 @@
 /** @file One request on its way through: its model, its admission, its tokens, and what they cost. */
+import { setMaxListeners } from "node:events";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { InputError } from "../../../base/index.ts";
 import type { ChoiceToken, GenerationResult, RouteReport, SamplingOptions } from "../../../generation/index.ts";
@@ -62,6 +63,7 @@ export class Call {
       if (!reply.raw.writableFinished) gone.abort(new ServingError("REQUEST_TIMEOUT", 408, "the client has gone"));
     });
     this.signal = AbortSignal.any([gone.signal, services.state.stop.signal]);
+    setMaxListeners(0, this.signal); // one for each prompt that is under way
   }
 
   /** @throws InputError MODEL_NOT_FOUND */
