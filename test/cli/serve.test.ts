@@ -87,7 +87,7 @@ test("SIGTERM lets a stream end, then the process ends with 0; nothing but the o
   const again = await announced(second);
   const third = await milora(["serve", "--model", tiny, "--data", data, "--port", "0"]);
   expect(third.code).toBe(2);
-  expect(third.stderr).toContain("another process");
+  expect(third.stderr).toContain(`is in use by process ${second.child.pid}`);
   await post(again.url, long);
   const killed = once(second.child, "exit");
   second.child.kill("SIGINT");
