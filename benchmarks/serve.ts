@@ -2,15 +2,14 @@
  * @file What serving many tenants costs: streams that share no adapter against streams that share one, or none, over HTTP; and
  * with `--adapters`, a thousand adapters against ten.
  */
-import { mkdtempSync, rmSync } from "node:fs";
 import { Agent } from "node:http";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { send } from "./lib/http-client.ts";
 import { inspectMachine, type Machine, versionOf } from "./lib/machine.ts";
 import { integer, main, parseOptions, selected } from "./lib/options.ts";
 import { megabytes, report, spread, table } from "./lib/report.ts";
+import { scratch } from "./lib/scratch.ts";
 import { serveMany } from "./lib/serve-many.ts";
 import { promptOf, type ServeRound, type ServeSettings } from "./lib/serve-settings.ts";
 import { ServerProcess } from "./lib/server-process.ts";
@@ -94,15 +93,12 @@ await main(async () => {
       past: integer(options.past, "past"),
       tokens: integer(options.tokens ?? (many ? 32 : 128), "tokens"),
     };
-    const directory = mkdtempSync(join(String(options.directory), "milora-serve-"));
-    try {
-      if (many === undefined) await serveStreams(settings, { rounds, model, directory, machine, only: options.only });
-      else {
-        const traffic = { zipf: Number(options.zipf), share: Number(options.share), seconds: Number(options.seconds) };
-        await serveMany({ ...settings, ...traffic, adapters: many }, { rounds, model, directory, machine });
-      }
-    } finally {
-      rmSync(directory, { recursive: true, force: true });
+    using place = scratch(String(options.directory), "milora-serve-");
+    const run = { rounds, model, directory: place.path, machine };
+    if (many === undefined) await serveStreams(settings, { ...run, only: options.only });
+    else {
+      const traffic = { zipf: Number(options.zipf), share: Number(options.share), seconds: Number(options.seconds) };
+      await serveMany({ ...settings, ...traffic, adapters: many }, run);
     }
   }
 });

@@ -1,5 +1,5 @@
 /** @file Hours of mixed load on a server: nothing may fail that was not made to, and memory has to stay where it is. */
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { Agent } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -13,6 +13,7 @@ import { send } from "./lib/http-client.ts";
 import { inspectMachine } from "./lib/machine.ts";
 import { integer, main, parseOptions } from "./lib/options.ts";
 import { megabytes, report, table } from "./lib/report.ts";
+import { scratch } from "./lib/scratch.ts";
 import { metricsOf, ServerProcess } from "./lib/server-process.ts";
 import { installAdapters, preparedModel } from "./lib/serving-model.ts";
 import { ACTORS } from "./lib/soak-actors.ts";
@@ -63,7 +64,8 @@ await main(async () => {
   const { shape } = options;
   const model =
     shape === undefined ? join(benchmarksDirectory, "..", "assets", "tiny-llama") : await preparedModel(shape);
-  const directory = mkdtempSync(join(String(options.directory), "milora-soak-"));
+  using place = scratch(String(options.directory), "milora-soak-");
+  const directory = place.path;
   let server: ServerProcess | undefined;
   try {
     const { adminKey, directories } = await prepare(directory, model);
@@ -93,7 +95,6 @@ await main(async () => {
     );
   } finally {
     server?.kill();
-    rmSync(directory, { recursive: true, force: true });
   }
 });
 
