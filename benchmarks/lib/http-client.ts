@@ -1,5 +1,5 @@
 /** @file A client that notes when each event of a stream arrives, and can leave in its middle. It does little else: it shares the machine with the server. */
-import { type Agent, request as httpRequest, type IncomingMessage } from "node:http";
+import { Agent, request as httpRequest, type IncomingMessage } from "node:http";
 
 export interface Ask {
   readonly agent: Agent;
@@ -31,6 +31,8 @@ export interface Answer {
 }
 
 const EVENT = "data: ";
+/** Bytes of a body that is sent again, if need be. */
+const SMALL = 64 * 1024;
 
 /** Resolves with every answer, whatever its status. @throws what the connection fails with, unless this side hung up */
 export function send(ask: Ask): Promise<Answer> {
@@ -58,7 +60,13 @@ export function send(ask: Ask): Promise<Answer> {
       request.destroy();
       finish();
     };
-    request.on("error", (error) => (answer.cut ? undefined : reject(error)));
+    request.on("error", (error) => {
+      if (answer.cut) return;
+      // An open connection may be closed at the moment it is used again; whoever keeps connections asks once more.
+      const again = request.reusedSocket && answer.status === 0 && bytes.length < SMALL;
+      if (again) send({ ...ask, agent: new Agent() }).then(resolve, reject);
+      else reject(error);
+    });
     request.on("response", (response: IncomingMessage) => {
       answer.status = response.statusCode ?? 0;
       const events = response.headers["content-type"]?.startsWith("text/event-stream") ?? false;

@@ -106,9 +106,13 @@ export class ServerProcess {
       if ((JSON.parse(line) as { level: number }).level >= ERROR) this.failures.push(line);
     } catch {
       process.stderr.write(`${line}\n`);
+      if (line.includes(LEAK)) this.failures.push(line);
     }
   }
 }
+
+/** How the runtime warns of native memory that was left to the garbage collector. */
+const LEAK = "MILORA_LEAK";
 
 /** A server outlives who started it; this one is not to. */
 function killedWithThisProcess(child: ChildProcess): void {

@@ -19,6 +19,7 @@ function words(random: Random, most: number): string {
   const start = random.integer(TEXT.length);
   const list = TEXT.repeat(Math.ceil((most * 10) / TEXT.length) + 1)
     .slice(start)
+    .trim()
     .split(" ");
   return list.slice(0, 1 + random.integer(most)).join(" ");
 }
