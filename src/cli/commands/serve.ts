@@ -13,6 +13,7 @@ interface Flags {
   readonly model?: string;
   readonly name?: string;
   readonly weights?: string;
+  readonly chatTemplate?: string;
   readonly threads?: number;
   readonly adapter?: string[];
   readonly preload?: string[];
@@ -36,6 +37,7 @@ export function configure(command: Command): void {
       .option("--model <dir>", "backbone: a Hugging Face directory, a .gguf file, or ORG/NAME once pulled")
       .option("--name <name>", "what clients call the backbone (default: the last part of --model)")
       .addOption(weightsFlag())
+      .option("--chat-template <file>", "Jinja file for chats, or alpaca (default: the model's own template)")
       .option("--adapter <name=dir>", "install an adapter for all tenants; may be repeated", collect)
       .option("--preload <name>", "load an installed adapter now and keep it in memory; may be repeated", collect)
       .option("--adapter-dir <dir>", "POST /v1/load_lora_adapter may read below it; may be repeated", collect)
@@ -93,7 +95,18 @@ function configOf(flags: Flags): ServerConfig {
 }
 
 function settingsOf({ adapter, preload, adapterDir, maxBatch, ...flags }: Flags): Settings {
-  const same = ["model", "name", "weights", "threads", "data", "host", "port", "auth", "context"] as const;
+  const same = [
+    "model",
+    "name",
+    "weights",
+    "threads",
+    "data",
+    "host",
+    "port",
+    "auth",
+    "context",
+    "chatTemplate",
+  ] as const;
   const log = ["logLevel", "logPrompts"] as const;
   return {
     ...Object.fromEntries([...same, ...log].flatMap((key) => (flags[key] === undefined ? [] : [[key, flags[key]]]))),

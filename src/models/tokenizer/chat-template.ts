@@ -15,6 +15,8 @@ export interface ChatTemplateOptions {
   readonly addGenerationPrompt?: boolean;
   /** JSON schemas of functions that the model may call. */
   readonly tools?: readonly unknown[];
+  /** Jinja to use instead of the model's own. */
+  readonly template?: string | undefined;
   /** Texts to answer from. */
   readonly documents?: readonly unknown[];
   /** More variables of the model's template, such as `enable_thinking`. */
@@ -44,7 +46,10 @@ export class ChatTemplate {
 
   /** @throws InputError `CHAT_TEMPLATE_MISSING`, `CHAT_TEMPLATE_INVALID`, `CHAT_REJECTED` */
   render(messages: readonly ChatMessage[], options: ChatTemplateOptions): string {
-    const template = this.#compile(options.tools !== undefined);
+    const template =
+      options.template === undefined
+        ? this.#compile(options.tools !== undefined)
+        : this.#compiledOf(options.template, options.template);
     const { now } = options;
     try {
       return template.render({
@@ -70,9 +75,13 @@ export class ChatTemplate {
       const problem = "has no chat template; use a chat model, or give a plain prompt";
       throw new InputError("CHAT_TEMPLATE_MISSING", this.#where, problem);
     }
+    return this.#compiledOf(name, this.#templates.get(name)!);
+  }
+
+  #compiledOf(name: string, source: string): JinjaTemplate {
     let compiled = this.#compiled.get(name);
     try {
-      compiled ??= new JinjaTemplate(this.#templates.get(name)!);
+      compiled ??= new JinjaTemplate(source);
     } catch (error) {
       throw new InputError("CHAT_TEMPLATE_INVALID", this.#where, reasonOf(error), { cause: error });
     }

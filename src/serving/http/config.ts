@@ -34,6 +34,11 @@ export const serverConfigSchema = z.strictObject({
     .enum(["float32", "int8", "int4"])
     .optional()
     .describe("how the backbone is held in memory; default float32, or as it was prepared"),
+  chatTemplate: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("how chats are put to the model: `alpaca`, or a Jinja file; default the model's own template"),
   threads: count.optional().describe("CPU threads; default one per core"),
   data: z.string().min(1).default("milora-data").describe("directory of the database and of the installed adapters"),
   adapters: z

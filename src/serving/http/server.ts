@@ -11,6 +11,7 @@ import { createApp, draining } from "./app.ts";
 import { isLoopback, modelNameOf, type ServerConfig } from "./config.ts";
 import { createLog, type Logger } from "./logs.ts";
 import { Metrics } from "./metrics.ts";
+import { chatFormatOf } from "./openai/chat-format.ts";
 import type { ServerState, Services } from "./services.ts";
 
 export interface ServerOptions {
@@ -43,6 +44,7 @@ export class Server implements AsyncDisposable {
     const log = options.log ?? createLog(config);
     const owned = new Owned();
     try {
+      const chat = chatFormatOf(config.chatTemplate);
       if (config.threads !== undefined) configureRuntime({ threads: config.threads });
       const onError = (err: unknown): void => log.error({ err }, "usage could not be written; it is kept");
       const [backbone, store] = await owned.both(
@@ -74,7 +76,7 @@ export class Server implements AsyncDisposable {
       const state: ServerState = { draining: false, inFlight: 0, stop: new AbortController() };
       const startedAt = Math.floor(Date.now() / 1000);
       const services: Services = {
-        ...{ config, engine, scheduler, registry, store, metrics, log, base, startedAt, open, guarded, state },
+        ...{ config, engine, scheduler, registry, store, metrics, log, base, chat, startedAt, open, guarded, state },
       };
       const app = await createApp(services);
       owned.add({ [Symbol.asyncDispose]: () => app.close() });

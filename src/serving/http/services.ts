@@ -5,6 +5,7 @@ import type { Principal, Store } from "../store/index.ts";
 import type { ServerConfig } from "./config.ts";
 import type { Logger } from "./logs.ts";
 import type { Metrics } from "./metrics.ts";
+import type { ChatFormat } from "./openai/chat-format.ts";
 
 export interface Services {
   readonly config: ServerConfig;
@@ -16,6 +17,8 @@ export interface Services {
   readonly log: Logger;
   /** What clients call the backbone. */
   readonly base: string;
+  /** How chats are put to the model. */
+  readonly chat: ChatFormat;
   /** Seconds since 1970. */
   readonly startedAt: number;
   /** Who everybody is that brings no key; undefined where keys are required. */

@@ -33,6 +33,8 @@ export interface Usage {
   readonly prompt_tokens: number;
   readonly completion_tokens: number;
   readonly total_tokens: number;
+  /** Tokens that the prefix cache had. */
+  readonly prompt_tokens_details: { readonly cached_tokens: number };
 }
 
 /** What `x_milora.routes` tells of a prompt. */
@@ -176,7 +178,10 @@ export function usageOf(
 ): Usage {
   const prompt_tokens = prompts.reduce((sum, prompt) => sum + prompt.length, 0);
   const completion_tokens = results.flat().reduce((sum, { tokens }) => sum + tokens.length, 0);
-  return { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens };
+  const total_tokens = prompt_tokens + completion_tokens;
+  // All answers to a prompt come of one reading.
+  const cached_tokens = results.reduce((total, [first]) => total + (first?.cachedTokens ?? 0), 0);
+  return { prompt_tokens, completion_tokens, total_tokens, prompt_tokens_details: { cached_tokens } };
 }
 
 /** The `n` likeliest answers, by log-probability per token; in their order where there are no more than `n`. */

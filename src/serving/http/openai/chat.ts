@@ -6,6 +6,7 @@ import type { ChatMessage } from "../../../models/index.ts";
 import { parseRequest, RequestError } from "../errors.ts";
 import type { Services } from "../services.ts";
 import { type Ask, best, Call, checkMost, usageOf } from "./call.ts";
+import type { ChatFormat } from "./chat-format.ts";
 import { drained, mapped } from "./merge.ts";
 import { choicesOf } from "./options.ts";
 import { type ChatBody, chatSchema, withoutNulls } from "./schemas.ts";
@@ -27,7 +28,7 @@ export async function chatCompletions(
   if (body.top_logprobs !== undefined && !body.logprobs) {
     throw new RequestError("top_logprobs: goes only with logprobs", "top_logprobs");
   }
-  const prompt = promptOf(body, call);
+  const prompt = promptOf(body, call, services.chat);
   const { n, candidates, options } = choicesOf(body, services.engine.backbone.config.eosTokenIds);
   const room = Math.min(defaultTokens, maxTokens ?? defaultTokens);
   const maxNewTokens = asked ?? Math.min(room, await call.mostTokens(prompt.length));
@@ -93,8 +94,8 @@ async function* pieces(
   if (Object.keys(extras).length + Object.keys(usage).length > 0) yield { ...head, choices: [], ...usage, ...extras };
 }
 
-/** The messages in the model's chat template. */
-function promptOf(body: ChatBody, call: Call): number[] {
+/** The messages in the server's chat format. */
+function promptOf(body: ChatBody, call: Call, { template, specialTokens }: ChatFormat): number[] {
   const { tokenizer } = call;
   if (!tokenizer) throw new InputError("TOKENIZER_MISSING", "messages", "this model has none; use /v1/completions");
   const messages = body.messages.map(({ role, content, ...more }): ChatMessage => {
@@ -104,7 +105,8 @@ function promptOf(body: ChatBody, call: Call): number[] {
   });
   const text = tokenizer.applyChatTemplate(messages, {
     addGenerationPrompt: body.add_generation_prompt,
+    template,
     ...(body.chat_template_kwargs && { variables: body.chat_template_kwargs }),
   });
-  return call.encode(text, false);
+  return call.encode(text, specialTokens);
 }
