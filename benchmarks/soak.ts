@@ -71,8 +71,14 @@ await main(async () => {
     const { adminKey, directories } = await prepare(directory, model);
     server = await ServerProcess.start({
       ...{ model, name: BASE, data: join(directory, "data"), threads },
-      // Fewer places than adapters: loading and evicting never ends.
-      set: ["auth=required", "residency.maxResident=8", "residency.graceMs=30000", "context=1024"],
+      // Fewer places than adapters and prefixes: loading and evicting never ends, and soon there is no more to fill.
+      set: [
+        "auth=required",
+        "residency.maxResident=8",
+        "residency.graceMs=30000",
+        "prefixCacheBytes=33554432",
+        "context=1024",
+      ],
       arguments: ["--adapter-dir", join(directory, "adapters")],
     });
     const soak = await populate(server.url, adminKey, directories);

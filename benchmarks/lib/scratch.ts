@@ -4,7 +4,7 @@ import { join } from "node:path";
 
 export function scratch(parent: string, prefix: string): Disposable & { readonly path: string } {
   const path = mkdtempSync(join(parent, prefix));
-  const remove = (): void => rmSync(path, { recursive: true, force: true });
+  const remove = (): void => rmSync(path, { recursive: true, force: true, maxRetries: 5, retryDelay: 50 });
   process.once("exit", remove);
   return {
     path,
