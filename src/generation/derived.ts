@@ -55,7 +55,8 @@ export class AdapterCache implements Disposable {
       derived = (await entry?.tensors) ?? new Map();
     } catch (error) {
       giveBack();
-      this.#entries.delete(adapter!);
+      // Meanwhile it may have been forgotten and derived again.
+      if (this.#entries.get(adapter!) === entry) this.#entries.delete(adapter!);
       throw error;
     }
     return {

@@ -139,8 +139,8 @@ export class PromptReading implements Disposable {
       for (const { name } of session.inputs) {
         const feed = feeds[name]?.();
         if (!feed) continue;
-        binding.input(name, feed);
         if (feed !== this.#stream) made.push(feed);
+        binding.input(name, feed);
       }
       this.#adapter.bind(session, binding);
       made.push(...bindCache(binding, cache, first, rows, layers));
@@ -156,7 +156,7 @@ export class PromptReading implements Disposable {
       }
       await this.#shared.runner.run(session, binding, rows * length, signal);
     } catch (error) {
-      results.get("next")?.dispose();
+      for (const tensor of results.values()) tensor.dispose();
       throw error;
     } finally {
       for (const tensor of made) tensor.dispose();

@@ -177,21 +177,26 @@ export class Steps implements Disposable {
     };
     const { session } = lease;
     const binding = session.bind();
-    resident?.prepared.bind(session, binding);
-    views.push(...bindCache(binding, cache, first, rows));
-    binding
-      .input("tokens", view(this.#tokens))
-      .input("lastPositions", view(this.#lastPositions))
-      .input("totalLength", totalLength)
-      .output("logits", view(logits))
-      .output("logProbs", view(logProbs));
-    for (const { name, shape } of session.inputs) {
-      if (!name.startsWith(STATE)) continue;
-      const own = state(name.slice(STATE.length), shape.slice(1).map(Number), first, rows);
-      views.push(own);
-      binding.input(name, own);
-    }
     const bound = { resident, binding, lease, views, totalLength };
+    try {
+      resident?.prepared.bind(session, binding);
+      views.push(...bindCache(binding, cache, first, rows));
+      binding
+        .input("tokens", view(this.#tokens))
+        .input("lastPositions", view(this.#lastPositions))
+        .input("totalLength", totalLength)
+        .output("logits", view(logits))
+        .output("logProbs", view(logProbs));
+      for (const { name, shape } of session.inputs) {
+        if (!name.startsWith(STATE)) continue;
+        const own = state(name.slice(STATE.length), shape.slice(1).map(Number), first, rows);
+        views.push(own);
+        binding.input(name, own);
+      }
+    } catch (error) {
+      close(bound); // the adapter's tensors may have gone
+      throw error;
+    }
     this.#bound.set(key, bound);
     return bound;
   }
@@ -200,11 +205,15 @@ export class Steps implements Disposable {
     for (const [key, bound] of this.#bound) {
       if (!which(bound)) continue;
       this.#bound.delete(key);
-      bound.binding.dispose();
-      for (const tensor of bound.views) tensor.dispose();
-      bound.lease[Symbol.dispose]();
+      close(bound);
     }
   }
+}
+
+function close({ binding, views, lease }: Bound): void {
+  binding.dispose();
+  for (const tensor of views) tensor.dispose();
+  lease[Symbol.dispose]();
 }
 
 /** From the first to after the last of the rows that have the form of items, where they are of several adapters. */

@@ -1,0 +1,96 @@
+/** @file What breaks off half-way (a client that leaves, an adapter that goes) leaves no tensor behind. */
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { Backbone } from "../models/index.ts";
+import { Tensor } from "../runtime/index.ts";
+import { Batch } from "./batch.ts";
+import { Engine } from "./engine.ts";
+import { Bench, moved, smallConfig } from "./testing.ts";
+
+const long = Array.from({ length: 41 }, (_, i) => (i * 37 + 5) % smallConfig.vocabSize);
+const positions = { prompt: 8, longest: 60 };
+/** Has tensors of its own, made when they are first asked for: it goes before they are counted. */
+const random = (): Backbone => Backbone.random(smallConfig, { seed: 5 });
+
+/** Every tensor that is made. */
+let made: Tensor[];
+beforeEach(() => {
+  made = [];
+  const { allocate, from } = Tensor;
+  const { view } = Tensor.prototype;
+  const kept = (tensor: Tensor): Tensor => {
+    made.push(tensor);
+    return tensor;
+  };
+  vi.spyOn(Tensor, "allocate").mockImplementation((...of) => kept(allocate.apply(Tensor, of)));
+  vi.spyOn(Tensor, "from").mockImplementation((...of) => kept(from.apply(Tensor, of)));
+  vi.spyOn(Tensor.prototype, "view").mockImplementation(function (this: Tensor, ...of) {
+    return kept(view.apply(this, of));
+  });
+});
+afterEach(() => vi.restoreAllMocks());
+
+const left = (): (readonly number[])[] => made.filter(({ disposed }) => !disposed).map(({ shape }) => shape);
+
+/** Aborts when the run of this number begins: after everything for it was made. */
+function abortingAt(bench: Bench, run: number): AbortController {
+  const abort = new AbortController();
+  const { runner } = bench.shared;
+  const real = runner.run.bind(runner);
+  let runs = 0;
+  runner.run = (...of) => {
+    if (++runs === run) abort.abort();
+    return real(...of);
+  };
+  return abort;
+}
+
+test.each(["lora", "milora", "dora", "iapt"])("a prompt's pass that is cancelled, %s", async (method) => {
+  {
+    using backbone = random();
+    using adapter = moved(backbone, method);
+    for (const sliceTokens of [undefined, 16, 1]) {
+      for (const at of [1, 2]) {
+        using bench = new Bench(backbone);
+        using batch = new Batch(bench.shared, 2, positions);
+        const { signal } = abortingAt(bench, at + (method === "dora" ? 1 : 0));
+        using admission = batch.begin([{ tokens: long, adapter }], sliceTokens ? { sliceTokens } : {});
+        const whole = async (): Promise<void> => {
+          while (admission.waiting > 0) await admission.advance(signal);
+        };
+        if (sliceTokens !== undefined || at === 1) {
+          await expect(whole()).rejects.toMatchObject({ code: "RUN_CANCELLED" });
+        } else await whole();
+        expect(made.length).toBeGreaterThan(0);
+      }
+    }
+  }
+  await new Promise((resolve) => setImmediate(resolve)); // what was derived goes when its promise has been heard
+  expect(left()).toEqual([]);
+});
+
+test("steps whose adapter has gone", async () => {
+  {
+    using backbone = random();
+    using bench = new Bench(backbone);
+    using batch = new Batch(bench.shared, 2, positions);
+    const adapter = moved(backbone, "lora");
+    await batch.admit([{ tokens: long, adapter }]);
+    adapter.dispose();
+    await expect(batch.step([3])).rejects.toMatchObject({ code: "TENSOR_FREED" });
+  }
+  expect(left()).toEqual([]);
+});
+
+test("scores and answers that are cancelled", async () => {
+  {
+    using backbone = random();
+    using adapter = moved(backbone, "milora");
+    using engine = Engine.create(backbone);
+    const abort = new AbortController();
+    const scored = engine.score([{ prompt: long, continuation: [1, 2, 3] }], adapter, { signal: abort.signal });
+    abort.abort();
+    await expect(scored).rejects.toBeDefined();
+    for await (const _ of engine.stream({ prompt: long, adapter, options: { maxNewTokens: 9 } })) break;
+  }
+  expect(left()).toEqual([]);
+});
