@@ -6,6 +6,7 @@ import { ServingError } from "../errors.ts";
 import type { Principal } from "../store/index.ts";
 import { adapterRoutes } from "./adapters.ts";
 import { adminRoutes } from "./admin.ts";
+import { discardRest, isTooLarge } from "./discard.ts";
 import { answerOf, CLIENT_CLOSED } from "./errors.ts";
 import { openaiRoutes } from "./openai/routes.ts";
 import { describeRoutes, pageRoutes } from "./openapi.ts";
@@ -66,6 +67,7 @@ export async function createApp(services: Services): Promise<FastifyInstance> {
 /** Keys, draining, errors, the log and the metrics of every request. */
 function watch(app: FastifyInstance, services: Services): void {
   const { state, metrics, log, store, open } = services;
+  const { http } = services.config;
   app.addHook("onRoute", (route) => {
     const { handler } = route;
     route.handler = function (request, reply) {
@@ -107,8 +109,13 @@ function watch(app: FastifyInstance, services: Services): void {
     if (status >= 500) log.error({ id: request.id, err: error }, "a request failed");
     if (retryAfterSeconds !== undefined) reply.header("retry-after", retryAfterSeconds);
     if (status === 401) reply.header("www-authenticate", "Bearer");
-    // What is left of a body that was refused is not read, unless it is thrown away as it comes (uploads): the connection
-    // cannot go on.
+    if (isTooLarge(error)) {
+      discardRest(request.raw, http.bodyBytes);
+      // Closed as soon as it is answered, it would take the answer with it.
+      if (!state.draining) reply.removeHeader("connection");
+    }
+    // What is left of other bodies that were refused is not read, unless it is thrown away as it comes (uploads): the
+    // connection cannot go on.
     const discarding = request.raw.readableFlowing === true;
     if ((status === 413 && !discarding) || status === 408) reply.header("connection", "close");
     return reply.status(status).send(body);
