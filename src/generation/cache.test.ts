@@ -96,6 +96,19 @@ test("a pool gives a returned buffer again, but not a huge one for a small need"
   expect(other).not.toBe(first);
 });
 
+test("a pool tells the bytes of its buffers, in use or not, until they go", () => {
+  const pool = using(new BufferPool(1));
+  const [small, large] = [pool.take(100), pool.take(1000)];
+  expect(pool.bytes).toBe(4 * 1100);
+  pool.give(small);
+  expect(pool.bytes).toBe(4 * 1100);
+  pool.give(large); // one is kept
+  expect([small.disposed, large.disposed]).toEqual([true, false]);
+  expect(pool.bytes).toBe(4 * 1000);
+  pool[Symbol.dispose]();
+  expect(pool.bytes).toBe(0);
+});
+
 test("a cache starts with what is needed, or with room for the beginning of a long answer", () => {
   expect(initialCapacity(10, 40)).toBe(40);
   expect(initialCapacity(10, 4000)).toBe(320);

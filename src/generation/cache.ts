@@ -13,10 +13,16 @@ export interface LayerCache {
 export class BufferPool implements Disposable {
   readonly #free: Tensor[] = [];
   readonly #keep: number;
+  #bytes = 0;
 
   /** @param keep how many unused buffers are kept */
   constructor(keep = 2) {
     this.#keep = keep;
+  }
+
+  /** Bytes of all buffers, those in use and those that wait. */
+  get bytes(): number {
+    return this.#bytes;
   }
 
   /** A float32 buffer [n], n ≥ `size`, with whatever was in it before. */
@@ -27,19 +33,27 @@ export class BufferPool implements Disposable {
       if (buffer.size < size || buffer.size > 4 * size) continue;
       if (best < 0 || buffer.size < this.#free[best]!.size) best = index;
     }
-    return best < 0 ? Tensor.allocate("float32", [size]) : this.#free.splice(best, 1)[0]!;
+    if (best >= 0) return this.#free.splice(best, 1)[0]!;
+    const buffer = Tensor.allocate("float32", [size]);
+    this.#bytes += buffer.byteLength;
+    return buffer;
   }
 
   give(buffer: Tensor): void {
     this.#free.push(buffer);
     if (this.#free.length > this.#keep) {
       this.#free.sort((a, b) => b.size - a.size);
-      this.#free.pop()!.dispose();
+      this.#drop(this.#free.pop()!);
     }
   }
 
   [Symbol.dispose](): void {
-    for (const buffer of this.#free.splice(0)) buffer.dispose();
+    for (const buffer of this.#free.splice(0)) this.#drop(buffer);
+  }
+
+  #drop(buffer: Tensor): void {
+    this.#bytes -= buffer.byteLength;
+    buffer.dispose();
   }
 }
 

@@ -105,6 +105,11 @@ export class Engine implements Disposable {
     return this.#shared.sessions.size;
   }
 
+  /** Memory of key-value caches, of buffers that wait for their next use too. */
+  get kvBytes(): number {
+    return this.#shared.pool.bytes;
+  }
+
   /** What the prefix cache has done and holds, where there is one. */
   get prefixCache(): PrefixCacheStats | undefined {
     return this.#shared.prefixes?.stats;

@@ -109,6 +109,8 @@ export class Metrics {
     this.#gauge("running_rows", "Sequences that decode", () => scheduler.stats().rows);
     this.#gauge("running_adapters", "Different adapters under way", () => scheduler.stats().adapters);
     this.#gauge("kv_tokens", "Positions of the key-value cache in use", () => scheduler.stats().kvTokens);
+    this.#gauge("sessions", "Open sessions of the engine", () => engine.sessions);
+    this.#gauge("kv_bytes", "Memory of key-value caches", () => engine.kvBytes);
     this.#gauge("adapters_resident", "Adapters in memory", () => registry.stats.resident);
     this.#gauge("adapters_resident_bytes", "Memory of adapters", () => registry.stats.residentBytes);
     this.#total("adapter_loads_total", "Adapters loaded into memory", () => registry.stats.loads);

@@ -230,9 +230,13 @@ describe("probes and documents", () => {
       `milora_http_requests_total{route="/v1/completions",status="404"} 1`,
       "milora_adapters_resident 2",
       "milora_adapter_loads_total 2",
+      `milora_sessions ${started.server.services.engine.sessions}`,
+      `milora_kv_bytes ${started.server.services.engine.kvBytes}`,
     ]) {
       expect(text).toContain(line);
     }
+    expect(text).toMatch(/^milora_sessions [1-9]/m);
+    expect(text).toMatch(/^milora_kv_bytes [1-9]/m);
     expect(text).toMatch(/milora_routed_experts_total\{adapter="routed",layers="first",expert="\w+"\} \d/);
     expect(text).not.toContain('adapter="red"');
   });
