@@ -21,7 +21,7 @@ export function configure(command: Command): void {
   examples(command, [
     "milora keys create --admin",
     CREATE,
-    "milora keys list --tenant acme",
+    "milora keys list --tenant acme --json",
     "milora keys revoke key_0123456789abcdef",
   ]);
   administer(command.command("create"), "Make a key. Its secret is printed now and never again.", [

@@ -16,7 +16,7 @@ const CREATE = "milora tenants create acme --tokens-per-day 2000000 --max-concur
 const ID = "the tenant's id: a-z, 0-9, '.', '_', '-'";
 
 export function configure(command: Command): void {
-  examples(command, [CREATE, "milora keys create --tenant acme", "milora tenants list"]);
+  examples(command, [CREATE, "milora keys create --tenant acme", "milora tenants list --json"]);
   limitFlags(
     settings(administer(command.command("create"), "Make a tenant.", [CREATE, `${CREATE} ${SERVER}`])).argument(
       "<id>",
