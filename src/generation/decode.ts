@@ -151,6 +151,10 @@ export class Decoder implements Disposable {
         if (this.#broken) job.fail(error);
         else job.cancel();
       }
+      if (this.#broken && this.#reading) {
+        this.#reading.job.fail(error); // its rows were to be in this batch
+        this.#endReading();
+      }
       this.#slots.length = 0;
       this.batch.truncate(0);
       return [];
