@@ -109,15 +109,13 @@ function watch(app: FastifyInstance, services: Services): void {
     if (status >= 500) log.error({ id: request.id, err: error }, "a request failed");
     if (retryAfterSeconds !== undefined) reply.header("retry-after", retryAfterSeconds);
     if (status === 401) reply.header("www-authenticate", "Bearer");
+    // The rest of a body that was refused is thrown away: by node where nothing was read of it, of uploads by their
+    // reader. Closed as soon as it is answered, the connection would take the answer with it.
     if (isTooLarge(error)) {
       discardRest(request.raw, http.bodyBytes);
-      // Closed as soon as it is answered, it would take the answer with it.
       if (!state.draining) reply.removeHeader("connection");
     }
-    // What is left of other bodies that were refused is not read, unless it is thrown away as it comes (uploads): the
-    // connection cannot go on.
-    const discarding = request.raw.readableFlowing === true;
-    if ((status === 413 && !discarding) || status === 408) reply.header("connection", "close");
+    if (status === 408) reply.header("connection", "close");
     return reply.status(status).send(body);
   });
   const report = (request: FastifyRequest, status: number, ms: number): void => {
