@@ -76,6 +76,27 @@ describe("keys", () => {
     expect(JSON.stringify(started.lines)).not.toContain(acme);
   });
 
+  test("an adapter is not loaded for who has no quota left", async () => {
+    await using started = await startServer(`${directory}/quota`, {
+      ...{ auth: "required", adapters: { red }, chatTemplate: "alpaca" },
+    });
+    const { store, registry } = started.server.services;
+    await store.tenants.create({ id: "acme", limits: { requestsPerMinute: 1 } });
+    const { secret } = await store.keys.create({ tenant: "acme" });
+    const headers = { authorization: `Bearer ${secret}` };
+    expect((await post(`${started.url}/v1/completions`, ask, headers)).status).toBe(200);
+    const chat = { model: "red", messages: [{ role: "user", content: "Why?" }] };
+    for (const stream of [false, true]) {
+      const refused = await post(`${started.url}/v1/chat/completions`, { ...chat, stream }, headers);
+      expect(await refusal(refused)).toEqual([429, "QUOTA_EXCEEDED"]);
+    }
+    expect(registry.stats.loads).toBe(0);
+    await store.tenants.update("acme", { limits: { requestsPerMinute: null } });
+    const answered = await post(`${started.url}/v1/chat/completions`, { ...chat, max_tokens: 2 }, headers);
+    expect(answered.status).toBe(200);
+    expect(registry.stats.loads).toBe(1);
+  });
+
   test("a server that is open by itself wants keys from the first one on", async () => {
     await using started = await startServer(`${directory}/first`);
     const url = `${started.url}/v1/models`;

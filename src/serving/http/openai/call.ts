@@ -3,6 +3,7 @@ import { setMaxListeners } from "node:events";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { InputError } from "../../../base/index.ts";
 import type { ChoiceToken, GenerationResult, RouteReport, SamplingOptions } from "../../../generation/index.ts";
+import type { Adapter } from "../../../methods/index.ts";
 import type { Tokenizer } from "../../../models/index.ts";
 import { type AdapterRecord, qualified } from "../../adapters/index.ts";
 import { ServingError } from "../../errors.ts";
@@ -19,6 +20,8 @@ export interface Ask {
   /** Answers that are made of each prompt. */
   readonly candidates: number;
   readonly options: SamplingOptions;
+  /** Whether answers get fewer new tokens where the context leaves no more; otherwise that is an error. */
+  readonly fitted?: boolean;
   readonly promptLogprobs?: { readonly top: number };
 }
 
@@ -95,7 +98,8 @@ export class Call {
   /**
    * Answers all prompts, some at a time; tokens as they come, results by prompt.
    *
-   * Charges the tenant for what was read and generated, however it ends. The adapter stays in memory until then.
+   * Charges the tenant for what was read and generated, however it ends. The adapter stays in memory until then; it is
+   * loaded only for who has a quota left.
    * @throws QUOTA_EXCEEDED, OVERLOADED, … at the first step; the reason of `signal` when that ended it
    */
   async *answer(ask: Ask): AsyncGenerator<AskedToken, (readonly GenerationResult[])[]> {
@@ -103,18 +107,19 @@ export class Call {
     const { principal, facts } = this.#request;
     const { record, signal } = this;
     const promptTokens = ask.prompts.reduce((sum, prompt) => sum + prompt.length, 0);
-    const most = ask.prompts.length * ask.candidates * ask.options.maxNewTokens;
+    const most = ask.prompts.length * ask.candidates * (await this.#newTokens(ask));
     let generated = 0;
     let read = 0;
     using admission = store.quotas.enter(principal, promptTokens + most);
     using lease = record && (await registry.lease(record, { signal }));
     const adapter = lease?.adapter;
+    const options = { ...ask.options, maxNewTokens: await this.#newTokens(ask, adapter) };
     this.#experts = adapter?.method.routing?.(adapter.config).experts;
     try {
       const { deadlineSeconds } = config.http;
       const tokens = merge(ask.prompts.length, scheduler.limits.maxBatch, (index) =>
         scheduler.submit({
-          ...{ prompt: ask.prompts[index]!, options: ask.options, n: ask.candidates, signal },
+          ...{ prompt: ask.prompts[index]!, options, n: ask.candidates, signal },
           ...{ tenant: principal.tenant, weight: principal.weight, scope: principal.tenant },
           ...(ask.promptLogprobs && { promptLogprobs: ask.promptLogprobs }),
           ...(adapter && { adapter, label: qualified(record!) }),
@@ -147,12 +152,12 @@ export class Call {
     this.#services.log.info({ id: this.#request.id, prompts: texts, answers }, "prompts and answers");
   }
 
-  /** How many tokens an answer may have, where the request does not say or to be checked. */
-  async mostTokens(promptTokens: number): Promise<number> {
-    const { engine, registry } = this.#services;
-    if (!this.record) return Math.max(1, (await engine.contextOf()) - promptTokens);
-    using lease = await registry.lease(this.record, { signal: this.signal });
-    return Math.max(1, (await engine.contextOf(lease.adapter)) - promptTokens);
+  /** The most new tokens of an answer. @param adapter some take a part of the context for themselves */
+  async #newTokens({ prompts, options, fitted }: Ask, adapter?: Adapter): Promise<number> {
+    if (!fitted) return options.maxNewTokens;
+    const longest = Math.max(...prompts.map((prompt) => prompt.length));
+    const room = (await this.#services.engine.contextOf(adapter)) - longest;
+    return Math.max(1, Math.min(options.maxNewTokens, room));
   }
 
   /**

@@ -30,12 +30,12 @@ export async function chatCompletions(
   }
   const prompt = promptOf(body, call, services.chat);
   const { n, candidates, options } = choicesOf(body, services.engine.backbone.config.eosTokenIds);
-  const room = Math.min(defaultTokens, maxTokens ?? defaultTokens);
-  const maxNewTokens = asked ?? Math.min(room, await call.mostTokens(prompt.length));
+  const maxNewTokens = asked ?? Math.min(defaultTokens, maxTokens ?? defaultTokens);
   const top = body.logprobs ? (body.top_logprobs ?? 0) : undefined;
   const ask: Ask = {
     prompts: [prompt],
     candidates,
+    fitted: asked === undefined,
     options: { ...options, maxNewTokens, ...(top && { topLogprobs: top }) },
   };
   const head = { id: `chatcmpl-${randomUUID()}`, created: Math.floor(Date.now() / 1000), model: body.model };
