@@ -2,7 +2,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
 import { dirname, join } from "node:path";
-import { readJson, reasonOf, writeFileAtomic } from "../base/index.ts";
+import { isAlive, readJson, reasonOf, writeFileAtomic } from "../base/index.ts";
 import { runtimeVersion } from "../runtime/index.ts";
 import { checkpointsDirectory, listCheckpoints } from "./checkpoint.ts";
 import { type TrainingConfig, trainingConfigSchema } from "./config.ts";
@@ -18,15 +18,6 @@ export const metricsPath = (run: string): string => join(run, "metrics.jsonl");
 /** The resolved config of a run that has been started, e.g. to resume it. Throws `InputError`. */
 export function readRunConfig(run: string): TrainingConfig {
   return readJson(join(run, CONFIG_FILE), trainingConfigSchema);
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
-  }
 }
 
 /** Takes the lock, or throws RUN_EXISTS when a living process has it. A dead process's lock is taken over. */

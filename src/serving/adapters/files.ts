@@ -4,7 +4,7 @@ import { createReadStream } from "node:fs";
 import { mkdir, open, readdir, realpath, rename, rm, stat, utimes } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join, relative, resolve } from "node:path";
-import { InputError, reasonOf } from "../../base/index.ts";
+import { InputError, isAlive, reasonOf } from "../../base/index.ts";
 import { CONFIG_FILE } from "../../methods/index.ts";
 import { ADAPTER_FILES, type AdapterFile, MAX_CONFIG_BYTES, type Receive, tooLarge } from "./archive.ts";
 
@@ -228,13 +228,4 @@ export async function sweep(root: string, used: ReadonlySet<string>, graceMs: nu
     if (found && (ended || now - found.mtimeMs > ABANDONED_MS)) await rm(path, { recursive: true, force: true });
   }
   return removed;
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
-  }
 }

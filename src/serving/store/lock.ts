@@ -2,7 +2,7 @@
 import { execFileSync } from "node:child_process";
 import { linkSync, mkdirSync, readFileSync, rmSync, unlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { MiloraError } from "../../base/index.ts";
+import { isAlive, MiloraError } from "../../base/index.ts";
 
 export const LOCK_FILE = "lock";
 
@@ -30,7 +30,7 @@ export function lockDirectory(directory: string): Disposable {
     // Linked, not written in place: nobody ever sees a lock without its holder.
     for (let attempt = 0; !link(draft, path); attempt++) {
       const holder = read(path);
-      if (attempt >= 10 || (holder !== undefined && isAlive(holder, path))) throw inUse(directory, holder);
+      if (attempt >= 10 || (holder !== undefined && holds(holder, path))) throw inUse(directory, holder);
       takeAway(path, holder);
     }
   } finally {
@@ -63,13 +63,9 @@ function read(path: string): Holder | undefined {
   }
 }
 
-function isAlive({ pid, started }: Holder, path: string): boolean {
+function holds({ pid, started }: Holder, path: string): boolean {
   if (pid === process.pid) return held.has(path);
-  try {
-    process.kill(pid, 0);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "EPERM") return false;
-  }
+  if (!isAlive(pid)) return false;
   const now = startOf(pid);
   return started === null || now === null || started === now;
 }
