@@ -6,6 +6,7 @@ import { Engine, Scheduler } from "../../generation/index.ts";
 import { Backbone } from "../../models/index.ts";
 import { configureRuntime } from "../../runtime/index.ts";
 import { AdapterRegistry } from "../adapters/index.ts";
+import { Owned } from "../owned.ts";
 import { openStore, type Principal, type Store } from "../store/index.ts";
 import { createApp, draining } from "./app.ts";
 import { isLoopback, modelNameOf, type ServerConfig } from "./config.ts";
@@ -114,33 +115,6 @@ export class Server implements AsyncDisposable {
     }
     await this.#owned[Symbol.asyncDispose]();
     log.info({}, "stopped");
-  }
-}
-
-/** Disposes what it was given, the last first. */
-class Owned implements AsyncDisposable {
-  readonly #things: (Disposable | AsyncDisposable)[] = [];
-
-  add<T extends Disposable | AsyncDisposable>(thing: T): T {
-    this.#things.push(thing);
-    return thing;
-  }
-
-  /** Two that start at the same time; if one fails the other is disposed as well. */
-  async both<A extends Disposable, B extends AsyncDisposable>(a: Promise<A>, b: Promise<B>): Promise<[A, B]> {
-    const [first, second] = await Promise.allSettled([a, b]);
-    if (first.status === "fulfilled") this.add(first.value);
-    if (second.status === "fulfilled") this.add(second.value);
-    if (first.status === "rejected") throw first.reason;
-    if (second.status === "rejected") throw second.reason;
-    return [first.value, second.value];
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    for (const thing of this.#things.splice(0).reverse()) {
-      if (Symbol.asyncDispose in thing) await thing[Symbol.asyncDispose]();
-      else thing[Symbol.dispose]();
-    }
   }
 }
 

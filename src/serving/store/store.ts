@@ -3,6 +3,7 @@ import { randomUUID } from "node:crypto";
 import { join } from "node:path";
 import { and, eq, lt, sql } from "drizzle-orm";
 import { InputError } from "../../base/index.ts";
+import { Owned } from "../owned.ts";
 import { Adapters, Grants } from "./adapters.ts";
 import { type Database, openDatabase } from "./database.ts";
 import { Keys, writeUses } from "./keys.ts";
@@ -42,12 +43,12 @@ export async function openStore(
   location: { readonly directory: string } | { readonly memory: true },
   options: StoreOptions = {},
 ): Promise<Store> {
-  await using stack = new Stack();
+  await using owned = new Owned();
   const directory = "directory" in location ? location.directory : undefined;
-  if (directory !== undefined) stack.own(lockDirectory(directory));
-  const opened = stack.own(await openDatabase(directory === undefined ? undefined : join(directory, "database")));
+  if (directory !== undefined) owned.add(lockDirectory(directory));
+  const opened = owned.add(await openDatabase(directory === undefined ? undefined : join(directory, "database")));
   await migrate(opened.database, directory ?? "the database");
-  const store = new Store(opened.database, options, stack.move());
+  const store = new Store(opened.database, options, owned.move());
   await store.load();
   return store;
 }
@@ -191,28 +192,4 @@ export async function writeBatch(database: Database, writer: string, batch: Batc
     await writeUses(tx, uses);
     return writeDays(tx, days);
   });
-}
-
-/** What is owned is given up in reverse order, unless it was moved away before. */
-class Stack implements AsyncDisposable {
-  #owned: (Disposable | AsyncDisposable)[] = [];
-
-  own<T extends Disposable | AsyncDisposable>(thing: T): T {
-    this.#owned.unshift(thing);
-    return thing;
-  }
-
-  move(): Stack {
-    const other = new Stack();
-    other.#owned = this.#owned;
-    this.#owned = [];
-    return other;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    for (const thing of this.#owned.splice(0)) {
-      if (Symbol.asyncDispose in thing) await thing[Symbol.asyncDispose]();
-      else thing[Symbol.dispose]();
-    }
-  }
 }
