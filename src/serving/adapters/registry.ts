@@ -202,6 +202,11 @@ export class AdapterRegistry implements AsyncDisposable {
     return this.#present(await this.#table.list(tenant), true);
   }
 
+  /** What is in memory of one that a tenant may use. */
+  presenceOf(record: AdapterRecord): AdapterRecord & Presence {
+    return this.#present([record], true)[0]!;
+  }
+
   /** All adapters of all tenants. */
   async all(): Promise<(AdapterRecord & Presence)[]> {
     return this.#present(await this.#table.all(), false);

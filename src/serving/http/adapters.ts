@@ -34,7 +34,7 @@ const ownerOf = ({ principal }: FastifyRequest): string | null =>
 const nameOf = ({ params }: FastifyRequest): string => (params as { name: string }).name;
 
 export async function adapterRoutes(app: FastifyInstance, services: Services): Promise<void> {
-  const { registry } = services;
+  const { registry, store } = services;
   const tags = ["adapters"];
   const admin = { config: { admin: true } };
 
@@ -49,10 +49,8 @@ export async function adapterRoutes(app: FastifyInstance, services: Services): P
   app.get("/v1/adapters/*", { schema: { tags, summary: "One of them" } }, async (request) => {
     const model = (request.params as { "*": string })["*"];
     const record = await registry.resolve(request.principal, model);
-    const all = record ? await registry.list(request.principal) : [];
-    const found = all.find(({ owner, name }) => owner === record?.owner && name === record.name);
-    if (!found) throw new InputError("MODEL_NOT_FOUND", "the adapter", "does not exist, or is not yours to use");
-    return shown(found);
+    if (!record) throw new InputError("MODEL_NOT_FOUND", "the adapter", "does not exist, or is not yours to use");
+    return shown(registry.presenceOf(record));
   });
   app.delete("/v1/adapters/:name", { schema: { tags, summary: "Remove an adapter of yours" } }, async (request) => {
     const { record, inFlight } = await registry.remove(ownerOf(request), nameOf(request));
@@ -82,7 +80,7 @@ export async function adapterRoutes(app: FastifyInstance, services: Services): P
     async (request, reply) => {
       const { lora_name: name, lora_path: path, load_inplace } = parseRequest(loadSchema, request.body);
       const directory = await within(path, services.config.adapterDirectories);
-      if (!load_inplace && (await registry.all()).some((record) => record.owner === null && record.name === name)) {
+      if (!load_inplace && (await store.adapters.get(null, name))) {
         throw new MiloraError(
           "ADAPTER_EXISTS",
           `the adapter '${name}' is there already; unload it, or send load_inplace`,
