@@ -137,10 +137,6 @@ export class Residency implements AsyncDisposable {
     this.#serve();
   }
 
-  usersOf(digest: string): number {
-    return this.#slots.get(digest)?.users ?? 0;
-  }
-
   report(): SlotReport[] {
     return [...this.#slots.values()].map(({ digest, adapter, bytes, pinned, users, lastUsed }) => ({
       digest,

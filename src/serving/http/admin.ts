@@ -11,7 +11,7 @@ import {
   USAGE_COLUMNS,
   type UsageColumn,
 } from "../store/index.ts";
-import { parseRequest } from "./errors.ts";
+import { parseRequest, RequestError } from "./errors.ts";
 import { jsonSchema } from "./openapi.ts";
 
 interface AdminParts {
@@ -126,7 +126,7 @@ function installedRoutes(app: FastifyInstance, { store, registry }: AdminParts):
   const granterOf = (request: FastifyRequest): string => {
     const owner = ownerOf(request);
     if (owner !== null) return owner;
-    throw new InputError("REQUEST_INVALID", "the request", "needs ?tenant=: everybody's adapters need no grants");
+    throw new RequestError("needs ?tenant=: everybody's adapters need no grants");
   };
   const nameOf = (request: FastifyRequest): string => parameter(request, "name");
   const options = { query: ownerQuery };
@@ -142,7 +142,7 @@ function installedRoutes(app: FastifyInstance, { store, registry }: AdminParts):
   app.put("/adapters/:name", described(install, { ...options, consumes: ARCHIVES }), async (request, reply) => {
     const { body } = request;
     if (typeof body !== "object" || body === null || !(Symbol.asyncIterator in body)) {
-      throw new InputError("REQUEST_INVALID", "the request", "needs a .tar or .tar.gz as its body");
+      throw new RequestError("needs a .tar or .tar.gz as its body");
     }
     const owner = ownerOf(request);
     if (owner !== null) await store.tenants.get(owner); // before anything is read

@@ -5,8 +5,6 @@ import { ServingError } from "../errors.ts";
 
 /** Statuses of errors that do not carry their own. An `InputError` of another code is 400, everything else 500. */
 const STATUS: Readonly<Record<string, number>> = {
-  UNAUTHENTICATED: 401,
-  FORBIDDEN: 403,
   MODEL_NOT_FOUND: 404,
   ADAPTER_NOT_FOUND: 404,
   TENANT_NOT_FOUND: 404,
@@ -20,7 +18,6 @@ const STATUS: Readonly<Record<string, number>> = {
   ADAPTER_TOO_LARGE: 413,
   STORAGE_EXCEEDED: 413,
   OVERLOADED: 429,
-  QUOTA_EXCEEDED: 429,
   ADAPTERS_BUSY: 503,
   DRAINING: 503,
   ENGINE_CLOSED: 503,

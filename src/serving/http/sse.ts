@@ -31,23 +31,10 @@ export class EventStream {
 
   /** @throws StreamClosedError */
   async send(data: unknown): Promise<void> {
-    await this.#write(`data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`);
-  }
-
-  /** A comment, which clients skip; keeps proxies from closing a quiet connection. */
-  async comment(text: string): Promise<void> {
-    await this.#write(`: ${text}\n\n`);
-  }
-
-  end(): void {
-    if (!this.#reply.raw.destroyed) this.#reply.raw.end();
-  }
-
-  async #write(text: string): Promise<void> {
     const { raw } = this.#reply;
     if (raw.destroyed || raw.writableEnded) throw new StreamClosedError("the client has gone");
     if (!this.#begun) this.#begin();
-    if (raw.write(text)) return;
+    if (raw.write(`data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`)) return;
     const stalled = AbortSignal.timeout(this.#stallMs);
     try {
       // `once` rejects on an error; a closed response emits only "close".
@@ -62,6 +49,10 @@ export class EventStream {
       raw.destroy();
     }
     if (raw.destroyed) throw new StreamClosedError("the client has gone, or reads nothing");
+  }
+
+  end(): void {
+    if (!this.#reply.raw.destroyed) this.#reply.raw.end();
   }
 
   #begin(): void {
