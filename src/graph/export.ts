@@ -21,7 +21,7 @@ import {
   type ValueInfoProto,
   ValueInfoProtoSchema,
 } from "onnx-buf";
-import { type DType, EXTERNAL_LOCATION, type TensorData } from "../runtime/index.ts";
+import { type DType, EXTERNAL_LOCATION, OPERATOR_DOMAIN, type TensorData } from "../runtime/index.ts";
 import { dtypeInfo, toBytes } from "./dtype.ts";
 import type { Graph, Node, Value } from "./graph.ts";
 import type { Lowering, OnnxAttribute, OnnxAttributes } from "./lowering.ts";
@@ -78,6 +78,9 @@ class Exporter {
       opsetImport: [
         create(OperatorSetIdProtoSchema, { domain: "", version: OPSET }),
         create(OperatorSetIdProtoSchema, { domain: "com.microsoft", version: 1n }),
+        ...(this.#nodes.some(({ domain }) => domain === OPERATOR_DOMAIN)
+          ? [create(OperatorSetIdProtoSchema, { domain: OPERATOR_DOMAIN, version: 1n })]
+          : []),
       ],
       graph: create(GraphProtoSchema, {
         name: this.#graph.name,

@@ -1,6 +1,8 @@
 /** @file What an op's lowering to ONNX may use: names of its inputs and outputs, small constants, and emitting nodes. */
-import type { DType, TensorData } from "../runtime/index.ts";
+import type { DType, OPERATOR_DOMAIN, TensorData } from "../runtime/index.ts";
 import type { Node } from "./graph.ts";
+
+export type Domain = "" | "com.microsoft" | typeof OPERATOR_DOMAIN;
 
 export type OnnxAttribute =
   | { readonly int: number }
@@ -33,7 +35,7 @@ export interface Lowering<A> {
     inputs: readonly string[],
     attributes?: OnnxAttributes,
     outputs?: readonly string[],
-    domain?: "" | "com.microsoft",
+    domain?: Domain,
   ): string;
 }
 
@@ -45,7 +47,7 @@ export const float = (value: number): OnnxAttribute => ({ float: value });
 export function onnx<A>(
   type: string,
   attributes: (attributes: A) => OnnxAttributes = () => ({}),
-  domain: "" | "com.microsoft" = "",
+  domain: Domain = "",
 ): (to: Lowering<A>) => void {
   return (to) => {
     to.emit(type, to.ins, attributes(to.attributes), to.outs, domain);

@@ -3,6 +3,7 @@ import { availableParallelism } from "node:os";
 import { type Api, bindApi, check, out, outPointer } from "./api.ts";
 import { RuntimeError } from "./errors.ts";
 import { type Library, loadLibrary, type Pointer } from "./library.ts";
+import { OPERATOR_DOMAIN, operators } from "./operators.ts";
 
 export type LogLevel = "verbose" | "info" | "warning" | "error" | "fatal";
 const LOG_LEVELS: readonly LogLevel[] = ["verbose", "info", "warning", "error", "fatal"];
@@ -27,6 +28,8 @@ export interface Environment {
   readonly cpu: Pointer;
   /** The runtime's CPU allocator. Belongs to the runtime: never released. */
   readonly allocator: Pointer;
+  /** OrtCustomOpDomain of milora's own operators. */
+  readonly operators: Pointer | undefined;
 }
 
 let options: RuntimeOptions = {};
@@ -62,6 +65,8 @@ export function runtimeVersion(): string {
   return environment().library.version;
 }
 
+const threadCount = (): number => options.threads ?? availableParallelism();
+
 function create(): Environment {
   const library = loadLibrary();
   const api = bindApi(library);
@@ -69,8 +74,7 @@ function create(): Environment {
   const threading = outPointer();
   let env: Pointer;
   try {
-    const threads = options.threads ?? availableParallelism();
-    check(api, api.SetGlobalIntraOpNumThreads(threading, threads), "set the number of threads");
+    check(api, api.SetGlobalIntraOpNumThreads(threading, threadCount()), "set the number of threads");
     check(api, api.SetGlobalInterOpNumThreads(threading, 1), "set the number of threads");
     check(api, api.SetGlobalSpinControl(threading, (options.spin ?? true) ? 1 : 0), "set spinning");
     const level = LOG_LEVELS.indexOf(options.logLevel ?? "fatal");
@@ -87,5 +91,15 @@ function create(): Environment {
   check(api, api.CreateAndRegisterAllocator(env, cpu, null), "create an arena that sessions share");
   check(api, api.GetAllocatorWithDefaultOptions(out), "give its allocator");
   const allocator = outPointer();
-  return { library, api, env, cpu, allocator };
+  return { library, api, env, cpu, allocator, operators: operatorDomain(api) };
+}
+
+function operatorDomain(api: Api): Pointer | undefined {
+  const own = operators();
+  if (!own) return undefined;
+  own.useThreads(threadCount());
+  check(api, api.CreateCustomOpDomain(OPERATOR_DOMAIN, out), "create a domain of operators");
+  const domain = outPointer();
+  for (const struct of own.structs) check(api, api.CustomOpDomain_Add(domain, struct), "add an operator");
+  return domain;
 }

@@ -61,7 +61,7 @@ export function libraryPath(): string {
   );
 }
 
-function enlargeStacks(): void {
+export function enlargeStacks(): void {
   try {
     koffi.config({ sync_stack_size: STACK_BYTES, async_stack_size: STACK_BYTES });
   } catch (cause) {

@@ -166,7 +166,7 @@ function* create(
   prepacked: PrepackedHandle | undefined,
   addWeights: (api: Api, native: Pointer) => void,
 ): Loading<Pointer> {
-  const { api, env } = environment();
+  const { api, env, operators } = environment();
   check(api, api.CreateSessionOptions(out), "create session options");
   const native = outPointer();
   try {
@@ -181,6 +181,7 @@ function* create(
     }
     if (options.memoryPattern === false) check(api, api.DisableMemPattern(native), "switch memory patterns off");
     if (options.profile !== undefined) check(api, api.EnableProfiling(native, options.profile), "set up profiling");
+    if (operators !== undefined) check(api, api.AddCustomOpDomain(native, operators), "know milora's operators");
     appendDevice(native, options.device ?? "cpu");
     addWeights(api, native);
     const given = new BigUint64Array(1); // not `out`: others use that while a worker thread is at it

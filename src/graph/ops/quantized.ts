@@ -1,6 +1,7 @@
 /** @file Weights stored in blocks of 4 or 8 bits: the product with one, its gradient, and looking up rows. */
+import { OPERATOR_DOMAIN, operators } from "../../runtime/index.ts";
 import { producedBy, type Value } from "../graph.ts";
-import { int, type OnnxAttributes } from "../lowering.ts";
+import { int, type Lowering, type OnnxAttributes } from "../lowering.ts";
 import { type Dim, formatShape, mulDims, shapesEqual } from "../shape.ts";
 import { apply1, needDtype, op, sameDtype } from "./common.ts";
 import { elementwiseOps } from "./elementwise.ts";
@@ -50,14 +51,12 @@ export const quantizedOps = {
     },
     lower(to) {
       const { K, N, bits, blockSize, accuracyLevel } = to.attributes;
-      const attributes = {
-        K: int(K),
-        N: int(N),
-        bits: int(bits),
-        block_size: int(blockSize),
-        accuracy_level: int(accuracyLevel),
-      };
-      to.emit("MatMulNBits", to.ins, attributes, to.outs, "com.microsoft");
+      const shape = { K: int(K), N: int(N), bits: int(bits), block_size: int(blockSize) };
+      if (hasLinear(to)) to.emit("Linear", to.ins, shape, to.outs, OPERATOR_DOMAIN);
+      else {
+        const attributes = { ...shape, accuracy_level: int(accuracyLevel) };
+        to.emit("MatMulNBits", to.ins, attributes, to.outs, "com.microsoft");
+      }
     },
     // dx = g W, with W dequantised once more: exact, and 30 times faster than looking the rows up.
     gradient: ({ inputs: [x, , scales, zeroPoints], attributes: { levels, K, blockSize }, g }) => {
@@ -135,6 +134,13 @@ export const quantizedOps = {
     },
   }),
 };
+
+/** Whether milora's own operator can compute a product: rows times a weight whose zero point is in the middle. */
+function hasLinear({ node, attributes: { accuracyLevel, blockSize } }: Lowering<NBits>): boolean {
+  const [x, , , zeroPoints] = node.inputs;
+  const fits = x!.shape.length === 2 && x!.dtype === "float32" && !zeroPoints && [32, 64, 128].includes(blockSize);
+  return fits && accuracyLevel === 4 && operators() !== undefined;
+}
 
 /** Levels uint4 or uint8 [N, K] with the zero point in the middle, times one of the N · K / blockSize scales each. */
 function dequantizeBlocks(levels: Value, scales: Value, blockSize: number, after: Value): Value {

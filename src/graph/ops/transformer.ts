@@ -1,4 +1,5 @@
 /** @file Fused ops of language models: RMS norm, rotary positions, grouped attention with a cache. */
+import { OPERATOR_DOMAIN, operators } from "../../runtime/index.ts";
 import type { Value } from "../graph.ts";
 import { float, int, type Lowering, type OnnxAttributes } from "../lowering.ts";
 import { addDims, formatShape, shapesEqual } from "../shape.ts";
@@ -159,6 +160,20 @@ export const transformerOps = {
       const take = (there: boolean): string => (there ? to.in(next++) : "");
       const inputs = [to.in(0), take(!packed), take(!packed), take(past), take(past), take(true), take(true)];
       inputs.push(take(rotary), take(rotary), "", take(bias));
+      if (hasAttention(to)) {
+        const [, , , pastKey] = to.node.inputs;
+        const headDim = pastKey!.shape[3] as number;
+        const [query, key, value, keys, values, last, , cos, sin] = inputs as [string, ...string[]];
+        const attributes = {
+          ...{ num_heads: int(numHeads), kv_num_heads: int(kvNumHeads), head_dim: int(headDim) },
+          rotary_pairs: int(to.node.inputs[7]!.shape[1] as number),
+          scale: float(scale ?? 1 / Math.sqrt(headDim)),
+          local_window_size: int(localWindowSize ?? 0),
+        };
+        const taken = [query, key!, value!, keys!, values!, last!, cos!, sin!];
+        to.emit("Attention", taken, attributes, to.outs, OPERATOR_DOMAIN);
+        return;
+      }
       while (inputs.at(-1) === "") inputs.pop();
       const attributes: OnnxAttributes = {
         num_heads: int(numHeads),
@@ -173,6 +188,17 @@ export const transformerOps = {
     },
   }),
 };
+
+/** Whether milora's own operator can compute it: one new token for each sequence, rotated inside. */
+function hasAttention({ node, attributes }: Lowering<Attention>): boolean {
+  const { packed, past, rotary, rotaryInterleaved, bias, softcap } = attributes;
+  const [query] = node.inputs;
+  const fits = !packed && past && rotary && !rotaryInterleaved && !bias && !softcap && query!.dtype === "float32";
+  if (!fits || query!.shape[1] !== 1) return false;
+  const headDim = node.inputs[3]!.shape[3] as number;
+  const pairs = node.inputs[7]!.shape[1];
+  return headDim % 16 === 0 && typeof pairs === "number" && operators() !== undefined;
+}
 
 /** The fused kernel keeps r in float32 only. */
 function lowerRmsNorm64(to: Lowering<{ eps: number }>): void {

@@ -1,0 +1,58 @@
+/* Numbers: products with 4- and 8-bit weights, and what low-rank adapters add to rows. One implementation for each instruction set. */
+#ifndef MILORA_KERNELS_H
+#define MILORA_KERNELS_H
+#include <stddef.h>
+#include <stdint.h>
+
+/* Activations are rounded to 8 bits in blocks of 32, as MatMulNBits does with accuracy level 4; four blocks are a chunk. */
+enum { BLOCK = 32, CHUNK = 128 };
+
+typedef struct {
+  int8_t first[64];   /* of 4-bit weights the even elements of each block, of 8-bit ones the first half of each */
+  int8_t second[64];  /* the others */
+  int32_t start[16];  /* minus what the weights' zero point adds to the sum of each block, in the first of its four lanes */
+  float scale[16];    /* of each block, in its four lanes */
+} Chunk;
+
+/* A matrix [N, K] in blocks of `block` weights, as MatMulNBits has it: unsigned, zero point in the middle. */
+typedef struct {
+  const uint8_t *weights;  /* [N, K / block, block * bits / 8] */
+  const float *scales;     /* [N, K / block] */
+  int64_t N, K;
+  int bits, block;
+} Quantized;
+
+/* y += factor * (A x) B, then y = y * scale + bias: what an adapter does to outputs [first, first + outputs) of a row. */
+typedef struct {
+  int64_t row, first, outputs, rank;
+  const void *a;       /* [rank, in], or NULL */
+  const void *b;       /* [rank, outputs] */
+  const float *scale;  /* [outputs], or NULL */
+  const float *bias;   /* [outputs], or NULL */
+  int64_t half;        /* a and b are float16, not float32 */
+  double factor;
+} Item;
+
+typedef struct {
+  /* Rounds x [K] into ceil(K / 128) chunks. */
+  void (*round)(const float *x, int64_t K, int bits, Chunk *chunks);
+  /* y[m * stride + n] = x[m] . w[n] (+ bias[n]) for rows of x in chunks, and n from `from` to `to`. */
+  void (*multiply)(const Chunk *x, int64_t M, const Quantized *w, const float *bias, int64_t from, int64_t to, float *y, int64_t stride);
+  /* low[r] = a[r] . x for r from `from` to `to`. */
+  void (*project)(const Item *item, const float *x, int64_t in, int64_t from, int64_t to, float *low);
+  /* The rest of an item, for its outputs from `from` to `to`; y is that of the item's row. */
+  void (*expand)(const Item *item, const float *low, int64_t from, int64_t to, float *y);
+  /* target [columns, rows] or, not transposed, [rows, columns] = source [rows, columns], in float16 if `half`. */
+  void (*pack)(const float *source, int64_t rows, int64_t columns, int transposed, int half, void *target);
+  /* Rotary position embedding of one head: the first 2 * pairs numbers, halves against each other. */
+  void (*rotate)(const float *x, const float *cosine, const float *sine, int64_t pairs, int64_t width, float *y);
+  /* y [heads, width] = softmax(scale q kT) v for queries [heads, width] that share keys and values [count, width], width a
+   * multiple of 16; `scores` has room for heads * (count + 15). */
+  void (*attend)(const float *q, const float *k, const float *v, int64_t heads, int64_t width, int64_t count, float scale, float *scores,
+                 float *y);
+} Kernels;
+
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+
+#endif

@@ -1,0 +1,65 @@
+/** @file milora's own operators for ONNX Runtime: a small prebuilt library, where there is one for this machine. */
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import koffi from "koffi";
+import { enlargeStacks, loaded, type Pointer } from "./library.ts";
+
+/** Domain of the operators in models. */
+export const OPERATOR_DOMAIN = "milora";
+
+/** Operators that a session can be given, and helpers of theirs. */
+export interface Operators {
+  /** Instruction set that they use. */
+  readonly instructions: string;
+  /** OrtCustomOp structs. */
+  readonly structs: readonly Pointer[];
+  /** Says how many threads the runtime has. */
+  useThreads(count: number): void;
+  /**
+   * Copies a matrix float32 [rows, columns] to `target`, [columns, rows] if `transposed`, as float16 if `half`.
+   * `target` has room for that; both are addresses or buffers that do not move.
+   */
+  pack(
+    source: Pointer | ArrayBufferView,
+    rows: number,
+    columns: number,
+    how: { readonly transposed: boolean; readonly half: boolean },
+    target: Pointer | ArrayBufferView,
+  ): void;
+}
+
+let found: Operators | null | undefined;
+
+/**
+ * The operators; undefined where there is no library for this platform, its processor lacks the instructions (AVX2), or
+ * the environment variable MILORA_OPERATORS is `off` (`avx2`: no wider instructions than these). Graphs then use the
+ * runtime's own operators alone.
+ */
+export function operators(): Operators | undefined {
+  found ??= load() ?? null;
+  return found ?? undefined;
+}
+
+function load(): Operators | undefined {
+  if (process.env.MILORA_OPERATORS === "off") return undefined;
+  const path = fileURLToPath(new URL(`../../native/prebuilt/${process.platform}-${process.arch}.so`, import.meta.url));
+  if (!existsSync(path)) return undefined;
+  enlargeStacks();
+  const library = koffi.load(path);
+  loaded.push(library);
+  const start = library.func("str milora_start(size_t, int)") as (threads: number, bits: number) => string | null;
+  const bits = process.env.MILORA_OPERATORS === "avx2" ? 256 : 512;
+  const instructions = start(1, bits);
+  if (instructions === null) return undefined;
+  const at = library.func("void *milora_operator(size_t)") as (index: number) => Pointer | null;
+  const structs: Pointer[] = [];
+  for (let struct = at(0); struct !== null; struct = at(structs.length)) structs.push(struct);
+  const pack = library.func("void milora_pack(void *, int64, int64, int, int, void *)");
+  return {
+    instructions,
+    structs,
+    useThreads: (count) => void start(count, bits),
+    pack: (source, rows, columns, { transposed, half }, target) =>
+      pack(source, rows, columns, Number(transposed), Number(half), target),
+  };
+}
