@@ -2,11 +2,12 @@
 import { randomBytes } from "node:crypto";
 import { and, asc, count, eq, exists, getTableColumns, isNull, or, sql, sum } from "drizzle-orm";
 import { InputError } from "../../base/index.ts";
+import type { AdapterRecord, AdapterTable, NewAdapter } from "../adapters/index.ts";
 import type { Database, Queries } from "./database.ts";
 import { Recall } from "./recall.ts";
 import { adapters, grants, tenants } from "./schema.ts";
 import { tenantNotFound } from "./tenants.ts";
-import type { AdapterRow, Grant, NewAdapterRow } from "./types.ts";
+import type { Grant } from "./types.ts";
 
 const REMEMBERED = 20_000;
 const { id: _id, ...columns } = getTableColumns(adapters);
@@ -17,10 +18,10 @@ const named = (owner: string | null, name: string) => and(ownedBy(owner), eq(ada
 const order = [sql`${adapters.owner} NULLS FIRST`, asc(adapters.name)] as const;
 
 /** Rows of adapters. */
-export class Adapters {
+export class Adapters implements AdapterTable {
   readonly #database: Database;
   readonly #now: () => number;
-  readonly #found = new Recall<{ readonly row: AdapterRow | undefined }>(REMEMBERED);
+  readonly #found = new Recall<{ readonly row: AdapterRecord | undefined }>(REMEMBERED);
 
   constructor(database: Database, now: () => number) {
     this.#database = database;
@@ -38,7 +39,7 @@ export class Adapters {
    * @returns the row that was replaced
    * @throws InputError TENANT_NOT_FOUND, STORAGE_EXCEEDED
    */
-  async put(adapter: NewAdapterRow): Promise<AdapterRow | undefined> {
+  async put(adapter: NewAdapter): Promise<AdapterRecord | undefined> {
     const { owner, name, backbone = null, ...facts } = adapter;
     const replaced = await this.#database.transaction(async (tx) => {
       if (owner !== null) await checkRoom(tx, owner, adapter);
@@ -57,7 +58,7 @@ export class Adapters {
   }
 
   /** The one of exactly this owner; null: shared. */
-  async get(owner: string | null, name: string): Promise<AdapterRow | undefined> {
+  async get(owner: string | null, name: string): Promise<AdapterRecord | undefined> {
     const [row] = await this.#database.select(columns).from(adapters).where(named(owner, name));
     return row;
   }
@@ -66,7 +67,7 @@ export class Adapters {
    * What `tenant` may use by this name: without `owner` its own, else the shared one; with `owner` its own or one
    * that was granted to it. The question is the same to the database whether somebody else has such an adapter or not.
    */
-  async find(tenant: string, name: string, owner?: string): Promise<AdapterRow | undefined> {
+  async find(tenant: string, name: string, owner?: string): Promise<AdapterRecord | undefined> {
     const { row } = await this.#found.get(JSON.stringify([tenant, name, owner]), async () => {
       const among = owner === undefined ? or(eq(adapters.owner, tenant), isNull(adapters.owner)) : and(eq(adapters.owner, owner), or(eq(adapters.owner, tenant), this.#grantedTo(tenant))); // biome-ignore format: one line
       const [row] = await this.#database
@@ -81,7 +82,7 @@ export class Adapters {
   }
 
   /** All that `tenant` may use: shared, its own, granted. */
-  async list(tenant: string): Promise<AdapterRow[]> {
+  async list(tenant: string): Promise<AdapterRecord[]> {
     const usable = or(isNull(adapters.owner), eq(adapters.owner, tenant), this.#grantedTo(tenant));
     return this.#database
       .select(columns)
@@ -91,14 +92,14 @@ export class Adapters {
   }
 
   /** Of all tenants. */
-  async all(): Promise<AdapterRow[]> {
+  async all(): Promise<AdapterRecord[]> {
     return this.#database
       .select(columns)
       .from(adapters)
       .orderBy(...order);
   }
 
-  async pinned(): Promise<AdapterRow[]> {
+  async pinned(): Promise<AdapterRecord[]> {
     return this.#database
       .select(columns)
       .from(adapters)
@@ -107,7 +108,7 @@ export class Adapters {
   }
 
   /** Forgets the name, and grants of it. @returns what it was */
-  async remove(owner: string | null, name: string): Promise<AdapterRow | undefined> {
+  async remove(owner: string | null, name: string): Promise<AdapterRecord | undefined> {
     const [row] = await this.#database.delete(adapters).where(named(owner, name)).returning(columns);
     this.#found.forget();
     return row;
@@ -131,7 +132,7 @@ export class Adapters {
 }
 
 /** The owner's row is locked until the end: of two at once, the second sees the first. */
-async function checkRoom(tx: Queries, owner: string, { name, bytes }: NewAdapterRow): Promise<void> {
+async function checkRoom(tx: Queries, owner: string, { name, bytes }: NewAdapter): Promise<void> {
   const wanted = and(eq(tenants.id, owner), eq(tenants.builtIn, false));
   const [tenant] = await tx.select({ limits: tenants.limits }).from(tenants).where(wanted).for("update");
   if (!tenant) throw tenantNotFound(owner);
@@ -151,7 +152,7 @@ async function checkRoom(tx: Queries, owner: string, { name, bytes }: NewAdapter
   if (problems.length > 0) throw new InputError("STORAGE_EXCEEDED", `adapter ${name}`, problems);
 }
 
-function withoutId({ id: _, ...row }: typeof adapters.$inferSelect): AdapterRow {
+function withoutId({ id: _, ...row }: typeof adapters.$inferSelect): AdapterRecord {
   return row;
 }
 

@@ -1,12 +1,12 @@
 /** @file No tenant lists, reads, uses, overwrites or infers what is another's, whatever happened before. */
 import fc from "fast-check";
 import { expect, test } from "vitest";
+import type { NewAdapter } from "../adapters/index.ts";
 import { Adapters } from "./adapters.ts";
 import { openDatabase } from "./database.ts";
 import { migrate } from "./migrations/index.ts";
 import { Tenants } from "./tenants.ts";
 import { Clock, memoryStore } from "./testing.ts";
-import type { NewAdapterRow } from "./types.ts";
 
 const TENANTS = ["a", "b", "c"] as const;
 const NAMES = ["x", "y"] as const;
@@ -22,7 +22,7 @@ const action = fc.oneof(
   fc.record({ do: fc.constant("revoke" as const), owner: tenant, name, to: tenant }),
 );
 
-const row = (owner: Owner, name: string, digest: string): NewAdapterRow => ({
+const row = (owner: Owner, name: string, digest: string): NewAdapter => ({
   owner,
   name,
   digest,

@@ -1,4 +1,4 @@
-/** @file What the store gives and takes: tenants and their limits, keys, principals, adapters, usage. */
+/** @file What the store gives and takes: tenants and their limits, keys, principals, grants, usage. */
 import { z } from "zod";
 
 const whole = z.number().int().positive();
@@ -49,23 +49,6 @@ export interface Key {
   /** Right to a minute. */
   readonly lastUsedAt: Date | null;
 }
-
-/** One name of an adapter. */
-export interface AdapterRow {
-  /** The tenant it belongs to; null: shared, everybody may use it. */
-  readonly owner: string | null;
-  readonly name: string;
-  readonly digest: string;
-  readonly method: string;
-  readonly rank: number | null;
-  readonly bytes: number;
-  /** Digest of the backbone it was made for, where it is known. */
-  readonly backbone: string | null;
-  readonly createdAt: Date;
-  readonly pinned: boolean;
-}
-
-export type NewAdapterRow = Omit<AdapterRow, "createdAt" | "pinned" | "backbone"> & { readonly backbone?: string };
 
 export interface Grant {
   readonly owner: string | null;
