@@ -16,6 +16,7 @@ INLINE vec all(float x) { return _mm512_set1_ps(x); }
 INLINE vec zero(void) { return _mm512_setzero_ps(); }
 INLINE vec multiply_add(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE vec plus(vec a, vec b) { return _mm512_add_ps(a, b); }
+INLINE vec minus(vec a, vec b) { return _mm512_sub_ps(a, b); }
 INLINE vec times(vec a, vec b) { return _mm512_mul_ps(a, b); }
 INLINE float total(vec a) { return _mm512_reduce_add_ps(a); }
 #else
@@ -30,6 +31,7 @@ INLINE vec all(float x) { return _mm256_set1_ps(x); }
 INLINE vec zero(void) { return _mm256_setzero_ps(); }
 INLINE vec multiply_add(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE vec plus(vec a, vec b) { return _mm256_add_ps(a, b); }
+INLINE vec minus(vec a, vec b) { return _mm256_sub_ps(a, b); }
 INLINE vec times(vec a, vec b) { return _mm256_mul_ps(a, b); }
 INLINE float total(vec a) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -386,7 +388,8 @@ static void project(const Item *item, const float *x, int64_t in, int64_t from, 
 /* Four vectors of outputs at a time, so that sums stay in registers over all ranks. */
 INLINE void expand_as(const Item *item, const float *low, int64_t from, int64_t to, float *y, const int half) {
   const int64_t rank = item->a ? item->rank : 0, outputs = item->outputs;
-  const float factor = (float)item->factor;
+  const int linear = !item->scale && !item->bias, whole = linear || item->gate == 1;
+  const float factor = (float)(linear ? item->factor * item->gate : item->factor), gate = (float)item->gate;
   const void *b = item->b;
   int64_t o = from;
   for (; o + 4 * LANES <= to; o += 4 * LANES) {
@@ -402,19 +405,20 @@ INLINE void expand_as(const Item *item, const float *low, int64_t from, int64_t 
     const vec sums[4] = {s0, s1, s2, s3};
     for (int j = 0; j < 4; j++) {
       const int64_t at = o + j * LANES;
-      vec v = multiply_add(sums[j], all(factor), load(y + at));
-      if (item->scale) v = times(v, load(item->scale + at));
-      if (item->bias) v = plus(v, load(item->bias + at));
-      store(y + at, v);
+      const vec before = load(y + at);
+      vec t = multiply_add(sums[j], all(factor), before);
+      if (item->scale) t = times(t, load(item->scale + at));
+      if (item->bias) t = plus(t, load(item->bias + at));
+      store(y + at, whole ? t : multiply_add(minus(t, before), all(gate), before));
     }
   }
   for (; o < to; o++) {
     float sum = 0;
     for (int64_t r = 0; r < rank; r++) sum = __builtin_fmaf(one_as(b, r * outputs + o, half), low[r], sum);
-    float v = __builtin_fmaf(sum, factor, y[o]);
-    if (item->scale) v *= item->scale[o];
-    if (item->bias) v += item->bias[o];
-    y[o] = v;
+    float t = __builtin_fmaf(sum, factor, y[o]);
+    if (item->scale) t *= item->scale[o];
+    if (item->bias) t += item->bias[o];
+    y[o] = whole ? t : __builtin_fmaf(t - y[o], gate, y[o]);
   }
 }
 

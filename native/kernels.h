@@ -22,7 +22,7 @@ typedef struct {
   int bits, block;
 } Quantized;
 
-/* y += factor * (A x) B, then y = y * scale + bias: what an adapter does to outputs [first, first + outputs) of a row. */
+/* What an adapter does to outputs y [first, first + outputs) of a row: y += gate * (t - y) with t = (y + factor * (A x) B) * scale + bias. */
 typedef struct {
   int64_t row, first, outputs, rank;
   const void *a;       /* [rank, in], or NULL */
@@ -30,7 +30,7 @@ typedef struct {
   const float *scale;  /* [outputs], or NULL */
   const float *bias;   /* [outputs], or NULL */
   int64_t half;        /* a and b are float16, not float32 */
-  double factor;
+  double factor, gate;
 } Item;
 
 typedef struct {
