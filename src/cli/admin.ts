@@ -2,6 +2,7 @@
 import { Readable } from "node:stream";
 import { type Command, Option } from "commander";
 import { InputError, MiloraError, reasonOf } from "../base/index.ts";
+import { examples, jsonFlag } from "./flags.ts";
 
 export interface AdminFlags {
   readonly data?: string;
@@ -11,13 +12,19 @@ export interface AdminFlags {
 /** `milora serve` has the same default. */
 export const DEFAULT_DATA = "milora-data";
 
-/** --data and --server. */
-export function adminFlags(command: Command): Command {
-  return command
+/** Of examples. */
+export const SERVER = "--server http://127.0.0.1:8000";
+
+/** A command with --data, --server and --json. */
+export function administer(command: Command, description: string, lines: readonly string[]): Command {
+  command
+    .description(description)
     .addOption(new Option("--data <dir>", `data directory of a server that is not running (default: ${DEFAULT_DATA})`))
     .addOption(
       new Option("--server <url>", "a running server; the environment's MILORA_ADMIN_KEY opens it").conflicts("data"),
-    );
+    )
+    .addOption(jsonFlag());
+  return examples(command, lines);
 }
 
 /** A running server's admin API. */

@@ -30,6 +30,11 @@ export function note(text: string): void {
   process.stderr.write(`${text}\n`);
 }
 
+/** A note of what may be wrong. */
+export function warn(text: string): void {
+  note(`${paint("yellow", "warning:", process.stderr)} ${text}`);
+}
+
 /** Text on one line, whatever it holds: control characters would let a file name or a config rewrite the screen. */
 export function oneLine(text: string): string {
   return text

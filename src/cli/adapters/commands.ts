@@ -1,8 +1,8 @@
 /** @file `milora adapters install`, `list`, `remove`, `grant`, `revoke`, `pin` and `unpin`: the adapters of a server. */
 import { type Command, Option } from "commander";
 import type { AdapterRecord, Presence } from "../../serving/index.ts";
-import { type AdminFlags, adminFlags } from "../admin.ts";
-import { examples, jsonFlag, needed } from "../flags.ts";
+import { type AdminFlags, administer, SERVER } from "../admin.ts";
+import { needed } from "../flags.ts";
 import { grouped, print, printJson, table } from "../terminal.ts";
 import type { InstalledAdapters } from "./installed.ts";
 import { parseQualified, type QualifiedName, shown } from "./name.ts";
@@ -17,15 +17,15 @@ interface Flags extends AdminFlags {
 }
 
 export const INSTALL = "milora adapters install runs/subjects/best --name subjects --model assets/tiny-llama";
-const SERVER = "--server http://127.0.0.1:8000";
 const ADAPTER = "<name>";
 const EXPLAINED = "NAME of an adapter for everybody, TENANT/NAME of a tenant's";
 
 export function configureInstalled(command: Command): void {
-  add(command, "install <source>", "Install an adapter for a server: a directory, a .tar or a .tar.gz.", [
-    INSTALL,
-    `milora adapters install adapter.tar.gz --name summaries --tenant ann ${SERVER}`,
-  ])
+  administer(
+    command.command("install <source>"),
+    "Install an adapter for a server: a directory, a .tar or a .tar.gz.",
+    [INSTALL, `milora adapters install adapter.tar.gz --name summaries --tenant ann ${SERVER}`],
+  )
     .addOption(needed(new Option("--name <name>", "what requests call it; an adapter of this name is replaced")))
     .addOption(new Option("--tenant <tenant>", "whose it is (default: everybody's)"))
     .addOption(
@@ -42,7 +42,7 @@ export function configureInstalled(command: Command): void {
       if (replaced !== undefined) print(replaced === digest ? "it was there already" : `it replaces ${replaced}`);
       if (installed.skipped.length > 0) print(`not taken: ${installed.skipped.join(", ")}`);
     });
-  add(command, "list", "List installed adapters.", [
+  administer(command.command("list"), "List installed adapters.", [
     "milora adapters list",
     `milora adapters list --tenant ann ${SERVER}`,
   ])
@@ -82,10 +82,6 @@ export function configureInstalled(command: Command): void {
   });
 }
 
-function add(command: Command, name: string, description: string, lines: readonly string[]): Command {
-  return examples(adminFlags(command.command(name).description(description)).addOption(jsonFlag()), lines);
-}
-
 /** A subcommand that does one thing to one adapter. */
 function change(
   command: Command,
@@ -99,7 +95,7 @@ function change(
   ) => Promise<{ said: string; inFlight?: number }>,
 ): Command {
   const line = ["milora adapters", name, "ann/summaries", ...more].join(" ");
-  return add(command, name, description, [line, `${line} ${SERVER}`])
+  return administer(command.command(name), description, [line, `${line} ${SERVER}`])
     .argument(ADAPTER, EXPLAINED)
     .action(async (text: string, flags: Flags) => {
       const adapter = parseQualified(text);

@@ -2,9 +2,9 @@
 import { type Command, Option } from "commander";
 import { InputError } from "../../base/index.ts";
 import type { Key } from "../../serving/index.ts";
-import type { AdminFlags } from "../admin.ts";
+import { type AdminFlags, administer, SERVER } from "../admin.ts";
 import { examples } from "../flags.ts";
-import { administer, expiry, openAdministration, SERVER, timeText } from "../tenants/flags.ts";
+import { expiry, openAdministration, timeText } from "../tenants/flags.ts";
 import { note, print, printJson, table } from "../terminal.ts";
 
 interface Flags extends AdminFlags {

@@ -1,7 +1,7 @@
 /** @file `milora serve`: one backbone and many adapters behind OpenAI's API. */
 import { type Command, Option } from "commander";
 import { InputError } from "../../base/index.ts";
-import { environmentSettings, parseServerConfig, Server, type ServerConfig } from "../../serving/index.ts";
+import { environmentSettings, parseServerConfig, qualified, Server, type ServerConfig } from "../../serving/index.ts";
 import { readConfigFile } from "../../training/index.ts";
 import { collect, examples, integer, jsonFlag, threadsFlag, weightsFlag } from "../flags.ts";
 import { merge, parseSettings, type Settings } from "../settings.ts";
@@ -130,7 +130,7 @@ async function announce(
   json: boolean,
 ): Promise<void> {
   const { base, registry, engine, open } = services;
-  const adapters = (await registry.all()).map(({ owner, name }) => (owner === null ? name : `${owner}/${name}`));
+  const adapters = (await registry.all()).map(qualified);
   const { maxBatch } = limits;
   if (json) {
     const backbone = engine.backbone.digest;

@@ -1,9 +1,9 @@
 /** @file `milora tenants`: who a server serves, with which weight and limits. */
 import { type Command, Option } from "commander";
 import { InputError } from "../../base/index.ts";
-import type { AdminFlags } from "../admin.ts";
+import { type AdminFlags, administer, SERVER } from "../admin.ts";
 import { examples, number } from "../flags.ts";
-import { administer, type LimitFlags, limitFlags, limitsOf, limitsText, openAdministration, SERVER, tenantText, timeText } from "../tenants/flags.ts"; // biome-ignore format: one line
+import { type LimitFlags, limitFlags, limitsOf, limitsText, openAdministration, tenantText, timeText } from "../tenants/flags.ts"; // biome-ignore format: one line
 import { print, printJson, table } from "../terminal.ts";
 
 interface Flags extends AdminFlags, LimitFlags {

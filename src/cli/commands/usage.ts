@@ -1,8 +1,8 @@
 /** @file `milora usage`: requests and tokens by tenant, key, adapter, day and hour. */
 import { type Command, InvalidArgumentError, Option } from "commander";
 import type { UsageColumn, UsageRow } from "../../serving/index.ts";
-import type { AdminFlags } from "../admin.ts";
-import { administer, openAdministration, SERVER, time } from "../tenants/flags.ts";
+import { type AdminFlags, administer, SERVER } from "../admin.ts";
+import { openAdministration, time } from "../tenants/flags.ts";
 import { grouped, print, printJson, table } from "../terminal.ts";
 
 interface Flags extends AdminFlags {

@@ -34,7 +34,7 @@ import { onInterrupt } from "../interrupt.ts";
 import { confirmCost, costText } from "../judge/confirm.ts";
 import { judgeOf } from "../judge/flags.ts";
 import { open } from "../open.ts";
-import { grouped, note, paint, print, printJson } from "../terminal.ts";
+import { grouped, note, print, printJson, warn } from "../terminal.ts";
 import { version } from "../version.ts";
 import { type EvalFlags, flagNames } from "./flags.ts";
 import { trainingFor, warnOfOverlap } from "./overlap.ts";
@@ -160,10 +160,6 @@ function templateFor({ template, adapter }: EvalFlags): Template | undefined {
 /** Answers cost hours: they are always kept. Nothing is written beside answers that somebody else has made. */
 function outputOf({ output, answers }: EvalFlags, task: Task): string | undefined {
   return output ?? (answers === undefined ? join("runs", task.name) : undefined);
-}
-
-function warn(text: string): void {
-  note(`${paint("yellow", "warning:", process.stderr)} ${text}`);
 }
 
 function warnOfLengths({ task, cut, unfinished, samples }: ConversationResult): void {

@@ -1,7 +1,7 @@
 /** @file Whether questions were seen in training: which training rows are known, and the warning. */
 import { InputError } from "../../base/index.ts";
 import { type Overlap, type TrainingTexts, trainingSourcesOf, trainingTexts } from "../../evaluation/index.ts";
-import { note, paint } from "../terminal.ts";
+import { warn } from "../terminal.ts";
 import type { EvalFlags } from "./flags.ts";
 
 export type Training = TrainingTexts | { readonly skipped: string };
@@ -24,5 +24,5 @@ export async function trainingFor({ overlap, train, adapter }: EvalFlags): Promi
 export function warnOfOverlap(name: string, overlap: Overlap | { readonly skipped: string }, rows: number): void {
   if ("skipped" in overlap || overlap.rows.length === 0) return;
   const text = `${overlap.rows.length} of ${rows} rows share ${overlap.words} words in a row with the training rows`;
-  note(`${paint("yellow", "warning:", process.stderr)} ${name}: ${text}`);
+  warn(`${name}: ${text}`);
 }

@@ -5,7 +5,7 @@ import { InputError } from "../../base/index.ts";
 import { Judge, judgeKey, judgeUrl, type Prices } from "../../evaluation/index.ts";
 import { cacheDirectory } from "../../models/index.ts";
 import { integer, number } from "../flags.ts";
-import { note, paint } from "../terminal.ts";
+import { note, warn } from "../terminal.ts";
 
 export interface JudgeFlags {
   readonly judgeUrl?: string;
@@ -66,9 +66,7 @@ export function judgeOf(flags: JudgeFlags): Judge | undefined {
   const base = judgeUrl(url);
   const key = judgeKey(base, flags.judgeKeyEnv);
   if (key !== undefined && /^http:\/\/(?!localhost\b|127\.|\[::1\])/.test(base)) {
-    note(
-      `${paint("yellow", "warning:", process.stderr)} ${base} is not encrypted: whoever is on the way can read the key`,
-    );
+    warn(`${base} is not encrypted: whoever is on the way can read the key`);
   }
   return new Judge({
     url: base,

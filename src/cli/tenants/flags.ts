@@ -1,23 +1,15 @@
 /** @file Values that the commands about tenants, keys and usage share: limits, times, and how these are shown. */
 import { type Command, InvalidArgumentError, Option } from "commander";
 import type { LimitName, Tenant, TenantLimits } from "../../serving/index.ts";
-import { type AdminFlags, adminFlags } from "../admin.ts";
-import { examples, jsonFlag } from "../flags.ts";
+import type { AdminFlags } from "../admin.ts";
 import { grouped } from "../terminal.ts";
 import type { Administration } from "./administration.ts";
-
-export const SERVER = "--server http://127.0.0.1:8000";
 
 const NONE = "none";
 
 /** The server's parts are loaded for who uses them, not for `--help`. */
 export async function openAdministration(flags: AdminFlags): Promise<Administration> {
   return (await import("./administration.ts")).openAdministration(flags);
-}
-
-/** A subcommand with --data, --server and --json. */
-export function administer(command: Command, description: string, lines: readonly string[]): Command {
-  return examples(adminFlags(command.description(description)).addOption(jsonFlag()), lines);
 }
 
 const LIMITS: readonly {
