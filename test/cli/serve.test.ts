@@ -67,7 +67,9 @@ test("SIGTERM lets a stream end, then the process ends with 0; nothing but the o
   let text = Buffer.from((await reader.read()).value!).toString();
   const ended = once(running.child, "exit");
   running.child.kill("SIGTERM");
-  expect((await fetch(`${url}/readyz`)).status).toBe(503);
+  let ready = 200; // until the signal has arrived
+  while (ready === 200) ready = (await fetch(`${url}/readyz`)).status;
+  expect(ready).toBe(503);
   for (let part = await reader.read(); !part.done; part = await reader.read())
     text += Buffer.from(part.value).toString();
   expect(text.trim().endsWith("data: [DONE]")).toBe(true);
