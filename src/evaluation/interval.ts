@@ -32,7 +32,13 @@ export function standardError(values: readonly number[]): number | null {
   return Math.sqrt(squares / (values.length - 1)) / Math.sqrt(values.length);
 }
 
-/** Percentile bootstrap of the mean at 95 %, seeded: 2.5 % of `draws` resamples lie below, 2.5 % above. */
+/** The interval at 95 % of what was drawn: 2.5 % lies below, 2.5 % above. */
+export function percentileInterval(draws: readonly number[]): readonly [low: number, high: number] {
+  const sorted = draws.toSorted((a, b) => a - b);
+  return [sorted[Math.floor(0.025 * (sorted.length - 1))]!, sorted[Math.ceil(0.975 * (sorted.length - 1))]!];
+}
+
+/** Percentile bootstrap of the mean at 95 %, seeded. */
 export function bootstrapInterval(
   values: readonly number[],
   seed: number,
@@ -43,8 +49,8 @@ export function bootstrapInterval(
     let total = 0;
     for (let i = 0; i < values.length; i++) total += values[random.integer(values.length)]!;
     return total / values.length;
-  }).sort((a, b) => a - b);
-  return [means[Math.floor(0.025 * (draws - 1))]!, means[Math.ceil(0.975 * (draws - 1))]!];
+  });
+  return percentileInterval(means);
 }
 
 /**

@@ -1,5 +1,6 @@
 /** @file From verdicts to scores: means by turn and category, with intervals that know that two turns share a question. */
 import { mean, Random, sum } from "../../base/index.ts";
+import { percentileInterval } from "../interval.ts";
 import type { Turn } from "./prompts.ts";
 import type { Outcome } from "./verdict.ts";
 
@@ -50,8 +51,8 @@ export function clusterInterval(groups: readonly (readonly number[])[], seed: nu
       count += size;
     }
     return total / count;
-  }).sort((a, b) => a - b);
-  return [means[Math.floor(0.025 * (DRAWS - 1))]!, means[Math.ceil(0.975 * (DRAWS - 1))]!];
+  });
+  return percentileInterval(means);
 }
 
 function scoreOf(marks: readonly Mark[], seed: number): Score {

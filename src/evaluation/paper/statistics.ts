@@ -1,5 +1,6 @@
 /** @file What tables say of many numbers: medians with their spread, and whether two methods differ on the same rows. */
 import { mean, median, Random } from "../../base/index.ts";
+import { percentileInterval } from "../interval.ts";
 import { type CellOf, canonical, type Figure, type Results, type Scope, type Seedless } from "./study.ts";
 
 /** Null where there is nothing. */
@@ -70,13 +71,14 @@ export function pairedBootstrap(
         return sum / rows.length;
       }),
     ),
-  ).sort((x, y) => x - y);
+  );
   const slack = 1e-12; // sums of the same numbers in another order
   const extreme = draws.filter((draw) => Math.abs(draw - difference) >= Math.abs(difference) - slack).length;
+  const [low, high] = percentileInterval(draws);
   return {
     difference: 100 * difference,
-    low: 100 * draws[Math.floor(0.025 * (DRAWS - 1))]!,
-    high: 100 * draws[Math.ceil(0.975 * (DRAWS - 1))]!,
+    low: 100 * low,
+    high: 100 * high,
     p: (1 + extreme) / (1 + DRAWS),
   };
 }
