@@ -3,24 +3,21 @@ import { InputError } from "../base/index.ts";
 import type { Engine } from "../generation/index.ts";
 import type { Tokenizer } from "../models/index.ts";
 import type { Template } from "../training/index.ts";
-import { type DataOptions, loadSplit } from "./load.ts";
-import { type Ask, type Decoding, type MeasureOptions, measure } from "./measure.ts";
+import { loadSplit } from "./load.ts";
+import { type Ask, checkRoom, type Decoding, measure, type TaskOptions } from "./measure.ts";
 import { conversationTokens } from "./prompts.ts";
 import { conversationOf } from "./registry.ts";
 import { digestOf } from "./store.ts";
 import type { ConversationForm, Document, Protocol, Task } from "./task.ts";
 
-export interface ConversationOptions extends Omit<MeasureOptions, "about"> {
-  readonly data?: DataOptions;
-  /** Only the first rows. */
-  readonly limit?: number | undefined;
+export interface ConversationOptions extends TaskOptions {
   /** Default: the model's chat template where it has one, else alpaca. */
   readonly template?: Template | undefined;
   /** Always the most likely tokens, instead of the task's temperatures. */
   readonly greedy?: boolean | undefined;
   /** More than one needs `greedy`. Default 1. */
   readonly beams?: number | undefined;
-  /** Longest answer; default the task's own, at most a quarter of the context. */
+  /** Default the task's own, at most a quarter of the context. */
   readonly maxNewTokens?: number | undefined;
   /** Of drawing tokens. Default 1234. */
   readonly seed?: number | undefined;
@@ -153,10 +150,7 @@ function decodingOf(
     );
   }
   const most = maxNewTokens ?? Math.min(form.maxNewTokens, Math.floor(context / 4));
-  if (most >= context) {
-    const problem = `answers of ${most} tokens leave no room for a prompt in a context of ${context}; ask for fewer`;
-    throw new InputError("FLAG_INVALID", "--max-new-tokens", problem);
-  }
+  checkRoom(most, context);
   const drawn = temperature > 0 ? { ...(form.topK !== undefined && { topK: form.topK }), seed } : {};
   return { beams, maxNewTokens: most, temperature, stop: template === "alpaca" ? ALPACA_STOP : [], ...drawn };
 }

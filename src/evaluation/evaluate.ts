@@ -6,26 +6,19 @@ import { shorten, type Template } from "../training/index.ts";
 import type { Extraction } from "./extract.ts";
 import { accuracyOf, bootstrapInterval, standardError } from "./interval.ts";
 import { type DataOptions, loadSplit, type Rows } from "./load.ts";
-import { type Ask, type Decoding, type MeasureOptions, measure } from "./measure.ts";
+import { type Ask, checkRoom, type Decoding, measure, type TaskOptions } from "./measure.ts";
 import { findOverlap, type Overlap, type TrainingTexts, textOfDocument } from "./overlap.ts";
 import { choicesOf, contextsOf, continuedTokens, encodePair, instructionTokens } from "./prompts.ts";
 import { formOf, rowFormOf } from "./registry.ts";
 import { digestOf, type RowOutput } from "./store.ts";
 import type { ChoiceForm, Document, Form, GenerateForm, Protocol, Task } from "./task.ts";
 
-export interface EvaluateOptions extends Omit<MeasureOptions, "about"> {
+export interface EvaluateOptions extends TaskOptions {
   readonly protocol: Protocol;
-  readonly data?: DataOptions;
-  /** Only the first rows. */
-  readonly limit?: number | undefined;
   /** Shots instead of the task's own number. */
   readonly shots?: number | undefined;
   /** Of drawing shots (the harness's default) and of the bootstrap. Default 1234. */
   readonly seed?: number | undefined;
-  /** Where the model writes: 1 (default) is greedy; the paper uses 3. */
-  readonly beams?: number | undefined;
-  /** Longest answer instead of the task's own. */
-  readonly maxNewTokens?: number | undefined;
   /** How instructions become prompts; must be what the adapter was trained with. Default alpaca. */
   readonly template?: Template | undefined;
   /** Training rows to look for the test's questions in; or why there are none. */
@@ -193,10 +186,7 @@ async function loadShots(task: Task, form: Form, data: DataOptions): Promise<Pic
 
 function decodingOf(form: GenerateForm, context: number, { beams = 1, maxNewTokens }: EvaluateOptions): Decoding {
   const most = maxNewTokens ?? form.maxNewTokens;
-  if (most >= context) {
-    const problem = `answers of ${most} tokens leave no room for a prompt in a context of ${context}; ask for fewer`;
-    throw new InputError("FLAG_INVALID", "--max-new-tokens", problem);
-  }
+  checkRoom(most, context);
   return { beams, maxNewTokens: most, temperature: 0, stop: form.stop };
 }
 

@@ -1,7 +1,8 @@
 /** @file Asks the engine for what rows need, in chunks that are kept as they come: likelihoods of choices, or answers. */
-import { sum } from "../base/index.ts";
+import { InputError, sum } from "../base/index.ts";
 import type { Engine } from "../generation/index.ts";
 import type { Adapter } from "../methods/index.ts";
+import type { DataOptions } from "./load.ts";
 import type { ScoringPair } from "./prompts.ts";
 import { digestOf, type RowOutput, RowStore } from "./store.ts";
 
@@ -30,6 +31,24 @@ export interface MeasureOptions {
   readonly signal?: AbortSignal | undefined;
   /** Rows that are finished; first of all those that were kept. */
   readonly onProgress?: ((done: number, total: number) => void) | undefined;
+}
+
+/** What a measurement of any task may be told. */
+export interface TaskOptions extends Omit<MeasureOptions, "about"> {
+  readonly data?: DataOptions;
+  /** Only the first rows. */
+  readonly limit?: number | undefined;
+  /** Where the model writes: 1 (default) is greedy; the paper uses 3. */
+  readonly beams?: number | undefined;
+  /** Longest answer instead of the task's own. */
+  readonly maxNewTokens?: number | undefined;
+}
+
+/** @throws InputError FLAG_INVALID when answers of `most` tokens leave no room for a prompt */
+export function checkRoom(most: number, context: number): void {
+  if (most < context) return;
+  const problem = `answers of ${most} tokens leave no room for a prompt in a context of ${context}; ask for fewer`;
+  throw new InputError("FLAG_INVALID", "--max-new-tokens", problem);
 }
 
 /** Rows between two writes, in times of what the engine decodes together. */
