@@ -145,6 +145,7 @@ static OrtStatus *compute_linear(void *state, OrtContext *context) {
   run.items = items_of(kernel, context, 4, &run.count);
   const int64_t dims[2] = {run.M, kernel->N};
   run.y = ort_output(api, context, 0, dims, 2);
+  if (run.M == 0) return NULL;
   if (!run.y) return ort_error(api, "Linear: no memory for the result");
   run_linear(kernel, context, &run);
   return NULL;
@@ -163,6 +164,7 @@ static OrtStatus *compute_low_rank(void *state, OrtContext *context) {
   run.M = (int64_t)ort_count(api, y) / kernel->N;
   const int64_t dims[2] = {run.M, kernel->N};
   run.y = ort_output(api, context, 0, dims, 2);
+  if (run.M == 0) return NULL;
   if (!run.y) return ort_error(api, "LowRank: no memory for the result");
   const float *before = ort_data(api, y);
   if (before != run.y) __builtin_memcpy(run.y, before, 4 * (size_t)(run.M * kernel->N));

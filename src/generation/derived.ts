@@ -1,14 +1,21 @@
-/** @file Tensors that follow from an adapter and the frozen weights alone (DoRA's scales): computed once per adapter. */
-import { ADAPTER_INPUT, type Adapter, DERIVED } from "../methods/index.ts";
+/**
+ * @file What follows from an adapter and the frozen weights alone, computed once per adapter: tensors (DoRA's scales), and
+ * its numbers as milora's operators read them.
+ */
+import { ADAPTER_INPUT, type Adapter, DERIVED, type LoweredModule } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
-import { type Binding, type Session, Tensor } from "../runtime/index.ts";
+import { type Binding, operators, type Session, Tensor } from "../runtime/index.ts";
 import type { SessionCache } from "./graphs.ts";
+import { PackedAdapter } from "./packed-adapter.ts";
 import type { Runner } from "./runner.ts";
 
 type Tensors = ReadonlyMap<string, Tensor>;
 
 interface Entry {
   readonly tensors: Promise<Tensors>;
+  packing: Promise<PackedAdapter> | undefined;
+  /** Once it is there. */
+  packed: PackedAdapter | undefined;
   uses: number;
   /** To be released when the last user has gone. */
   forgotten: boolean;
@@ -19,12 +26,15 @@ export interface PreparedAdapter extends Disposable {
   readonly adapter: Adapter | undefined;
   /** The numbers of a derived tensor. */
   derived(name: string): Float32Array;
+  /** For milora's operators; undefined where those are not, or there is nothing to pack. */
+  packed(lowered: readonly LoweredModule[] | undefined): Promise<PackedAdapter | undefined>;
   /** Binds the adapter's tensors to the inputs that a session has for them. */
   bind(session: Session, binding: Binding): void;
 }
 
-/** Adapters whose derived tensors are kept while unused. */
+/** How many adapters' tensors, and bytes of packed numbers, are kept while unused. */
 const KEPT = 64;
+const KEPT_BYTES = 2 ** 28;
 
 export class AdapterCache implements Disposable {
   readonly #backbone: Backbone;
@@ -42,13 +52,13 @@ export class AdapterCache implements Disposable {
   /** @param session any session of the adapter: it shows whether there is something to derive */
   async prepare(adapter: Adapter | undefined, session: Session): Promise<PreparedAdapter> {
     const derives = session.inputs.some(({ name }) => name.startsWith(DERIVED));
-    const entry = adapter && derives ? this.#enter(adapter) : undefined;
+    const entry = adapter && this.#enter(adapter, derives);
     let returned = false;
     const giveBack = (): void => {
       if (returned || !entry) return;
       returned = true;
       entry.uses--;
-      if (entry.forgotten && entry.uses === 0) entry.tensors.then(release, () => {});
+      if (entry.forgotten && entry.uses === 0) release(entry);
     };
     let derived: Tensors;
     try {
@@ -62,6 +72,7 @@ export class AdapterCache implements Disposable {
     return {
       adapter,
       derived: (name) => derived.get(DERIVED + name)!.data as Float32Array,
+      packed: async (lowered) => entry && lowered && this.#pack(entry, lowered),
       bind(target, binding) {
         for (const { name } of target.inputs) {
           if (name.startsWith(ADAPTER_INPUT)) {
@@ -81,34 +92,51 @@ export class AdapterCache implements Disposable {
     if (!entry) return;
     this.#entries.delete(adapter);
     entry.forgotten = true;
-    if (entry.uses === 0) entry.tensors.then(release, () => {});
+    if (entry.uses === 0) release(entry);
   }
 
   /** Only when nothing is in use. */
   [Symbol.dispose](): void {
-    for (const { tensors } of this.#entries.values()) tensors.then(release, () => {});
+    for (const entry of this.#entries.values()) release(entry);
     this.#entries.clear();
   }
 
-  #enter(adapter: Adapter): Entry {
+  #enter(adapter: Adapter, derives: boolean): Entry {
     let entry = this.#entries.get(adapter);
     if (entry) {
       this.#entries.delete(adapter); // to be put at the end again
     } else {
-      this.#evict();
-      entry = { tensors: this.#derive(adapter), uses: 0, forgotten: false };
+      const tensors = derives ? this.#derive(adapter) : Promise.resolve(new Map<string, Tensor>());
+      entry = { tensors, packing: undefined, packed: undefined, uses: 0, forgotten: false };
     }
     this.#entries.set(adapter, entry);
     entry.uses++;
+    this.#evict();
     return entry;
   }
 
+  async #pack(entry: Entry, lowered: readonly LoweredModule[]): Promise<PackedAdapter | undefined> {
+    const own = operators();
+    if (!own || lowered.length === 0) return undefined;
+    entry.packing ??= PackedAdapter.create(lowered, this.#backbone, own);
+    try {
+      entry.packed = await entry.packing;
+    } catch (error) {
+      entry.packing = undefined;
+      throw error;
+    }
+    return entry.packed;
+  }
+
   #evict(): void {
-    for (const [adapter, { tensors, uses }] of this.#entries) {
+    let bytes = 0;
+    for (const { packed, uses } of this.#entries.values()) if (uses === 0) bytes += packed?.byteLength ?? 0;
+    for (const [adapter, entry] of this.#entries) {
       const gone = [...adapter.tensors.values()].some((tensor) => tensor.disposed);
-      if (uses > 0 || (!gone && this.#entries.size < KEPT)) continue;
+      if (entry.uses > 0 || (!gone && this.#entries.size <= KEPT && bytes <= KEPT_BYTES)) continue;
       this.#entries.delete(adapter);
-      tensors.then(release, () => {});
+      bytes -= entry.packed?.byteLength ?? 0;
+      release(entry);
     }
   }
 
@@ -127,13 +155,24 @@ export class AdapterCache implements Disposable {
       }
       await this.#runner.run(session, binding, this.#backbone.config.numLayers);
     } catch (error) {
-      release(tensors);
+      disposeAll(tensors);
       throw error;
     }
     return tensors;
   }
 }
 
-function release(tensors: Tensors): void {
+function disposeAll(tensors: Tensors): void {
   for (const tensor of tensors.values()) tensor.dispose();
+}
+
+/** Whatever failed has nothing to release. */
+function release({ tensors, packing, packed }: Entry): void {
+  tensors.then(disposeAll, () => {});
+  if (packed) packed[Symbol.dispose]();
+  else
+    packing?.then(
+      (late) => late[Symbol.dispose](),
+      () => {},
+    );
 }

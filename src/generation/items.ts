@@ -17,7 +17,21 @@ interface RowItems {
 }
 
 /** The items of all rows that run together. */
-export class Items implements Disposable {
+export interface Items extends Disposable {
+  /** Kinds that some row has. */
+  readonly kinds: ReadonlySet<ItemKind>;
+  /** Bytes of all items, which is what a step reads. */
+  readonly bytes: number;
+  /** Takes the rows that run now, in their order. */
+  update(rows: readonly Row[], gatesOf: GatesOf): void;
+  /** Says that an adapter has no row any more. @returns whether none of those that have items has one */
+  left(resident: Resident): boolean;
+  /** Binds what has changed since the binding was last here. */
+  bind(binding: Binding, kinds: ItemKinds): void;
+}
+
+/** Items as the runtime's own operators take them: copied next to each other. */
+export class ItemCopies implements Items {
   readonly #backbone: Backbone;
   readonly #low: readonly LowList[];
   readonly #lowOf: ReadonlyMap<string, { readonly list: LowList; readonly site: Site }>;
@@ -43,7 +57,6 @@ export class Items implements Disposable {
     );
   }
 
-  /** Kinds that some row has. */
   get kinds(): ReadonlySet<ItemKind> {
     const some = (lists: Iterable<LowList | VectorList>): boolean => [...lists].some(({ count }) => count > 0);
     const kinds = new Set<ItemKind>(some(this.#low) ? ["low"] : []);
@@ -51,12 +64,10 @@ export class Items implements Disposable {
     return kinds;
   }
 
-  /** Bytes of all items, which is what a step reads. */
   get bytes(): number {
     return [...this.#lists()].reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
-  /** Takes the rows that run now, in their order. */
   update(rows: readonly Row[], gatesOf: GatesOf): void {
     const indexOf = new Map(rows.map((row, index) => [row, index]));
     const gone = new Set([...this.#placed].filter((row) => !indexOf.has(row)));
@@ -79,13 +90,11 @@ export class Items implements Disposable {
     for (const list of this.#lists()) if (list.count > 0) list.place(indexOf);
   }
 
-  /** Says that an adapter has no row any more. @returns whether none of those that have items has one */
   left(resident: Resident): boolean {
     this.#left.add(resident);
     return [...this.#placed].every((row) => this.#left.has(row.resident));
   }
 
-  /** Binds what has changed since the binding was last here. */
   bind(binding: Binding, kinds: ItemKinds): void {
     let known = this.#bound.get(binding);
     if (!known) {

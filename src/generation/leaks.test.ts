@@ -1,7 +1,7 @@
 /** @file What breaks off half-way (a client that leaves, an adapter that goes) leaves no tensor behind. */
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { Backbone } from "../models/index.ts";
-import { Tensor } from "../runtime/index.ts";
+import { operators, Tensor } from "../runtime/index.ts";
 import { Batch } from "./batch.ts";
 import { Engine } from "./engine.ts";
 import { Bench, moved, smallConfig } from "./testing.ts";
@@ -76,7 +76,9 @@ test("steps whose adapter has gone", async () => {
     const adapter = moved(backbone, "lora");
     await batch.admit([{ tokens: long, adapter }]);
     adapter.dispose();
-    await expect(batch.step([3])).rejects.toMatchObject({ code: "TENSOR_FREED" });
+    // milora's operators have a copy of its numbers.
+    if (operators()) await batch.step([3]);
+    else await expect(batch.step([3])).rejects.toMatchObject({ code: "TENSOR_FREED" });
   }
   expect(left()).toEqual([]);
 });

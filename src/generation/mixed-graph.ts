@@ -1,6 +1,21 @@
 /** @file One token for rows of many adapters in one graph: the backbone, and what items add to the rows they belong to. */
-import { add, fusedMatmul, type Graph, gather, mul, mulDims, reshape, scatterRows } from "../graph/index.ts";
-import { type Backbone, type Hooks, joinedSites, type Site } from "../models/index.ts";
+import {
+  add,
+  applyItems,
+  fusedMatmul,
+  type Graph,
+  gather,
+  mul,
+  mulDims,
+  reshape,
+  scatterRows,
+  type Value,
+} from "../graph/index.ts";
+import { type Backbone, type Hooks, joinedSites, type Site, type SiteWeight } from "../models/index.ts";
+import { operators } from "../runtime/index.ts";
+
+/** Numbers of an item in a table, see `ITEM`. */
+export const ITEM_WIDTH = 11;
 
 /**
  * What adapters do to a module, by kind; a row that has nothing of a kind has no item and costs nothing.
@@ -69,9 +84,49 @@ export const vectorInputs = (kind: VectorKind, { path }: Site) => ({
 export const vectorWidth = (kind: VectorKind, { inFeatures, outFeatures }: Site): number =>
   kind === "input" ? inFeatures : outFeatures;
 
+/** Input of a group where milora's operators are: int64 [n, 11], see `ITEM`. */
+export const itemTable = ({ name }: ItemGroup): string => `items.${name}`;
+
 /** The hooks of a decoding graph that adds items. */
 export function itemHooks(graph: Graph, backbone: Backbone, kinds: ItemKinds): Hooks {
   const groups = new Map(itemGroups(backbone).map((group) => [group.name, group]));
+  return operators() ? tableHooks(graph, groups, kinds) : copyHooks(graph, groups, kinds);
+}
+
+type Groups = ReadonlyMap<string, ItemGroup>;
+
+/** With milora's operators: tables say where the numbers of items are. */
+function tableHooks(graph: Graph, groups: Groups, kinds: ItemKinds): Hooks {
+  const joined: NonNullable<Hooks["joined"]> = ([first], x, y) => {
+    const group = groups.get(first!.path)!;
+    return applyItems(x, y, graph.input(itemTable(group), "int64", [`n.${group.name}`, ITEM_WIDTH]));
+  };
+  return {
+    joined,
+    linear(site, x, y, weight) {
+      const result = groups.get(site.path)?.sites.length === 1 ? joined([site], x, y) : y;
+      return kinds.includes("input") ? withScaledInputs(graph, site, x, result, weight) : result;
+    },
+  };
+}
+
+/** Rows with a vector of the kind `input` get W (s ∘ x) + b in place of y. */
+function withScaledInputs(graph: Graph, site: Site, x: Value, y: Value, weight: SiteWeight): Value {
+  const { n, rows, values } = vectorsOf(graph, "input", site);
+  const own = reshape(gather(x, rows), [n, site.inFeatures]);
+  const product = weight.project(mul(own, values)); // [n, out]
+  return scatterRows(y, rows, weight.bias ? add(product, weight.bias) : product, "none");
+}
+
+function vectorsOf(graph: Graph, kind: VectorKind, site: Site) {
+  const names = vectorInputs(kind, site);
+  const n = `n.${names.rows}`;
+  const rows = graph.input(names.rows, "int64", [n, 1]);
+  return { n, rows, values: graph.input(names.values, "float32", [n, vectorWidth(kind, site)]) };
+}
+
+/** With the runtime's operators alone: items are copied next to each other. */
+function copyHooks(graph: Graph, groups: Groups, kinds: ItemKinds): Hooks {
   let lists = 0;
   const joined: NonNullable<Hooks["joined"]> = ([first], x, y) => {
     const group = groups.get(first!.path)!;
@@ -93,25 +148,14 @@ export function itemHooks(graph: Graph, backbone: Backbone, kinds: ItemKinds): H
     const cells = reshape(y, [mulDims(N, units), 1, unit]);
     return reshape(scatterRows(cells, unitRows, change), [N, units * unit]);
   };
-  const vectorsOf = (kind: VectorKind, site: Site) => {
-    const names = vectorInputs(kind, site);
-    const n = `n${lists++}`;
-    const rows = graph.input(names.rows, "int64", [n, 1]);
-    return { n, rows, values: graph.input(names.values, "float32", [n, vectorWidth(kind, site)]) };
-  };
   return {
     joined,
     linear(site, x, y, weight) {
       let result = groups.get(site.path)?.sites.length === 1 ? joined([site], x, y) : y;
-      if (kinds.includes("input")) {
-        const { n, rows, values } = vectorsOf("input", site);
-        const own = reshape(gather(x, rows), [n, site.inFeatures]);
-        const product = weight.project(mul(own, values)); // [n, out]
-        result = scatterRows(result, rows, weight.bias ? add(product, weight.bias) : product, "none");
-      }
+      if (kinds.includes("input")) result = withScaledInputs(graph, site, x, result, weight);
       for (const kind of ["scale", "bias"] as const) {
         if (!kinds.includes(kind)) continue;
-        const { rows, values } = vectorsOf(kind, site);
+        const { rows, values } = vectorsOf(graph, kind, site);
         result = scatterRows(result, rows, values, kind === "scale" ? "mul" : "add");
       }
       return result;

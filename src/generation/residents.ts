@@ -2,6 +2,7 @@
 import type { Adapter, LoweredModule } from "../methods/index.ts";
 import type { PreparedAdapter } from "./derived.ts";
 import type { Lease } from "./graphs.ts";
+import type { PackedAdapter } from "./packed-adapter.ts";
 import type { Shared } from "./prefill.ts";
 
 /** An adapter, or none, with what reading its prompts takes. */
@@ -12,6 +13,8 @@ export interface Resident extends Lease {
   readonly prepared: PreparedAdapter;
   /** What it does in decoding, for rows of several adapters at once; undefined where its method cannot be put so. */
   readonly lowered: readonly LoweredModule[] | undefined;
+  /** The same for milora's operators, where they are. */
+  readonly packed: PackedAdapter | undefined;
 }
 
 /** Counts the rows of each adapter of a batch; one without rows is given back. */
@@ -64,17 +67,19 @@ export class Residents implements Disposable {
   async #make(adapter: Adapter | undefined): Promise<Resident> {
     const { sessions, adapters } = this.#shared;
     const lease = await sessions.lease({ kind: "prefill", adapter });
-    try {
-      const prepared = await adapters.prepare(adapter, lease.session);
-      const close = (): void => {
-        prepared[Symbol.dispose]();
-        lease[Symbol.dispose]();
-      };
-      const lowered = lower(adapter, prepared);
-      const id = this.#made++;
-      return { id, adapter, session: lease.session, prefix: lease.prefix, prepared, lowered, [Symbol.dispose]: close };
-    } catch (error) {
+    let prepared: PreparedAdapter | undefined;
+    const close = (): void => {
+      prepared?.[Symbol.dispose]();
       lease[Symbol.dispose]();
+    };
+    try {
+      prepared = await adapters.prepare(adapter, lease.session);
+      const lowered = lower(adapter, prepared);
+      const packed = await prepared.packed(lowered);
+      const { session, prefix } = lease;
+      return { id: this.#made++, adapter, session, prefix, prepared, lowered, packed, [Symbol.dispose]: close };
+    } catch (error) {
+      close();
       throw error;
     }
   }

@@ -1,8 +1,9 @@
 /** @file Steps of a batch: which rows run together in which session, and the bindings of those sessions. */
-import { type Binding, Tensor } from "../runtime/index.ts";
+import { type Binding, operators, Tensor } from "../runtime/index.ts";
 import { bindCache, type KvCache } from "./cache.ts";
 import { type Lease, type Program, type SharedRoute, STATE } from "./graphs.ts";
-import { Items } from "./items.ts";
+import { ItemTables } from "./item-tables.ts";
+import { ItemCopies, type Items } from "./items.ts";
 import { sessionKinds } from "./mixed-graph.ts";
 import type { Shared } from "./prefill.ts";
 import type { Resident } from "./residents.ts";
@@ -126,7 +127,7 @@ export class Steps implements Disposable {
     const runs = runsOf(rows);
     if (!shared) return runs;
     const { first, end } = shared;
-    this.#items ??= new Items(this.#shared.backbone, this.#maxRows);
+    this.#items ??= new (operators() ? ItemTables : ItemCopies)(this.#shared.backbone, this.#maxRows);
     const { state } = this.#tensors;
     this.#items.update(rows.slice(first, end), (row) => {
       const { adapter } = rows[first + row]!.resident;
@@ -216,11 +217,15 @@ function close({ binding, views, lease }: Bound): void {
   lease[Symbol.dispose]();
 }
 
-/** From the first to after the last of the rows that have the form of items, where they are of several adapters. */
+/**
+ * From the first to after the last of the rows that have the form of items, where items are the faster way: under
+ * milora's operators always, else where rows are of several adapters.
+ */
 function mixedRange(rows: readonly Row[]): { first: number; end: number } | undefined {
   const has = ({ resident }: Row): boolean => resident.lowered !== undefined;
   const residents = new Set(rows.filter(has).map(({ resident }) => resident));
-  return residents.size > 1 ? { first: rows.findIndex(has), end: rows.findLastIndex(has) + 1 } : undefined;
+  const adapted = operators() !== undefined && [...residents].some(({ adapter }) => adapter);
+  return adapted || residents.size > 1 ? { first: rows.findIndex(has), end: rows.findLastIndex(has) + 1 } : undefined;
 }
 
 /** Neighbours of one adapter run together. */

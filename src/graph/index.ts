@@ -48,7 +48,7 @@ export {
   unsqueeze,
 } from "./ops/layout.ts";
 export { addedTo, fusedMatmul, type GemmOptions, gemm, matmul } from "./ops/linear.ts";
-export { gatherNBits, matmulNBits, type NBitsWeight } from "./ops/quantized.ts";
+export { applyItems, gatherNBits, matmulNBits, type NBitsWeight } from "./ops/quantized.ts";
 export {
   argmax,
   cumsum,

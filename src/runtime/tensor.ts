@@ -180,6 +180,16 @@ export class Tensor implements Disposable {
     return this.#handle.memory.device;
   }
 
+  /**
+   * Where its elements begin, for operators that are told addresses. It holds as long as the tensor, or a view of it, does.
+   *
+   * @throws RuntimeError TENSOR_FREED after dispose
+   */
+  get address(): Pointer {
+    requireUsable(this.#handle, "a tensor");
+    return this.#handle.memory.address + BigInt(this.#byteOffset);
+  }
+
   /** True once disposed. */
   get disposed(): boolean {
     return this.#handle.released;

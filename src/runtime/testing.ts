@@ -1,6 +1,7 @@
 /** @file Tiny ONNX models for the tests of this room, written with the plain ONNX schema. */
 import { create, toBinary } from "@bufbuild/protobuf";
 import {
+  type AttributeProto,
   AttributeProto_AttributeType,
   AttributeProtoSchema,
   GraphProtoSchema,
@@ -18,6 +19,7 @@ import {
   ValueInfoProtoSchema,
 } from "onnx-buf";
 import { DTYPES, type DType } from "./dtypes.ts";
+import { OPERATOR_DOMAIN } from "./operators.ts";
 
 type Dim = number | string;
 type Ports = Record<string, [DType, Dim[]]>;
@@ -26,8 +28,8 @@ export interface TestNode {
   op: string;
   inputs: string[];
   outputs: string[];
-  /** Integers or lists of integers. */
-  attributes?: Record<string, number | number[]>;
+  /** Integers, lists of integers, or floats. */
+  attributes?: Record<string, number | number[] | { readonly float: number }>;
   domain?: string;
 }
 
@@ -56,7 +58,14 @@ function valueInfo(name: string, [dtype, shape]: [DType, Dim[]]): ValueInfoProto
   });
 }
 
-/** The bytes of a ModelProto, opset 21 plus com.microsoft. */
+function attribute(name: string, value: number | number[] | { readonly float: number }): AttributeProto {
+  const { INT, INTS, FLOAT } = AttributeProto_AttributeType;
+  if (Array.isArray(value)) return create(AttributeProtoSchema, { name, type: INTS, ints: value.map(BigInt) });
+  if (typeof value === "number") return create(AttributeProtoSchema, { name, type: INT, i: BigInt(value) });
+  return create(AttributeProtoSchema, { name, type: FLOAT, f: value.float });
+}
+
+/** The bytes of a ModelProto, opset 21 plus com.microsoft and milora's own operators. */
 export function testModel(model: TestModel): Uint8Array {
   const ports = (of: Ports): ValueInfoProto[] => Object.entries(of).map(([name, port]) => valueInfo(name, port));
   const graph = create(GraphProtoSchema, {
@@ -70,11 +79,7 @@ export function testModel(model: TestModel): Uint8Array {
         domain: domain ?? "",
         input: inputs,
         output: outputs,
-        attribute: Object.entries(attributes ?? {}).map(([name, value]) =>
-          Array.isArray(value)
-            ? create(AttributeProtoSchema, { name, type: AttributeProto_AttributeType.INTS, ints: value.map(BigInt) })
-            : create(AttributeProtoSchema, { name, type: AttributeProto_AttributeType.INT, i: BigInt(value) }),
-        ),
+        attribute: Object.entries(attributes ?? {}).map(([name, value]) => attribute(name, value)),
       }),
     ),
     initializer: Object.entries(model.external ?? {}).map(([name, [dtype, shape]]) =>
@@ -94,6 +99,7 @@ export function testModel(model: TestModel): Uint8Array {
       opsetImport: [
         create(OperatorSetIdProtoSchema, { domain: "", version: 21n }),
         create(OperatorSetIdProtoSchema, { domain: "com.microsoft", version: 1n }),
+        create(OperatorSetIdProtoSchema, { domain: OPERATOR_DOMAIN, version: 1n }),
       ],
       graph,
     }),

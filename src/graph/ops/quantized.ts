@@ -1,7 +1,7 @@
 /** @file Weights stored in blocks of 4 or 8 bits: the product with one, its gradient, and looking up rows. */
 import { OPERATOR_DOMAIN, operators } from "../../runtime/index.ts";
-import { producedBy, type Value } from "../graph.ts";
-import { int, type Lowering, type OnnxAttributes } from "../lowering.ts";
+import { type None, none, producedBy, type Value } from "../graph.ts";
+import { int, type OnnxAttributes } from "../lowering.ts";
 import { type Dim, formatShape, mulDims, shapesEqual } from "../shape.ts";
 import { apply1, needDtype, op, sameDtype } from "./common.ts";
 import { elementwiseOps } from "./elementwise.ts";
@@ -52,7 +52,7 @@ export const quantizedOps = {
     lower(to) {
       const { K, N, bits, blockSize, accuracyLevel } = to.attributes;
       const shape = { K: int(K), N: int(N), bits: int(bits), block_size: int(blockSize) };
-      if (hasLinear(to)) to.emit("Linear", to.ins, shape, to.outs, OPERATOR_DOMAIN);
+      if (hasLinear(to.node.inputs, to.attributes)) to.emit("Linear", to.ins, shape, to.outs, OPERATOR_DOMAIN);
       else {
         const attributes = { ...shape, accuracy_level: int(accuracyLevel) };
         to.emit("MatMulNBits", to.ins, attributes, to.outs, "com.microsoft");
@@ -67,6 +67,24 @@ export const quantizedOps = {
         return K % blockSize === 0 ? padded : slice(padded, 1, 0, K);
       };
       return [dx];
+    },
+  }),
+  /** `matmulNBits` of rows, with what adapters do to them: inputs x, quantized, scales, items. Operators only. */
+  linearItems: op<NBits>("linearItems", {
+    infer: ({ inputs: [x], attributes: { N } }) => ({ dtype: x!.dtype, shape: [x!.shape[0]!, N] }),
+    lower(to) {
+      const { K, N, bits, blockSize } = to.attributes;
+      const attributes = { K: int(K), N: int(N), bits: int(bits), block_size: int(blockSize) };
+      const [x, quantized, scales, items] = to.ins as [string, string, string, string];
+      to.emit("Linear", [x, quantized, scales, "", items], attributes, to.outs, OPERATOR_DOMAIN);
+    },
+  }),
+  /** y with what adapters do to it: inputs x, y, items. Operators only. */
+  lowRankItems: op<None>("lowRankItems", {
+    infer: ({ inputs: [, y] }) => y!,
+    lower(to) {
+      const [K, N] = to.node.inputs.map(({ shape }) => shape.at(-1) as number) as [number, number];
+      to.emit("LowRank", to.ins, { K: int(K), N: int(N) }, to.outs, OPERATOR_DOMAIN);
     },
   }),
   /**
@@ -136,8 +154,8 @@ export const quantizedOps = {
 };
 
 /** Whether milora's own operator can compute a product: rows times a weight whose zero point is in the middle. */
-function hasLinear({ node, attributes: { accuracyLevel, blockSize } }: Lowering<NBits>): boolean {
-  const [x, , , zeroPoints] = node.inputs;
+function hasLinear(inputs: readonly Value[], { accuracyLevel, blockSize }: NBits): boolean {
+  const [x, , , zeroPoints] = inputs;
   const fits = x!.shape.length === 2 && x!.dtype === "float32" && !zeroPoints && [32, 64, 128].includes(blockSize);
   return fits && accuracyLevel === 4 && operators() !== undefined;
 }
@@ -179,6 +197,19 @@ export function matmulNBits(x: Value, weight: NBitsWeight): Value {
   const inputs = zeroPoints ? [x, quantized, scales, zeroPoints] : [x, quantized, scales];
   const attributes = { K, N, bits, blockSize, accuracyLevel, ...(levels && { levels }) };
   return apply1(quantizedOps.matmulNBits, inputs, attributes);
+}
+
+/**
+ * y [N, out], made from x [N, in], with what adapters do to some of its rows: `items` int64 [n, 11] are structs Item of
+ * native/kernels.h. A product with a quantised weight and its items are one node. Only where there are `operators`.
+ */
+export function applyItems(x: Value, y: Value, items: Value): Value {
+  const product = producedBy(y, quantizedOps.matmulNBits);
+  if (!product || product.inputs[0] !== x || !hasLinear(product.inputs, product.attributes)) {
+    return apply1(quantizedOps.lowRankItems, [x, y, items], none);
+  }
+  const { levels: _levels, ...attributes } = product.attributes;
+  return apply1(quantizedOps.linearItems, [...product.inputs, items], attributes);
 }
 
 /** Rows of a quantised embedding table: quantized uint8 [rows, columns * bits / 8], scales [rows, columns / blockSize]. */
