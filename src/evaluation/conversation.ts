@@ -1,5 +1,5 @@
 /** @file Answers to conversations: turn by turn through the engine, each with the answers before it in its prompt. */
-import { InputError } from "../base/index.ts";
+import { InputError, sum } from "../base/index.ts";
 import type { Engine } from "../generation/index.ts";
 import type { Tokenizer } from "../models/index.ts";
 import type { Template } from "../training/index.ts";
@@ -58,7 +58,7 @@ export interface ConversationResult {
 /** What un-tuned models go on with after an answer: the next heading of the template. */
 const ALPACA_STOP = ["\n### Instruction:"];
 
-export function conversationTemplate(tokenizer: Tokenizer): Template {
+function conversationTemplate(tokenizer: Tokenizer): Template {
   return tokenizer.hasChatTemplate ? "chat" : "alpaca";
 }
 
@@ -89,7 +89,7 @@ export async function answerTask(
   const context = await engine.contextOf(adapter);
   const decodings = documents.map((document) => decodingOf(form, document, template, context, options));
   const answers: string[][] = documents.map(() => []);
-  const total = documents.reduce((sum, { turns }) => sum + turns!.length, 0);
+  const total = sum(documents.map(({ turns }) => turns!.length));
   const prompts: (readonly number[])[] = [];
   let [done, cut, unfinished] = [0, 0, 0];
   for (let turn = 0; done < total; turn++) {

@@ -1,5 +1,6 @@
 /** @file `milora usage`: requests and tokens by tenant, key, adapter, day and hour. */
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { sum } from "../../base/index.ts";
 import type { UsageColumn, UsageRow } from "../../serving/index.ts";
 import { type AdminFlags, administer, SERVER } from "../admin.ts";
 import { openAdministration, time } from "../tenants/flags.ts";
@@ -67,7 +68,7 @@ function rowOf(row: UsageRow, by: readonly UsageColumn[]): string[] {
 
 function totalOf(rows: readonly UsageRow[], by: readonly UsageColumn[]): string[] {
   const total = (count: "requests" | "promptTokens" | "completionTokens") =>
-    grouped(rows.reduce((sum, row) => sum + row[count], 0));
+    grouped(sum(rows.map((row) => row[count])));
   return [
     ...by.map((_, i) => (i === 0 ? "all" : "")),
     total("requests"),

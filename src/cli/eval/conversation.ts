@@ -1,7 +1,7 @@
 /** @file `milora eval --tasks mt_bench`: answers first, which are kept; then a judge, when one is named. */
 import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { InputError, writeFileAtomic } from "../../base/index.ts";
+import { InputError, sum, writeFileAtomic } from "../../base/index.ts";
 import {
   type AnsweredQuestion,
   type AnsweredRow,
@@ -163,7 +163,7 @@ function outputOf({ output, answers }: EvalFlags, task: Task): string | undefine
 }
 
 function warnOfLengths({ task, cut, unfinished, samples }: ConversationResult): void {
-  const total = samples.reduce((sum, { answers }) => sum + answers.length, 0);
+  const total = sum(samples.map(({ answers }) => answers.length));
   if (cut > 0) warn(`${task}: ${cut} of ${total} prompts are longer than the context and lost their beginning`);
   if (unfinished > 0) note(`${task}: ${unfinished} of ${total} answers are as long as they may be (--max-new-tokens)`);
 }

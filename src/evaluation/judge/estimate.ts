@@ -31,7 +31,7 @@ const FRAME_TOKENS = 4;
 /** What a judge writes before and with its verdict, about; GPT-4's judgements of MT-Bench have 100 to 300. */
 const EXPLANATION_TOKENS = 300;
 
-export function tokensOfText(text: string): number {
+function tokensOfText(text: string): number {
   return Math.ceil(Buffer.byteLength(text) / BYTES_OF_TOKEN);
 }
 

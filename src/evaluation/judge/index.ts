@@ -1,5 +1,5 @@
 /** @file Judging of conversations by a model behind an OpenAI-compatible endpoint. */
-export { type JudgingCost, judgingCost, moneyOf, type Prices, tokensOfText } from "./estimate.ts";
+export { type JudgingCost, judgingCost, moneyOf, type Prices } from "./estimate.ts";
 export {
   type AnsweredQuestion,
   type Graded,

@@ -1,7 +1,7 @@
 /** @file Does what a plan lacks: trains, measures, keeps what is finished, and goes on past what fails. */
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { MiloraError, reasonOf } from "../../base/index.ts";
+import { MiloraError, reasonOf, sum } from "../../base/index.ts";
 import { readMetrics, type TrainingEvent, type TrainingResult, trainTogether } from "../../training/index.ts";
 import { measureCell } from "./measure.ts";
 import type { Plan, PlannedCell, PlannedRun, World } from "./plan.ts";
@@ -161,7 +161,7 @@ class Runner {
     const { store } = this.#world;
     const share = seconds / company;
     const metrics = readMetrics(join(store.runDirectory(run.id), "metrics.jsonl"));
-    const tokens = metrics.reduce((sum, line) => sum + (line.type === "step" ? line.tokens : 0), 0);
+    const tokens = sum(metrics.map((line) => (line.type === "step" ? line.tokens : 0)));
     const value = { steps, stoppedBecause, devPerplexity: best?.devPerplexity ?? null };
     // Checkpoints were there to go on from; what is finished needs none.
     rmSync(join(store.runDirectory(run.id), "checkpoints"), { recursive: true, force: true });

@@ -1,7 +1,7 @@
 /** @file The adapter registry: names in the database, files by content, tensors in memory while they are used. */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { MiloraError, reasonOf } from "../../base/index.ts";
+import { MiloraError, reasonOf, sum } from "../../base/index.ts";
 import type { Adapter } from "../../methods/index.ts";
 import type { BackboneConfig } from "../../models/index.ts";
 import { readArchive } from "./archive.ts";
@@ -260,7 +260,7 @@ export class AdapterRegistry implements AsyncDisposable {
     };
     using adapter = await loadAdapter(directory, this.#backbone, { reserve, gate: this.#loads });
     const { method, specs, config } = adapter;
-    const parameters = specs.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+    const parameters = sum(specs.map(({ shape }) => shape.reduce((a, b) => a * b, 1)));
     const rank = (config as { readonly r?: unknown }).r;
     return {
       ...{ method: method.name, rank: typeof rank === "number" ? rank : null },

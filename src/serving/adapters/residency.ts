@@ -1,5 +1,5 @@
 /** @file Adapters in memory: loaded once for many callers, counted while in use, evicted least recently used first, never beyond the budget. */
-import { InputError, MiloraError } from "../../base/index.ts";
+import { InputError, MiloraError, sum } from "../../base/index.ts";
 import type { Adapter } from "../../methods/index.ts";
 
 export interface ResidencyOptions {
@@ -269,7 +269,7 @@ export class Residency implements AsyncDisposable {
   /** Whether there would be room if all that is not pinned went. */
   #couldFit({ bytes }: Waiter): boolean {
     const pinned = [...this.#slots.values()].filter((slot) => slot.pinned && slot.reserved);
-    const taken = pinned.reduce((sum, slot) => sum + slot.bytes, 0);
+    const taken = sum(pinned.map(({ bytes: own }) => own));
     return taken + bytes <= this.#options.maxBytes && pinned.length < this.#options.maxAdapters;
   }
 

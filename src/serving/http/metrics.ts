@@ -1,13 +1,14 @@
 /** @file Prometheus metrics of a server, with a cap on the tenants and adapters that they tell apart. */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+import { sum } from "../../base/index.ts";
 import type { Engine, GenerationResult, Scheduler, SchedulerObserver } from "../../generation/index.ts";
 import { type AdapterRegistry, qualified } from "../adapters/index.ts";
 
 /** Label of everything beyond the cap. */
-export const OTHER = "other";
+const OTHER = "other";
 
 /** Names that get a label of their own, first come first served; whoever names things cannot fill the memory. */
-export class LabelCap {
+class LabelCap {
   readonly #most: number;
   readonly #known = new Set<string>();
 
@@ -76,15 +77,12 @@ export class Metrics {
       token: (request, ms) => this.#interToken.observe(this.#labels(request), ms / 1000),
       finished: (request, outcome) => {
         const labels = this.#labels(request);
-        const failed = outcome instanceof Error;
-        this.#requests.inc({ ...labels, outcome: failed ? "error" : (outcome[0]?.finishReason ?? "length") });
-        if (failed) return;
+        const ended = outcome instanceof Error ? "error" : (outcome[0]?.finishReason ?? "length");
+        this.#requests.inc({ ...labels, outcome: ended });
+        if (outcome instanceof Error) return;
         this.#promptTokens.inc(labels, request.prompt.length);
-        this.#generatedTokens.inc(
-          labels,
-          (outcome as GenerationResult[]).reduce((sum, { tokens }) => sum + tokens.length, 0),
-        );
-        this.#route(labels.adapter, (outcome as GenerationResult[])[0]);
+        this.#generatedTokens.inc(labels, sum(outcome.map(({ tokens }) => tokens.length)));
+        this.#route(labels.adapter, outcome[0]);
       },
       step: ({ rows, adapters, ms }) => {
         this.#rows.observe(rows);

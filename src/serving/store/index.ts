@@ -8,9 +8,6 @@ export {
   OPEN_TENANT,
   type TenantChanges,
   tenantChangesSchema,
-  tenantIdSchema,
-  tenantNameSchema,
-  tenantWeightSchema,
 } from "./tenants.ts";
 export * from "./types.ts";
 export type { Charge } from "./usage.ts";

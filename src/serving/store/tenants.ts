@@ -12,20 +12,20 @@ export const OPEN_TENANT = "default";
 /** Names that mean something else where a tenant's may stand. */
 const RESERVED = ["admin", "base", "open", "shared"];
 
-export const tenantIdSchema = z
+const tenantIdSchema = z
   .string()
   .regex(
     /^[a-z0-9][a-z0-9._-]{0,62}$/,
     "must be 1 to 63 of a-z, 0-9, '.', '_' and '-', and begin with a letter or digit",
   )
   .refine((id) => !RESERVED.includes(id), `must not be one of ${RESERVED.join(", ")}`);
-export const tenantNameSchema = z
+const tenantNameSchema = z
   .string()
   .trim()
   .min(1)
   .max(200)
   .regex(/^\P{Cc}*$/u, "must be on one line");
-export const tenantWeightSchema = z.number().min(0.01).max(100);
+const tenantWeightSchema = z.number().min(0.01).max(100);
 
 export const newTenantSchema = z.strictObject({
   id: tenantIdSchema,

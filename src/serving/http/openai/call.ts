@@ -1,7 +1,7 @@
 /** @file One request on its way through: its model, its admission, its tokens, and what they cost. */
 import { setMaxListeners } from "node:events";
 import type { FastifyReply, FastifyRequest } from "fastify";
-import { InputError } from "../../../base/index.ts";
+import { InputError, sum } from "../../../base/index.ts";
 import type { ChoiceToken, GenerationResult, RouteReport, SamplingOptions } from "../../../generation/index.ts";
 import type { Adapter } from "../../../methods/index.ts";
 import type { Tokenizer } from "../../../models/index.ts";
@@ -106,7 +106,7 @@ export class Call {
     const { store, registry, scheduler, config } = this.#services;
     const { principal, facts } = this.#request;
     const { record, signal } = this;
-    const promptTokens = ask.prompts.reduce((sum, prompt) => sum + prompt.length, 0);
+    const promptTokens = sum(ask.prompts.map(({ length }) => length));
     const most = ask.prompts.length * ask.candidates * (await this.#newTokens(ask));
     let generated = 0;
     let read = 0;
@@ -181,19 +181,18 @@ export function usageOf(
   prompts: readonly (readonly number[])[],
   results: readonly (readonly GenerationResult[])[],
 ): Usage {
-  const prompt_tokens = prompts.reduce((sum, prompt) => sum + prompt.length, 0);
-  const completion_tokens = results.flat().reduce((sum, { tokens }) => sum + tokens.length, 0);
+  const prompt_tokens = sum(prompts.map(({ length }) => length));
+  const completion_tokens = sum(results.flat().map(({ tokens }) => tokens.length));
   const total_tokens = prompt_tokens + completion_tokens;
   // All answers to a prompt come of one reading.
-  const cached_tokens = results.reduce((total, [first]) => total + (first?.cachedTokens ?? 0), 0);
+  const cached_tokens = sum(results.map(([first]) => first?.cachedTokens ?? 0));
   return { prompt_tokens, completion_tokens, total_tokens, prompt_tokens_details: { cached_tokens } };
 }
 
 /** The `n` likeliest answers, by log-probability per token; in their order where there are no more than `n`. */
 export function best(results: readonly GenerationResult[], n: number): readonly GenerationResult[] {
   if (results.length <= n) return results;
-  const mean = ({ logprobs }: GenerationResult): number =>
-    logprobs.reduce((sum, logprob) => sum + logprob, 0) / Math.max(1, logprobs.length);
+  const mean = ({ logprobs }: GenerationResult): number => sum(logprobs) / Math.max(1, logprobs.length);
   return results.toSorted((a, b) => mean(b) - mean(a)).slice(0, n);
 }
 
