@@ -352,6 +352,9 @@ INLINE float one_as(const void *p, int64_t at, const int half) {
   return half ? half_to_float(((const uint16_t *)p)[at]) : ((const float *)p)[at];
 }
 
+/* Asks for memory that is read soon: what is read once comes from far away, and the processor does not look beyond a page. */
+INLINE void ahead(const void *p, int64_t bytes) { __builtin_prefetch((const char *)p + bytes, 0, 3); }
+
 INLINE void project_as(const void *a, const float *x, int64_t in, int64_t from, int64_t to, float *low, const int half) {
   int64_t r = from;
   for (; r + 4 <= to; r += 4) {
@@ -363,6 +366,11 @@ INLINE void project_as(const void *a, const float *x, int64_t in, int64_t from, 
       s1 = multiply_add(load_as(a, (r + 1) * in + i, half), v, s1);
       s2 = multiply_add(load_as(a, (r + 2) * in + i, half), v, s2);
       s3 = multiply_add(load_as(a, (r + 3) * in + i, half), v, s3);
+      if (i % 32 == 0) {
+        /* The next four rows lie where these end. */
+        const char *next = (const char *)a + (half ? 2 : 4) * ((r + 4) * in + 4 * i);
+        for (int j = 0; j < (half ? 4 : 8); j++) ahead(next, 64 * j);
+      }
     }
     float t[4];
     _mm_storeu_ps(t, totals(s0, s1, s2, s3));
@@ -385,40 +393,50 @@ static void project(const Item *item, const float *x, int64_t in, int64_t from, 
   else project_as(item->a, x, in, from, to, low, 0);
 }
 
-/* Four vectors of outputs at a time, so that sums stay in registers over all ranks. */
-INLINE void expand_as(const Item *item, const float *low, int64_t from, int64_t to, float *y, const int half) {
-  const int64_t rank = item->a ? item->rank : 0, outputs = item->outputs;
+/* `width` outputs, at most BAND and in whole vectors but for the last `rest`, whose sums stay in registers over all ranks. */
+INLINE void expand_band(const void *b, int64_t bandWidth, const Item *item, int64_t rank, const float *low, int64_t o, int64_t width, float *y,
+                        const int half, const int vectors) {
   const int linear = !item->scale && !item->bias, whole = linear || item->gate == 1;
   const float factor = (float)(linear ? item->factor * item->gate : item->factor), gate = (float)item->gate;
-  const void *b = item->b;
-  int64_t o = from;
-  for (; o + 4 * LANES <= to; o += 4 * LANES) {
-    vec s0 = zero(), s1 = zero(), s2 = zero(), s3 = zero();
-    for (int64_t r = 0; r < rank; r++) {
-      const vec l = all(low[r]);
-      const int64_t at = r * outputs + o;
-      s0 = multiply_add(load_as(b, at, half), l, s0);
-      s1 = multiply_add(load_as(b, at + LANES, half), l, s1);
-      s2 = multiply_add(load_as(b, at + 2 * LANES, half), l, s2);
-      s3 = multiply_add(load_as(b, at + 3 * LANES, half), l, s3);
-    }
-    const vec sums[4] = {s0, s1, s2, s3};
-    for (int j = 0; j < 4; j++) {
-      const int64_t at = o + j * LANES;
-      const vec before = load(y + at);
-      vec t = multiply_add(sums[j], all(factor), before);
-      if (item->scale) t = times(t, load(item->scale + at));
-      if (item->bias) t = plus(t, load(item->bias + at));
-      store(y + at, whole ? t : multiply_add(minus(t, before), all(gate), before));
-    }
+  vec sums[BAND / 8];
+  for (int j = 0; j < vectors; j++) sums[j] = zero();
+  for (int64_t r = 0; r < rank; r++) {
+    const vec l = all(low[r]);
+    for (int j = 0; j < vectors; j++) sums[j] = multiply_add(load_as(b, r * bandWidth + j * LANES, half), l, sums[j]);
+    ahead(b, (half ? 2 : 4) * (r * bandWidth) + 1024);
+    if (!half) ahead(b, 4 * (r * bandWidth) + 1024 + 64);
+    if (vectors * LANES > 32) ahead(b, (half ? 2 : 4) * (r * bandWidth) + 1024 + 128 * !half + 64);
   }
-  for (; o < to; o++) {
+  for (int j = 0; j < vectors; j++) {
+    const int64_t at = o + j * LANES;
+    const vec before = load(y + at);
+    vec t = multiply_add(sums[j], all(factor), before);
+    if (item->scale) t = times(t, load(item->scale + at));
+    if (item->bias) t = plus(t, load(item->bias + at));
+    store(y + at, whole ? t : multiply_add(minus(t, before), all(gate), before));
+  }
+  for (int64_t i = vectors * LANES; i < width; i++) {
     float sum = 0;
-    for (int64_t r = 0; r < rank; r++) sum = __builtin_fmaf(one_as(b, r * outputs + o, half), low[r], sum);
-    float t = __builtin_fmaf(sum, factor, y[o]);
-    if (item->scale) t *= item->scale[o];
-    if (item->bias) t += item->bias[o];
-    y[o] = whole ? t : __builtin_fmaf(t - y[o], gate, y[o]);
+    for (int64_t r = 0; r < rank; r++) sum = __builtin_fmaf(one_as(b, r * bandWidth + i, half), low[r], sum);
+    const float before = y[o + i];
+    float t = __builtin_fmaf(sum, factor, before);
+    if (item->scale) t *= item->scale[o + i];
+    if (item->bias) t += item->bias[o + i];
+    y[o + i] = whole ? t : __builtin_fmaf(t - before, gate, before);
+  }
+}
+
+INLINE void expand_as(const Item *item, const float *low, int64_t from, int64_t to, float *y, const int half) {
+  const int64_t rank = item->a ? item->rank : 0, outputs = item->outputs;
+  for (int64_t o = from; o < to;) {
+    const int64_t band = o / BAND * BAND, bandWidth = outputs - band < BAND ? outputs - band : BAND;
+    const int64_t end = band + bandWidth < to ? band + bandWidth : to, width = end - o;
+    const void *b = (const char *)item->b + (half ? 2 : 4) * (band * rank + (o - band));
+    if (width == BAND) expand_band(b, bandWidth, item, rank, low, o, width, y, half, BAND / LANES);
+    else if (width >= BAND / 2) expand_band(b, bandWidth, item, rank, low, o, BAND / 2, y, half, BAND / 2 / LANES), o += BAND / 2 - width;
+    else if (width >= LANES) expand_band(b, bandWidth, item, rank, low, o, LANES, y, half, 1), o += LANES - width;
+    else expand_band(b, bandWidth, item, rank, low, o, width, y, half, 0);
+    o += width;
   }
 }
 
@@ -427,17 +445,21 @@ static void expand(const Item *item, const float *low, int64_t from, int64_t to,
   else expand_as(item, low, from, to, y + item->first, 0);
 }
 
-static void pack(const float *source, int64_t rows, int64_t columns, int transposed, int half, void *target) {
-  const int64_t tileSize = 16; /* rows and columns at a time, so that neither side leaves the cache */
-  if (!transposed) rows = rows * columns, columns = 1, transposed = 1;
-  for (int64_t r0 = 0; r0 < rows; r0 += tileSize)
-    for (int64_t c0 = 0; c0 < columns; c0 += tileSize)
-      for (int64_t c = c0; c < c0 + tileSize && c < columns; c++)
-        for (int64_t r = r0; r < r0 + tileSize && r < rows; r++) {
-          const float value = source[r * columns + c];
-          if (half) ((uint16_t *)target)[c * rows + r] = float_to_half(value);
-          else ((float *)target)[c * rows + r] = value;
-        }
+static void put(float value, int half, void *target, int64_t at) {
+  if (half) ((uint16_t *)target)[at] = float_to_half(value);
+  else ((float *)target)[at] = value;
+}
+
+static void pack(const float *source, int64_t rows, int64_t columns, int banded, int half, void *target) {
+  if (!banded) {
+    for (int64_t i = 0; i < rows * columns; i++) put(source[i], half, target, i);
+    return;
+  }
+  for (int64_t band = 0; band < rows; band += BAND) {
+    const int64_t width = rows - band < BAND ? rows - band : BAND;
+    for (int64_t i = 0; i < width; i++)
+      for (int64_t c = 0; c < columns; c++) put(source[(band + i) * columns + c], half, target, band * columns + c * width + i);
+  }
 }
 
 /* --- attention --- */
@@ -475,58 +497,83 @@ static void rotate(const float *x, const float *cosine, const float *sine, int64
   for (int64_t i = 2 * pairs; i < width; i++) y[i] = x[i];
 }
 
+/* exp(x - max x) in place, zeros up to `padded`. Returns their sum. */
+static float exponentials(float *x, int64_t count, int64_t padded) {
+  float most = x[0];
+  for (int64_t p = 1; p < count; p++) most = x[p] > most ? x[p] : most;
+  for (int64_t p = count; p < padded; p++) x[p] = -__builtin_inff();
+  vec sum = zero();
+  for (int64_t p = 0; p < padded; p += LANES) {
+    vec e = exp_of(plus(load(x + p), all(-most)));
+    store(x + p, e);
+    if (p + LANES > count) {
+      for (int64_t i = count; i < padded; i++) x[i] = 0;
+      e = load(x + p);
+    }
+    sum = plus(sum, e);
+  }
+  return total(sum);
+}
+
+/* y [count, width] = scores [count, positions] v for up to four queries, which read v together. */
+INLINE void weigh(const float *v, int64_t width, int64_t positions, const float *scores, int64_t step, const float *inverse, float *y,
+                  const int count, const int vectors, int64_t i) {
+  vec sums[4][4];
+  for (int h = 0; h < count; h++)
+    for (int j = 0; j < vectors; j++) sums[h][j] = zero();
+  for (int64_t p = 0; p < positions; p++) {
+    const float *at = v + p * width + i;
+    for (int j = 0; j < vectors; j += 64 / 4 / LANES) ahead(at + j * LANES, 4096);
+    vec own[4];
+    for (int j = 0; j < vectors; j++) own[j] = load(at + j * LANES);
+    for (int h = 0; h < count; h++) {
+      const vec w = all(scores[h * step + p]);
+      for (int j = 0; j < vectors; j++) sums[h][j] = multiply_add(own[j], w, sums[h][j]);
+    }
+  }
+  for (int h = 0; h < count; h++)
+    for (int j = 0; j < vectors; j++) store(y + h * width + i + j * LANES, times(sums[h][j], all(inverse[h])));
+}
+
 static void attend(const float *q, const float *k, const float *v, int64_t heads, int64_t width, int64_t count, float scale, float *scores,
                    float *y) {
-  const int64_t padded = (count + LANES - 1) / LANES * LANES;
+  const int64_t step = (count + LANES - 1) / LANES * LANES;
   int64_t p = 0;
   for (; p + 4 <= count; p += 4) {
     const float *at = k + p * width;
+    for (int64_t i = 0; i < 4 * width; i += 16) ahead(at + i, 4096);
     for (int64_t h = 0; h < heads; h++) {
       vec s[4] = {zero(), zero(), zero(), zero()};
       for (int64_t i = 0; i < width; i += LANES) {
         const vec own = load(q + h * width + i);
         for (int j = 0; j < 4; j++) s[j] = multiply_add(load(at + j * width + i), own, s[j]);
       }
-      _mm_storeu_ps(scores + h * padded + p, _mm_mul_ps(totals(s[0], s[1], s[2], s[3]), _mm_set1_ps(scale)));
+      _mm_storeu_ps(scores + h * step + p, _mm_mul_ps(totals(s[0], s[1], s[2], s[3]), _mm_set1_ps(scale)));
     }
   }
   for (; p < count; p++) {
     for (int64_t h = 0; h < heads; h++) {
       vec s = zero();
       for (int64_t i = 0; i < width; i += LANES) s = multiply_add(load(k + p * width + i), load(q + h * width + i), s);
-      scores[h * padded + p] = total(s) * scale;
+      scores[h * step + p] = total(s) * scale;
     }
   }
-  for (int64_t h = 0; h < heads; h++) {
-    float *own = scores + h * padded;
-    float most = own[0];
-    for (int64_t p = 1; p < count; p++) most = own[p] > most ? own[p] : most;
-    for (int64_t p = count; p < padded; p++) own[p] = -__builtin_inff();
-    vec sum = zero();
-    for (int64_t p = 0; p < padded; p += LANES) {
-      vec e = exp_of(plus(load(own + p), all(-most)));
-      if (p + LANES > count) {
-        store(own + p, e);
-        for (int64_t i = count; i < padded; i++) own[i] = 0;
-        e = load(own + p);
-      }
-      store(own + p, e);
-      sum = plus(sum, e);
-    }
-    const float inverse = 1 / total(sum);
+  for (int64_t i = 0; i < 1024; i += 16) ahead(v + i, 0);
+  for (int64_t h = 0; h < heads; h += 4) {
+    const int64_t together = heads - h < 4 ? heads - h : 4;
+    float inverse[4];
+    for (int64_t g = 0; g < together; g++) inverse[g] = 1 / exponentials(scores + (h + g) * step, count, step);
     for (int64_t i = 0; i < width; i += 4 * LANES) {
-      const int64_t vectors = width - i >= 4 * LANES ? 4 : (width - i) / LANES;
-      vec s[4] = {zero(), zero(), zero(), zero()};
-      if (vectors == 4) {
-        for (int64_t p = 0; p < count; p++) {
-          const vec w = all(own[p]);
-          for (int j = 0; j < 4; j++) s[j] = multiply_add(load(v + p * width + i + j * LANES), w, s[j]);
-        }
-      } else {
-        for (int64_t p = 0; p < count; p++)
-          for (int64_t j = 0; j < vectors; j++) s[j] = multiply_add(load(v + p * width + i + j * LANES), all(own[p]), s[j]);
-      }
-      for (int64_t j = 0; j < vectors; j++) store(y + h * width + i + j * LANES, times(s[j], all(inverse)));
+      const float *own = scores + h * step;
+      float *target = y + h * width;
+      const int wide = width - i >= 4 * LANES;
+      if (wide && together == 1) weigh(v, width, count, own, step, inverse, target, 1, 4, i);
+      else if (wide && together == 2) weigh(v, width, count, own, step, inverse, target, 2, 4, i);
+      else if (wide && together == 3) weigh(v, width, count, own, step, inverse, target, 3, 4, i);
+      else if (wide) weigh(v, width, count, own, step, inverse, target, 4, 4, i);
+      else
+        for (int64_t g = 0; g < together; g++)
+          for (int64_t j = i; j < width; j += LANES) weigh(v, width, count, own + g * step, step, inverse + g, target + g * width, 1, 1, j);
     }
   }
 }

@@ -7,6 +7,9 @@
 /* Activations are rounded to 8 bits in blocks of 32, as MatMulNBits does with accuracy level 4; four blocks are a chunk. */
 enum { BLOCK = 32, CHUNK = 128 };
 
+/* Outputs of an adapter's B that lie together for all ranks. */
+enum { BAND = 64 };
+
 typedef struct {
   int8_t first[64];   /* of 4-bit weights the even elements of each block, of 8-bit ones the first half of each */
   int8_t second[64];  /* the others */
@@ -26,7 +29,7 @@ typedef struct {
 typedef struct {
   int64_t row, first, outputs, rank;
   const void *a;       /* [rank, in], or NULL */
-  const void *b;       /* [rank, outputs] */
+  const void *b;       /* for each BAND outputs, of which the last may be fewer: [rank, BAND] */
   const float *scale;  /* [outputs], or NULL */
   const float *bias;   /* [outputs], or NULL */
   int64_t half;        /* a and b are float16, not float32 */
@@ -42,8 +45,8 @@ typedef struct {
   void (*project)(const Item *item, const float *x, int64_t in, int64_t from, int64_t to, float *low);
   /* The rest of an item, for its outputs from `from` to `to`; y is that of the item's row. */
   void (*expand)(const Item *item, const float *low, int64_t from, int64_t to, float *y);
-  /* target [columns, rows] or, not transposed, [rows, columns] = source [rows, columns], in float16 if `half`. */
-  void (*pack)(const float *source, int64_t rows, int64_t columns, int transposed, int half, void *target);
+  /* Copies source [rows, columns], in float16 if `half`: as it is or, `banded`, as an Item has B. */
+  void (*pack)(const float *source, int64_t rows, int64_t columns, int banded, int half, void *target);
   /* Rotary position embedding of one head: the first 2 * pairs numbers, halves against each other. */
   void (*rotate)(const float *x, const float *cosine, const float *sine, int64_t pairs, int64_t width, float *y);
   /* y [heads, width] = softmax(scale q kT) v for queries [heads, width] that share keys and values [count, width], width a

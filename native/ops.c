@@ -52,7 +52,7 @@ static void expand_part(const Linear *run, int64_t i, int64_t from, int64_t to, 
 static void few_rows(void *data, size_t t) {
   const Linear *run = data;
   const int64_t N = run->w.N;
-  const int64_t from = part(N, (int64_t)t, run->parts, 16), to = part(N, (int64_t)t + 1, run->parts, 16);
+  const int64_t from = part(N, (int64_t)t, run->parts, BAND), to = part(N, (int64_t)t + 1, run->parts, BAND);
   if (run->multiplies) kernels->multiply(run->chunks, run->M, &run->w, run->bias, from, to, run->y, N);
   float *low = run->low + (int64_t)t * run->lowStride;
   for (int64_t i = 0; i < run->count; i++) {
@@ -85,7 +85,7 @@ enum { ROWS = 64 };
 static void end_rows(void *data, size_t t) {
   const Linear *run = data;
   const int64_t N = run->w.N;
-  const int64_t from = part(N, (int64_t)t, run->parts, 16), to = part(N, (int64_t)t + 1, run->parts, 16);
+  const int64_t from = part(N, (int64_t)t, run->parts, BAND), to = part(N, (int64_t)t + 1, run->parts, BAND);
   if (run->multiplies) {
     for (int64_t m = 0; m < run->M; m += ROWS)
       kernels->multiply(run->chunks + m * run->chunksOfRow, least(ROWS, run->M - m), &run->w, run->bias, from, to, run->y + m * N, N);
@@ -125,10 +125,22 @@ static void run_linear(const Kernel *kernel, const OrtContext *context, Linear *
   RELEASE(scratch);
 }
 
-static const Item *items_of(const Kernel *kernel, const OrtContext *context, size_t index, int64_t *count) {
-  const OrtValue *value = ort_input(kernel->api, context, index);
-  *count = value ? (int64_t)(ort_count(kernel->api, value) * 8 / sizeof(Item)) : 0;
-  return *count ? ort_data(kernel->api, value) : NULL;
+static void read_items(const OrtContext *context, size_t index, Linear *run) {
+  const Api api = run->kernel->api;
+  const OrtValue *value = ort_input(api, context, index);
+  run->count = value ? (int64_t)(ort_count(api, value) * 8 / sizeof(Item)) : 0;
+  if (run->count) run->items = ort_data(api, value);
+}
+
+/* Whether each item is of a row and outputs that are there. */
+static int items_fit(const Linear *run) {
+  for (int64_t i = 0; i < run->count; i++) {
+    const Item *item = run->items + i;
+    if (item->row < 0 || item->row >= run->M || item->first < 0 || item->first > run->w.N || item->outputs < 0 ||
+        item->outputs > run->w.N - item->first || item->rank < 0)
+      return 0;
+  }
+  return 1;
 }
 
 static OrtStatus *compute_linear(void *state, OrtContext *context) {
@@ -142,7 +154,8 @@ static OrtStatus *compute_linear(void *state, OrtContext *context) {
   run.M = (int64_t)ort_count(api, x) / kernel->K;
   run.bias = bias ? ort_data(api, bias) : NULL;
   run.chunksOfRow = (kernel->K + CHUNK - 1) / CHUNK;
-  run.items = items_of(kernel, context, 4, &run.count);
+  read_items(context, 4, &run);
+  if (!items_fit(&run)) return ort_error(api, "Linear: an item is for a row or outputs that are not there");
   const int64_t dims[2] = {run.M, kernel->N};
   run.y = ort_output(api, context, 0, dims, 2);
   if (run.M == 0) return NULL;
@@ -160,8 +173,9 @@ static OrtStatus *compute_low_rank(void *state, OrtContext *context) {
   Linear run = {.kernel = kernel};
   run.w = (Quantized){NULL, NULL, kernel->N, kernel->K, 8, 32};
   run.x = ort_data(api, ort_input(api, context, 0));
-  run.items = items_of(kernel, context, 2, &run.count);
   run.M = (int64_t)ort_count(api, y) / kernel->N;
+  read_items(context, 2, &run);
+  if (!items_fit(&run)) return ort_error(api, "LowRank: an item is for a row or outputs that are not there");
   const int64_t dims[2] = {run.M, kernel->N};
   run.y = ort_output(api, context, 0, dims, 2);
   if (run.M == 0) return NULL;
@@ -344,6 +358,6 @@ EXPORT const char *milora_start(size_t count, int bits) {
 }
 
 /* See `pack` of kernels.h. */
-EXPORT void milora_pack(const float *source, int64_t rows, int64_t columns, int transposed, int half, void *target) {
-  kernels->pack(source, rows, columns, transposed, half, target);
+EXPORT void milora_pack(const float *source, int64_t rows, int64_t columns, int banded, int half, void *target) {
+  kernels->pack(source, rows, columns, banded, half, target);
 }

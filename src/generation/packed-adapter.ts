@@ -1,4 +1,4 @@
-/** @file An adapter's numbers as milora's operators read them: one copy for all rows, in which B is transposed. */
+/** @file An adapter's numbers as milora's operators read them: one copy for all rows, in which B is banded. */
 import { setImmediate } from "node:timers/promises";
 import type { LoweredModule } from "../methods/index.ts";
 import type { Backbone, Site } from "../models/index.ts";
@@ -138,13 +138,13 @@ function pack(plan: Plan, base: bigint, half: boolean, operators: Operators): Pa
   const { site, low, expert, inputScale } = module;
   const { inFeatures, outFeatures } = site;
   let at = base + BigInt(plan.at);
-  const put = (source: Float32Array, rows: number, columns: number, how: { transposed: boolean; half: boolean }) => {
+  const put = (source: Float32Array, rows: number, columns: number, how: { banded: boolean; half: boolean }) => {
     const place = at;
     operators.pack(source, rows, columns, how, place);
     at += BigInt(aligned((how.half ? 2 : 4) * rows * columns));
     return place;
   };
-  const vector = { transposed: false, half: false };
+  const vector = { banded: false, half: false };
   const item = new BigInt64Array(ITEM_WIDTH);
   const numbers = new Float64Array(item.buffer);
   item[ITEM.first] = BigInt(first);
@@ -156,8 +156,8 @@ function pack(plan: Plan, base: bigint, half: boolean, operators: Operators): Pa
     const a = ranks ? low.a.map((value, i) => value * ranks[Math.floor(i / inFeatures)]!) : low.a;
     item[ITEM.rank] = BigInt(rank);
     numbers[ITEM.factor] = low.scaling;
-    item[ITEM.a] = put(a, rank, inFeatures, { transposed: false, half });
-    item[ITEM.b] = put(low.b, outFeatures, rank, { transposed: true, half });
+    item[ITEM.a] = put(a, rank, inFeatures, { banded: false, half });
+    item[ITEM.b] = put(low.b, outFeatures, rank, { banded: true, half });
   }
   if (scale) item[ITEM.scale] = put(scale, 1, outFeatures, vector);
   if (bias) item[ITEM.bias] = put(bias, 1, outFeatures, vector);

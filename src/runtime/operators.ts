@@ -16,14 +16,14 @@ export interface Operators {
   /** Says how many threads the runtime has. */
   useThreads(count: number): void;
   /**
-   * Copies a matrix float32 [rows, columns] to `target`, [columns, rows] if `transposed`, as float16 if `half`.
-   * `target` has room for that; both are addresses or buffers that do not move.
+   * Copies a matrix float32 [rows, columns] to `target`, as float16 if `half`, in its order or `banded`, as items have B
+   * (native/kernels.h). `target` has room for that; both are addresses or buffers that do not move.
    */
   pack(
     source: Pointer | ArrayBufferView,
     rows: number,
     columns: number,
-    how: { readonly transposed: boolean; readonly half: boolean },
+    how: { readonly banded: boolean; readonly half: boolean },
     target: Pointer | ArrayBufferView,
   ): void;
 }
@@ -59,7 +59,7 @@ function load(): Operators | undefined {
     instructions,
     structs,
     useThreads: (count) => void start(count, bits),
-    pack: (source, rows, columns, { transposed, half }, target) =>
-      pack(source, rows, columns, Number(transposed), Number(half), target),
+    pack: (source, rows, columns, { banded, half }, target) =>
+      pack(source, rows, columns, Number(banded), Number(half), target),
   };
 }
