@@ -1,4 +1,4 @@
-/** @file Reads an adapter out of a .tar or .tar.gz as it arrives: everything is checked before a byte of it is passed on. */
+/** @file Reads an adapter out of a .tar or .tar.gz as it arrives: each entry is checked before a byte of it is passed on. */
 import { Readable } from "node:stream";
 import { createGunzip } from "node:zlib";
 import { extract, type Header } from "tar-stream";
