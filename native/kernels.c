@@ -54,39 +54,76 @@ INLINE __m128 totals(vec a, vec b, vec c, vec d) {
   return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
+/* Asks for memory that is read soon: what is read once comes from far away, and the processor does not look beyond a page. */
+INLINE void ahead(const void *p, int64_t bytes) { __builtin_prefetch((const char *)p + bytes, 0, 3); }
+
 /* --- activations --- */
 
-static void round_block(const float *x, int64_t count, int bits, int at, Chunk *chunk) {
-  /* As whole numbers, of which NaN is the largest, so that it shows in the result. */
-  int32_t bits_of_most = 0;
-  for (int64_t i = 0; i < count; i++) {
-    int32_t a;
-    __builtin_memcpy(&a, x + i, 4);
-    a &= 0x7fffffff;
-    bits_of_most = a > bits_of_most ? a : bits_of_most;
-  }
-  float most;
-  __builtin_memcpy(&most, &bits_of_most, 4);
-  const float scale = most / 127.0f;
-  const float inverse = most != 0 ? 127.0f / most : 0;
-  int8_t q[BLOCK];
-  int32_t sum = 0;
-  for (int64_t i = 0; i < BLOCK; i++) {
-    /* Adding and taking away 1.5 * 2^23 rounds to the nearest whole number, ties to even. */
-    const float t = i < count ? x[i] * inverse + 12582912.0f : 12582912.0f;
-    q[i] = (int8_t)(int32_t)(t - 12582912.0f);
-  }
-  for (int64_t i = 0; i < BLOCK; i++) sum += q[i];
-  int8_t *first = chunk->first + 16 * at, *second = chunk->second + 16 * at;
+/* Writes 32 whole numbers in the order of a chunk, and returns their sum; x * inverse is rounded to nearest, ties to even. */
+INLINE int32_t put_levels(const float *x, float inverse, int bits, int8_t *first, int8_t *second) {
+#ifdef __AVX512VNNI__
+  const __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse)));
+  const __m512i b = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16), _mm512_set1_ps(inverse)));
+  __m128i low = _mm512_cvtsepi32_epi8(a), high = _mm512_cvtsepi32_epi8(b);
+  const int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
+#else
+  const __m256 factor = _mm256_set1_ps(inverse);
+  const __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x), factor));
+  const __m256i b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8), factor));
+  const __m256i c = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 16), factor));
+  const __m256i d = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 24), factor));
+  const __m256i sums = _mm256_add_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d));
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  const int32_t sum = _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+  /* Packing goes by halves of 128 bits: groups of four come out in the order 0 2 4 6 1 3 5 7. */
+  const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+  const __m256i ordered = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  __m128i low = _mm256_castsi256_si128(ordered), high = _mm256_extracti128_si256(ordered, 1);
+#endif
   if (bits == 4) {
-    for (int i = 0; i < 16; i++) first[i] = q[2 * i], second[i] = q[2 * i + 1];
-  } else {
-    for (int i = 0; i < 16; i++) first[i] = q[i], second[i] = q[16 + i];
+    const __m128i parted = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+    low = _mm_shuffle_epi8(low, parted), high = _mm_shuffle_epi8(high, parted);
+    const __m128i even = _mm_unpacklo_epi64(low, high);
+    high = _mm_unpackhi_epi64(low, high), low = even;
   }
-  for (int lane = 0; lane < 4; lane++) {
-    chunk->start[4 * at + lane] = lane == 0 ? -sum * (1 << (bits - 1)) : 0;
-    chunk->scale[4 * at + lane] = scale;
+  _mm_storeu_si128((__m128i *)first, low);
+  _mm_storeu_si128((__m128i *)second, high);
+  return sum;
+}
+
+/* The largest |x| of 32 numbers, as whole numbers, of which NaN is the largest, so that it shows in the result. */
+INLINE float largest(const float *x) {
+  int32_t bits;
+#ifdef __AVX512VNNI__
+  const __m512i mask = _mm512_set1_epi32(0x7fffffff);
+  const __m512i a = _mm512_and_si512(_mm512_loadu_si512(x), mask), b = _mm512_and_si512(_mm512_loadu_si512(x + 16), mask);
+  bits = _mm512_reduce_max_epi32(_mm512_max_epi32(a, b));
+#else
+  const __m256i mask = _mm256_set1_epi32(0x7fffffff);
+  __m256i most = _mm256_setzero_si256();
+  for (int i = 0; i < 32; i += 8)
+    most = _mm256_max_epi32(most, _mm256_and_si256(_mm256_loadu_si256((const __m256i *)(x + i)), mask));
+  __m128i four = _mm_max_epi32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
+  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  bits = _mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+#endif
+  float most_of_all;
+  __builtin_memcpy(&most_of_all, &bits, 4);
+  return most_of_all;
+}
+
+/* `count` numbers of a block, and zeros for the rest. */
+INLINE void round_block(const float *x, int64_t count, int bits, int at, Chunk *chunk) {
+  float padded[BLOCK];
+  if (count < BLOCK) {
+    for (int64_t i = 0; i < BLOCK; i++) padded[i] = i < count ? x[i] : 0;
+    x = padded;
   }
+  const float most = largest(x);
+  const int32_t sum = put_levels(x, most != 0 ? 127.0f / most : 0, bits, chunk->first + 16 * at, chunk->second + 16 * at);
+  _mm_storeu_si128((__m128i *)(chunk->start + 4 * at), _mm_setr_epi32(-sum * (1 << (bits - 1)), 0, 0, 0));
+  _mm_storeu_ps(chunk->scale + 4 * at, _mm_set1_ps(most / 127.0f));
 }
 
 static void round_row(const float *x, int64_t K, int bits, Chunk *chunks) {
@@ -279,13 +316,15 @@ INLINE __m128 totals_of(const Sum *sums, int64_t step) {
 #endif
 }
 
-/* NR outputs of MR rows. */
-INLINE void tile(const Chunk *x, int64_t chunks, const Quantized *w, const float *bias, int64_t n, float *y, int64_t stride, const int NR,
-                 const int MR, const int bits, const int block) {
+/* NR outputs of MR rows; the first rows that meet these weights ask for the next ones. */
+INLINE void tile(const Chunk *x, int64_t chunks, const Quantized *w, const float *bias, int64_t n, float *y, int64_t stride, int first,
+                 const int NR, const int MR, const int bits, const int block) {
   const int64_t rowScales = (w->K + block - 1) / block, rowBytes = rowScales * block * bits / 8;
   const int64_t chunkBytes = CHUNK * bits / 8, chunkScales = CHUNK / block;
   const uint8_t *weights = w->weights + n * rowBytes;
   const float *scales = w->scales + n * rowScales;
+  if (first)
+    for (int64_t i = 0; i < NR * rowScales; i += 16) ahead(scales + i, 4096 * 2 / block * 4);
   Sum sums[4][4];
   for (int j = 0; j < NR; j++)
     for (int i = 0; i < MR; i++) sums[j][i] = nothing();
@@ -295,7 +334,7 @@ INLINE void tile(const Chunk *x, int64_t chunks, const Quantized *w, const float
     Scales factors[4];
     for (int j = 0; j < NR; j++) {
       const uint8_t *at = weights + j * rowBytes + c * chunkBytes;
-      if (MR == 1) __builtin_prefetch(at + 4096, 0, 3);
+      if (first) ahead(at, 4096);
       levels[j] = levels_of(at, bits, left);
       factors[j] = scales_of(scales + j * rowScales + c * chunkScales, block, leftScales);
     }
@@ -321,12 +360,12 @@ INLINE void multiply_as(const Chunk *x, int64_t M, const Quantized *w, const flo
   int64_t n = from;
   for (; n + 4 <= to; n += 4) {
     int64_t m = 0;
-    for (; m + 4 <= M; m += 4) tile(x + m * chunks, chunks, w, bias, n, y + m * stride, stride, 4, 4, bits, block);
-    for (; m + 2 <= M; m += 2) tile(x + m * chunks, chunks, w, bias, n, y + m * stride, stride, 4, 2, bits, block);
-    if (m < M) tile(x + m * chunks, chunks, w, bias, n, y + m * stride, stride, 4, 1, bits, block);
+    for (; m + 4 <= M; m += 4) tile(x + m * chunks, chunks, w, bias, n, y + m * stride, stride, m == 0, 4, 4, bits, block);
+    for (; m + 2 <= M; m += 2) tile(x + m * chunks, chunks, w, bias, n, y + m * stride, stride, m == 0, 4, 2, bits, block);
+    if (m < M) tile(x + m * chunks, chunks, w, bias, n, y + m * stride, stride, m == 0, 4, 1, bits, block);
   }
   for (; n < to; n++)
-    for (int64_t m = 0; m < M; m++) tile(x + m * chunks, chunks, w, bias, n, y + m * stride, stride, 1, 1, bits, block);
+    for (int64_t m = 0; m < M; m++) tile(x + m * chunks, chunks, w, bias, n, y + m * stride, stride, 0, 1, 1, bits, block);
 }
 
 static void multiply(const Chunk *x, int64_t M, const Quantized *w, const float *bias, int64_t from, int64_t to, float *y, int64_t stride) {
@@ -351,9 +390,6 @@ INLINE vec load_as(const void *p, int64_t at, const int half) {
 INLINE float one_as(const void *p, int64_t at, const int half) {
   return half ? half_to_float(((const uint16_t *)p)[at]) : ((const float *)p)[at];
 }
-
-/* Asks for memory that is read soon: what is read once comes from far away, and the processor does not look beyond a page. */
-INLINE void ahead(const void *p, int64_t bytes) { __builtin_prefetch((const char *)p + bytes, 0, 3); }
 
 INLINE void project_as(const void *a, const float *x, int64_t in, int64_t from, int64_t to, float *low, const int half) {
   int64_t r = from;
@@ -469,10 +505,10 @@ INLINE vec exp_of(vec x) {
 #ifdef __AVX512VNNI__
   const vec n = _mm512_roundscale_ps(_mm512_mul_ps(x, all(1.44269504f)), 8);
 #else
-  x = _mm256_max_ps(x, all(-87.0f));
+  x = _mm256_max_ps(all(-87.0f), x); /* in this order NaN stays */
   const vec n = _mm256_round_ps(_mm256_mul_ps(x, all(1.44269504f)), 8);
 #endif
-  const vec t = multiply_add(n, all(1.42860677e-6f), multiply_add(n, all(-0.693145752f), x)); /* ln 2 in two parts */
+  const vec t = multiply_add(n, all(-1.42860677e-6f), multiply_add(n, all(-0.693145752f), x)); /* ln 2 in two parts */
   vec p = all(1.0f / 720);
   p = multiply_add(p, t, all(1.0f / 120));
   p = multiply_add(p, t, all(1.0f / 24));

@@ -234,19 +234,21 @@ static OrtStatus *compute_attention(void *state, OrtContext *context) {
   run.value = ort_data(api, ort_input(api, context, 2));
   run.last = ort_data(api, ort_input(api, context, 5));
   run.B = (int64_t)ort_count(api, query) / (kernel->heads * width);
-  run.S = (int64_t)ort_count(api, pastKey) / (run.B * keyHeads * width);
+  run.S = run.B ? (int64_t)ort_count(api, pastKey) / (run.B * keyHeads * width) : 0;
+  run.pairs = kernel->N; /* numbers of a row of cosine */
+  const int64_t positions = run.pairs ? least(run.S, (int64_t)ort_count(api, cosine) / run.pairs) : run.S;
   int64_t longest = 0;
   for (int64_t b = 0; b < run.B; b++) {
-    if (run.last[b] < 0 || run.last[b] >= run.S) return ort_error(api, "Attention: a position is outside of the cache");
+    if (run.last[b] < 0 || run.last[b] >= positions) return ort_error(api, "Attention: a position is outside of the cache");
     longest = most(longest, run.last[b] + 1);
   }
   run.cosine = ort_data(api, cosine);
   run.sine = ort_data(api, ort_input(api, context, 7));
-  run.pairs = kernel->N; /* numbers of a row of cosine */
   const int64_t dims[3] = {run.B, 1, kernel->heads * width}, cache[4] = {run.B, keyHeads, run.S, width};
   run.y = ort_output(api, context, 0, dims, 3);
   run.keys = ort_output(api, context, 1, cache, 4);
   run.values = ort_output(api, context, 2, cache, 4);
+  if (run.B == 0) return NULL;
   if (!run.y || !run.keys || !run.values) return ort_error(api, "Attention: no memory for the result");
   const float *keysBefore = ort_data(api, pastKey), *valuesBefore = ort_data(api, ort_input(api, context, 4));
   const size_t bytes = 4 * (size_t)(run.B * keyHeads * run.S * width);

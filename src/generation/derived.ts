@@ -1,12 +1,9 @@
-/**
- * @file What follows from an adapter and the frozen weights alone, computed once per adapter: tensors (DoRA's scales), and
- * its numbers as milora's operators read them.
- */
+/** @file What follows from an adapter and the frozen weights alone, computed once per adapter: DoRA's scales, packed numbers. */
 import { ADAPTER_INPUT, type Adapter, DERIVED, type LoweredModule } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
 import { type Binding, operators, type Session, Tensor } from "../runtime/index.ts";
 import type { SessionCache } from "./graphs.ts";
-import { PackedAdapter } from "./packed-adapter.ts";
+import { type AdapterPrecision, PackedAdapter } from "./packed-adapter.ts";
 import type { Runner } from "./runner.ts";
 
 type Tensors = ReadonlyMap<string, Tensor>;
@@ -40,10 +37,13 @@ export class AdapterCache implements Disposable {
   readonly #backbone: Backbone;
   readonly #sessions: SessionCache;
   readonly #runner: Runner;
+  readonly #precision: AdapterPrecision;
   /** Least recently used first. */
   readonly #entries = new Map<Adapter, Entry>();
 
-  constructor(backbone: Backbone, sessions: SessionCache, runner: Runner) {
+  /** @param precision see `EngineOptions.adapterPrecision` */
+  constructor(backbone: Backbone, sessions: SessionCache, runner: Runner, precision?: AdapterPrecision) {
+    this.#precision = precision ?? (backbone.weights.kind === "float32" ? "float32" : "float16");
     this.#backbone = backbone;
     this.#sessions = sessions;
     this.#runner = runner;
@@ -118,7 +118,7 @@ export class AdapterCache implements Disposable {
   async #pack(entry: Entry, lowered: readonly LoweredModule[]): Promise<PackedAdapter | undefined> {
     const own = operators();
     if (!own || lowered.length === 0) return undefined;
-    entry.packing ??= PackedAdapter.create(lowered, this.#backbone, own);
+    entry.packing ??= PackedAdapter.create(lowered, this.#backbone, this.#precision, own);
     try {
       entry.packed = await entry.packing;
     } catch (error) {

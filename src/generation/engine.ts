@@ -9,6 +9,7 @@ import { GenerationError, Problems } from "./errors.ts";
 import { SessionCache } from "./graphs.ts";
 import { groupBy } from "./group.ts";
 import { type Emission, Job, jobContext } from "./job.ts";
+import type { AdapterPrecision } from "./packed-adapter.ts";
 import { PREFILL_TOKENS, type Shared } from "./prefill.ts";
 import { PrefixCache, type PrefixCacheOptions, type PrefixCacheStats } from "./prefix-cache.ts";
 import { readPromptLogprobs } from "./prompt-logprobs.ts";
@@ -35,6 +36,11 @@ export interface EngineOptions {
   readonly maxBatch?: number;
   /** Decode sessions kept for single routes of routed adapters; default 8, 0 for none. */
   readonly routeSessions?: number;
+  /**
+   * How decoding holds the A and B of adapters under milora's operators: float16 halves what a step reads of them.
+   * Default: float16 where the backbone's weights are rounded themselves (int4, int8), else float32.
+   */
+  readonly adapterPrecision?: AdapterPrecision | undefined;
   /** Keeps what was read of prompts for others that begin alike, or are the same under routed adapters. Default: not. */
   readonly prefixCache?: PrefixCacheOptions | undefined;
 }
@@ -79,7 +85,7 @@ export class Engine implements Disposable {
     this.#shared = {
       backbone,
       sessions,
-      adapters: new AdapterCache(backbone, sessions, runner),
+      adapters: new AdapterCache(backbone, sessions, runner, options.adapterPrecision),
       pool: new BufferPool(),
       runner,
       context: Math.min(options.context ?? backbone.config.maxPositions, backbone.config.maxPositions),

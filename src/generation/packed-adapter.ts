@@ -38,6 +38,9 @@ const ALIGNMENT = 64;
 /** How long it packs at a time before others have the event loop, ms. */
 const SLICE_MS = 2;
 
+/** What A and B are held as. */
+export type AdapterPrecision = "float32" | "float16";
+
 export class PackedAdapter implements Disposable {
   readonly modules: readonly PackedModule[];
   readonly #memory: Tensor;
@@ -47,13 +50,13 @@ export class PackedAdapter implements Disposable {
     this.#memory = memory;
   }
 
-  /** A and B are float16 beside weights that are rounded themselves, else float32. */
   static async create(
     lowered: readonly LoweredModule[],
     backbone: Backbone,
+    precision: AdapterPrecision,
     operators: Operators,
   ): Promise<PackedAdapter> {
-    const half = backbone.weights.kind !== "float32";
+    const half = precision === "float16";
     const plans = planOf(lowered, backbone, half);
     const last = plans.at(-1);
     const memory = Tensor.allocate("uint8", [last ? last.at + last.bytes : 0]);

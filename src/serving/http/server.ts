@@ -58,6 +58,7 @@ export class Server implements AsyncDisposable {
       const engine = owned.add(
         Engine.create(backbone, {
           maxBatch: config.limits.maxBatch,
+          adapterPrecision: config.adapterPrecision,
           ...(config.prefixCacheBytes > 0 && { prefixCache: { bytes: config.prefixCacheBytes } }),
           ...(config.context !== undefined && { context: config.context }),
         }),
