@@ -2,7 +2,8 @@
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { PrepackedWeights, Session, Tensor } from "./index.ts";
+import { operators, PrepackedWeights, Session, Tensor } from "./index.ts";
+import { linearNode, normals, Products, weightOf } from "./testing/operators.ts";
 import { ADD, linear, testModel } from "./testing.ts";
 
 setFlagsFromString("--expose-gc");
@@ -98,6 +99,19 @@ describe("memory stays flat", () => {
       await session.runAsync(binding);
     });
     // 1000 of the smallest part, 32 KiB, would cost 32 MiB.
+    expect(growth).toBeLessThan(4 * MiB);
+  });
+
+  it.skipIf(operators() === undefined)("over products by milora's operators, of 1 to 300 rows", async () => {
+    const [K, N] = [256, 64];
+    const weight = weightOf(1, { K, N, bits: 4, block: 32 });
+    using products = new Products(weight, [linearNode(weight)], ["y"]);
+    const numbers = normals(1, 300 * K);
+    let round = 0;
+    const growth = await growthOver(2000, () => {
+      products.run(numbers.subarray(0, K * (1 + ((round++ * 101) % 300))), K);
+    });
+    // 400 times the rounded rows, 60 KiB on average, would cost 20 MiB.
     expect(growth).toBeLessThan(4 * MiB);
   });
 

@@ -15,9 +15,6 @@ export function instructionsOf(limit?: "avx2"): "avx512" | "avx2" | undefined {
   return flags.has("avx2") && flags.has("fma") ? "avx2" : undefined;
 }
 
-/** Why the tests of operators are left out, where they may be. */
-export const NONE_HERE = "there is no library of operators for this machine";
-
 export const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
 
 export function normals(seed: number, count: number, size = 1): Float32Array<ArrayBuffer> {
@@ -55,17 +52,20 @@ export interface Exact {
   sizes: Float64Array;
 }
 
-/** A weight [N, K] in blocks, its rows padded to whole blocks, as MatMulNBits has it. */
-export interface Weight {
+interface Shape {
   K: number;
   N: number;
   bits: 4 | 8;
   block: number;
+}
+
+/** A weight [N, K] in blocks, its rows padded to whole blocks, as MatMulNBits has it. */
+export interface Weight extends Shape {
   packed: Uint8Array<ArrayBuffer>;
   scales: Float32Array<ArrayBuffer>;
 }
 
-export function weightOf(seed: number, { K, N, bits, block }: Pick<Weight, "K" | "N" | "bits" | "block">): Weight {
+export function weightOf(seed: number, { K, N, bits, block }: Shape): Weight {
   const blocks = Math.ceil(K / block);
   const random = new Random(seed);
   const packed = Uint8Array.from({ length: (N * blocks * block * bits) / 8 }, () => random.integer(256));
@@ -166,13 +166,13 @@ export class Products implements Disposable {
 }
 
 /** y = x W^T by milora's operator. */
-export function linearNode({ K, N, bits, block }: Weight, output = "y", ...more: string[]): TestNode {
+export function linearNode({ K, N, bits, block }: Shape, output = "y", ...more: string[]): TestNode {
   const attributes = { K, N, bits, block_size: block };
   return { op: "Linear", domain: OPERATOR_DOMAIN, inputs: ["x", "w", "s", ...more], outputs: [output], attributes };
 }
 
 /** The same by the runtime's. */
-export function matMulNBitsNode({ K, N, bits, block }: Weight, output: string): TestNode {
+export function matMulNBitsNode({ K, N, bits, block }: Shape, output: string): TestNode {
   const attributes = { K, N, bits, block_size: block, accuracy_level: 4 };
   return { op: "MatMulNBits", domain: "com.microsoft", inputs: ["x", "w", "s"], outputs: [output], attributes };
 }

@@ -1,0 +1,341 @@
+/** @file Tests of what adapters do to rows: the items of the operators Linear and LowRank. */
+import { describe, expect, test } from "vitest";
+import { Random } from "../../base/index.ts";
+import { OPERATOR_DOMAIN, operators, Session, Tensor } from "../index.ts";
+import { testModel } from "../testing.ts";
+import {
+  type Exact,
+  expectNear,
+  expectSame,
+  floats,
+  linearNode,
+  matrix,
+  normals,
+  Products,
+  range,
+  type Weight,
+  weightOf,
+} from "./operators.ts";
+
+/** One item, its numbers as JavaScript has them. */
+interface Change {
+  row: number;
+  first: number;
+  outputs: number;
+  /** 0: only scale and bias. */
+  rank: number;
+  half?: boolean;
+  scaled?: boolean;
+  biased?: boolean;
+  factor?: number;
+  gate?: number;
+}
+
+/** Numbers of a struct Item of native/kernels.h. */
+const WIDTH = 11;
+
+/** Items in native memory, and what they do in float64. */
+class Changes implements Disposable {
+  readonly items: Tensor;
+  readonly #own: Tensor[] = [];
+  readonly #changes: (Change & { a: Float32Array; b: Float32Array; scale: Float32Array; bias: Float32Array })[];
+  readonly #K: number;
+
+  constructor(changes: readonly Change[], K: number) {
+    this.#K = K;
+    const data = new BigInt64Array(changes.length * WIDTH);
+    const floatsOf = new Float64Array(data.buffer);
+    this.#changes = changes.map((change, i) => {
+      const { row, first, outputs, rank, half = false, scaled, biased, factor = 1, gate = 1 } = change;
+      const a = halves(normals(10 * i + 1, rank * K, 0.1), half);
+      const b = halves(normals(10 * i + 2, outputs * rank, 0.1), half); // [outputs, rank]
+      const scale = normals(10 * i + 3, outputs);
+      const bias = normals(10 * i + 4, outputs);
+      const addresses = [
+        rank > 0 ? this.#packed(a, rank, K, false, half) : 0n,
+        rank > 0 ? this.#packed(b, outputs, rank, true, half) : 0n,
+        scaled ? this.#kept(scale) : 0n,
+        biased ? this.#kept(bias) : 0n,
+      ];
+      data.set([row, first, outputs, rank].map(BigInt), i * WIDTH);
+      data.set([...addresses, BigInt(half)], i * WIDTH + 4);
+      floatsOf.set([factor, gate], i * WIDTH + 9);
+      return { ...change, a, b, scale, bias };
+    });
+    this.items = Tensor.from("int64", [changes.length, WIDTH], data);
+    this.#own.push(this.items);
+  }
+
+  #kept(data: Float32Array): bigint {
+    const tensor = Tensor.from("float32", [data.length], data);
+    this.#own.push(tensor);
+    return tensor.address;
+  }
+
+  #packed(data: Float32Array, rows: number, columns: number, banded: boolean, half: boolean): bigint {
+    const tensor = Tensor.allocate(half ? "float16" : "float32", [rows * columns]);
+    this.#own.push(tensor);
+    operators()!.pack(data, rows, columns, { banded, half }, tensor.address);
+    return tensor.address;
+  }
+
+  /** What becomes of y [M, N], made from x [M, K]. */
+  applied(x: Float32Array, y: Float32Array, N: number): Exact {
+    const K = this.#K;
+    const values = Float64Array.from(y);
+    const sizes = values.map(Math.abs);
+    for (const { row, first, outputs, rank, scaled, biased, factor = 1, gate = 1, a, b, scale, bias } of this
+      .#changes) {
+      const [low, lowSize] = [new Float64Array(rank), new Float64Array(rank)];
+      for (let r = 0; r < rank; r++) {
+        for (let i = 0; i < K; i++) {
+          const term = a[r * K + i]! * x[row * K + i]!;
+          low[r]! += term;
+          lowSize[r]! += Math.abs(term);
+        }
+      }
+      for (let o = 0; o < outputs; o++) {
+        const at = row * N + first + o;
+        let [sum, size] = [0, 0];
+        for (let r = 0; r < rank; r++) {
+          sum += b[o * rank + r]! * low[r]!;
+          size += Math.abs(b[o * rank + r]!) * lowSize[r]!;
+        }
+        const [by, plus] = [scaled ? scale[o]! : 1, biased ? bias[o]! : 0];
+        const t = (values[at]! + factor * sum) * by + plus;
+        const tSize = (sizes[at]! + Math.abs(factor) * size) * Math.abs(by) + Math.abs(plus);
+        values[at]! += gate * (t - values[at]!);
+        sizes[at]! += Math.abs(gate) * (tSize + sizes[at]!);
+      }
+    }
+    return { values, sizes };
+  }
+
+  [Symbol.dispose](): void {
+    for (const tensor of this.#own) tensor.dispose();
+  }
+}
+
+/** On a grid that float16 has too, if so. */
+function halves(data: Float32Array, half: boolean): Float32Array {
+  return half ? data.map((value) => Math.round(value * 2048) / 2048) : data;
+}
+
+const RANKS = [1, 4, 7, 8, 32, 64];
+
+function changesOf(seed: number, M: number, N: number): Change[] {
+  const random = new Random(seed);
+  return range(M * 2).map((i) => {
+    const first = random.integer(N);
+    const flag = (): boolean => random.integer(2) === 1;
+    return {
+      row: random.integer(M),
+      first,
+      outputs: 1 + random.integer(N - first),
+      rank: [0, ...RANKS][random.integer(7)]!,
+      half: flag(),
+      scaled: flag(),
+      biased: flag(),
+      factor: random.normal(),
+      gate: i % 3 === 0 ? random.uniform() : 1,
+    };
+  });
+}
+
+const ITEMS = { items: ["int64", ["n", WIDTH]] } as const;
+
+function linear(weight: Weight): Products {
+  const nodes = [linearNode(weight, "y", "", "items"), linearNode(weight, "plain")];
+  return new Products(weight, nodes, ["y", "plain"], { items: ["int64", ["n", WIDTH]] });
+}
+
+function checkLinear(
+  products: Products,
+  weight: Weight,
+  M: number,
+  changes: readonly Change[],
+  seed = 1,
+): Float32Array {
+  const { K, N } = weight;
+  const x = normals(seed, M * K);
+  using all = new Changes(changes, K);
+  const { y, plain } = products.run(x, K, { items: all.items });
+  expectNear(y!, all.applied(x, plain!, N), 1e-6);
+  const touched = new Set(changes.map(({ row }) => row));
+  for (let m = 0; m < M; m++) {
+    if (!touched.has(m)) expectSame(y!.subarray(m * N, (m + 1) * N), plain!.subarray(m * N, (m + 1) * N));
+  }
+  return y!;
+}
+
+/** y = x A B by items of LowRank; in `before` an operator has made the y that it changes. */
+function lowRank(K: number, N: number, before: boolean): Session {
+  const change = { op: "LowRank", domain: OPERATOR_DOMAIN, attributes: { K, N } };
+  const steps = before
+    ? [
+        { op: "Neg", inputs: ["z"], outputs: ["h"] },
+        { op: "Neg", inputs: ["h"], outputs: ["i"] },
+        { ...change, inputs: ["x", "i", "items"], outputs: ["y"] },
+      ]
+    : [{ ...change, inputs: ["x", "z", "items"], outputs: ["y"] }];
+  const inputs = { x: ["float32", ["M", K]], z: ["float32", ["M", N]], ...ITEMS } as never;
+  return Session.create(testModel({ inputs, outputs: { y: ["float32", ["M", N]] }, nodes: steps }));
+}
+
+export function itemTests(): void {
+  describe("items of Linear", () => {
+    test.each(RANKS.flatMap((rank) => [true, false].map((half) => [rank, half] as const)))(
+      "rank %d, float16: %s",
+      (rank, half) => {
+        for (const [K, N] of [
+          [100, 83],
+          [576, 320],
+          [7, 3],
+        ] as const) {
+          const weight = weightOf(rank, { K, N, bits: 4, block: 32 });
+          using products = linear(weight);
+          const change = { first: 0, outputs: N, rank, half, factor: 0.5 };
+          checkLinear(products, weight, 1, [{ ...change, row: 0 }]);
+          checkLinear(products, weight, 3, [{ ...change, row: 1, scaled: true }]);
+          checkLinear(products, weight, 9, [
+            { ...change, row: 8, biased: true, gate: 0.3 },
+            { ...change, row: 2, scaled: true, biased: true },
+            { ...change, row: 5, gate: 0.7 },
+          ]);
+        }
+      },
+    );
+
+    test("several on a row: the parts of q, k and v, and one on another", () => {
+      const weight = weightOf(2, { K: 96, N: 160, bits: 8, block: 64 });
+      using products = linear(weight);
+      const parts = [
+        { first: 0, outputs: 96, rank: 8 },
+        { first: 96, outputs: 32, rank: 4, half: true },
+        { first: 128, outputs: 32, rank: 7 },
+        { first: 50, outputs: 100, rank: 1, scaled: true },
+      ];
+      for (const M of [1, 2, 3, 4, 30]) {
+        const changes = range(M).flatMap((row) => (row % 3 === 1 ? [] : parts.map((part) => ({ ...part, row }))));
+        checkLinear(products, weight, M, changes);
+      }
+    });
+
+    test("only a scale, only a bias, or neither", () => {
+      const weight = weightOf(2, { K: 64, N: 70, bits: 4, block: 64 });
+      using products = linear(weight);
+      for (const M of [1, 5]) {
+        const rest = { row: M - 1, first: 3, outputs: 67, rank: 0 };
+        checkLinear(products, weight, M, [{ ...rest, scaled: true }]);
+        checkLinear(products, weight, M, [{ ...rest, biased: true, gate: 0.5 }]);
+        checkLinear(products, weight, M, [rest]);
+        checkLinear(products, weight, M, []);
+      }
+    });
+
+    test("any of them, at any place, with one thread as with two", () => {
+      const weight = weightOf(9, { K: 320, N: 210, bits: 4, block: 32 });
+      using products = linear(weight);
+      for (let seed = 0; seed < 30; seed++) {
+        const M = [1, 2, 3, 4, 17][seed % 5]!;
+        const changes = changesOf(seed, M, 210);
+        const both = checkLinear(products, weight, M, changes, seed);
+        operators()!.useThreads(1);
+        const one = checkLinear(products, weight, M, changes, seed);
+        operators()!.useThreads(2);
+        expectSame(one, both);
+      }
+    });
+
+    test("a row's result does not depend on the others", () => {
+      const weight = weightOf(4, { K: 130, N: 83, bits: 4, block: 32 });
+      using products = linear(weight);
+      const x = normals(5, 20 * 130);
+      const change = { first: 5, outputs: 77, rank: 7, scaled: true, gate: 0.4 };
+      using own = new Changes([{ ...change, row: 0 }], 130);
+      const alone = products.run(x.subarray(0, 130), 130, { items: own.items }).y!;
+      for (const M of [2, 3, 4, 20]) {
+        const rest = range(M - 1).map((row) => ({ ...change, row: row + 1 }));
+        using all = new Changes([{ ...change, row: 0 }, ...rest], 130);
+        x.fill(Number.NaN, 130); // nor does it matter what these are
+        const { y } = products.run(x.subarray(0, M * 130), 130, { items: all.items });
+        expectSame(y!.subarray(0, 83), alone);
+      }
+    });
+
+    test.each([
+      ["a row that is not there", { row: 3 }],
+      ["a row before the first", { row: -1 }],
+      ["outputs past the last", { first: 10, outputs: 7 }],
+      ["outputs before the first", { first: -1 }],
+      ["a negative rank", { rank: -4 }],
+    ])("%s is refused", (_, wrong) => {
+      const weight = weightOf(4, { K: 32, N: 16, bits: 4, block: 32 });
+      using products = linear(weight);
+      using session = lowRank(32, 16, false);
+      const good = { row: 0, first: 0, outputs: 16, rank: 0, scaled: true };
+      using changes = new Changes([good], 32);
+      const order = ["row", "first", "outputs", "rank"];
+      for (const [name, value] of Object.entries(wrong)) {
+        (changes.items.data as BigInt64Array)[order.indexOf(name)] = BigInt(value);
+      }
+      const x = normals(1, 3 * 32);
+      expect(() => products.run(x, 32, { items: changes.items })).toThrow(/Linear: an item/);
+      using rows = matrix(3, 32, x);
+      using z = matrix(3, 16, normals(2, 48));
+      expect(() => session.call({ x: rows, z, items: changes.items })).toThrow(/LowRank: an item/);
+    });
+  });
+
+  describe.each([
+    ["of an input, which stays", false],
+    ["of what an operator has made", true],
+  ])("LowRank %s", (_, before) => {
+    test("changes rows", () => {
+      const [K, N] = [100, 83];
+      using session = lowRank(K, N, before);
+      for (let seed = 0; seed < 20; seed++) {
+        const M = [1, 2, 3, 4, 17][seed % 5]!;
+        const [x, start] = [normals(seed, M * K), normals(seed + 1, M * N)];
+        using changes = new Changes(seed === 7 ? [] : changesOf(seed, M, N), K);
+        using rows = matrix(M, K, x);
+        using z = matrix(M, N, start.slice());
+        const { items } = changes;
+        using y = session.call({ x: rows, z, items }).y!;
+        expectNear(floats(y), changes.applied(x, start, N), 1e-6);
+        expectSame(floats(z), start);
+      }
+    });
+  });
+}
+
+export function packTests(): void {
+  test("pack copies in order or in bands of 64 rows, in float32 or rounded to float16", () => {
+    for (const [rows, columns] of [
+      [1, 1],
+      [17, 33],
+      [64, 5],
+      [150, 7],
+    ] as const) {
+      const source = normals(rows, rows * columns, 100);
+      const bands = range(Math.ceil(rows / 64)).flatMap((band) => {
+        const own = range(Math.min(64, rows - 64 * band)).map((i) => 64 * band + i);
+        return range(columns).flatMap((c) => own.map((row) => source[row * columns + c]!));
+      });
+      for (const banded of [false, true]) {
+        const expected = banded ? bands : [...source];
+        const whole = new Float32Array(source.length + 1).fill(7);
+        operators()!.pack(source, rows, columns, { banded, half: false }, whole);
+        expectSame(whole, Float32Array.from([...expected, 7]));
+        const rounded = new Uint16Array(source.length + 1).fill(7);
+        operators()!.pack(source, rows, columns, { banded, half: true }, rounded);
+        expect(rounded.at(-1)).toBe(7);
+        expected.forEach((value, i) => {
+          const h = rounded[i]!;
+          const size = 2 ** (((h >> 10) & 31) - 15) * (1 + (h & 1023) / 1024);
+          expect(Math.abs((h & 0x8000 ? -size : size) - value)).toBeLessThanOrEqual(Math.abs(value) * 2 ** -11);
+        });
+      }
+    }
+  });
+}
