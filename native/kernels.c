@@ -429,56 +429,60 @@ static void project(const Item *item, const float *x, int64_t in, int64_t from, 
   else project_as(item->a, x, in, from, to, low, 0);
 }
 
-/* `width` outputs, at most BAND and in whole vectors but for the last `rest`, whose sums stay in registers over all ranks. */
-INLINE void expand_band(const void *b, int64_t bandWidth, const Item *item, int64_t rank, const float *low, int64_t o, int64_t width, float *y,
-                        const int half, const int vectors) {
-  const int linear = !item->scale && !item->bias, whole = linear || item->gate == 1;
-  const float factor = (float)(linear ? item->factor * item->gate : item->factor), gate = (float)item->gate;
+/* `width` outputs, at most BAND and in whole vectors but for the rest, whose sums stay in registers over all ranks. */
+INLINE void expand_band(const void *b, int64_t bandWidth, int64_t rank, const float *low, int64_t width, float *target, const int half,
+                        const int vectors) {
   vec sums[BAND / 8];
   for (int j = 0; j < vectors; j++) sums[j] = zero();
   for (int64_t r = 0; r < rank; r++) {
     const vec l = all(low[r]);
     for (int j = 0; j < vectors; j++) sums[j] = multiply_add(load_as(b, r * bandWidth + j * LANES, half), l, sums[j]);
-    ahead(b, (half ? 2 : 4) * (r * bandWidth) + 1024);
-    if (!half) ahead(b, 4 * (r * bandWidth) + 1024 + 64);
-    if (vectors * LANES > 32) ahead(b, (half ? 2 : 4) * (r * bandWidth) + 1024 + 128 * !half + 64);
+    for (int j = 0; j < (half ? 2 : 4) * vectors * LANES; j += 64) ahead(b, (half ? 2 : 4) * r * bandWidth + 2048 + j);
   }
-  for (int j = 0; j < vectors; j++) {
-    const int64_t at = o + j * LANES;
-    const vec before = load(y + at);
-    vec t = multiply_add(sums[j], all(factor), before);
-    if (item->scale) t = times(t, load(item->scale + at));
-    if (item->bias) t = plus(t, load(item->bias + at));
-    store(y + at, whole ? t : multiply_add(minus(t, before), all(gate), before));
-  }
+  for (int j = 0; j < vectors; j++) store(target + j * LANES, sums[j]);
   for (int64_t i = vectors * LANES; i < width; i++) {
     float sum = 0;
     for (int64_t r = 0; r < rank; r++) sum = __builtin_fmaf(one_as(b, r * bandWidth + i, half), low[r], sum);
-    const float before = y[o + i];
-    float t = __builtin_fmaf(sum, factor, before);
-    if (item->scale) t *= item->scale[o + i];
-    if (item->bias) t += item->bias[o + i];
-    y[o + i] = whole ? t : __builtin_fmaf(t - before, gate, before);
+    target[i] = sum;
   }
 }
 
-INLINE void expand_as(const Item *item, const float *low, int64_t from, int64_t to, float *y, const int half) {
-  const int64_t rank = item->a ? item->rank : 0, outputs = item->outputs;
-  for (int64_t o = from; o < to;) {
+INLINE void expand_as(const Item *item, const float *low, int64_t from, int64_t to, float *sums, const int half) {
+  const int64_t rank = item->rank, outputs = item->outputs;
+  for (int64_t o = from, width; o < to; o += width) {
     const int64_t band = o / BAND * BAND, bandWidth = outputs - band < BAND ? outputs - band : BAND;
-    const int64_t end = band + bandWidth < to ? band + bandWidth : to, width = end - o;
+    width = (band + bandWidth < to ? band + bandWidth : to) - o;
     const void *b = (const char *)item->b + (half ? 2 : 4) * (band * rank + (o - band));
-    if (width == BAND) expand_band(b, bandWidth, item, rank, low, o, width, y, half, BAND / LANES);
-    else if (width >= BAND / 2) expand_band(b, bandWidth, item, rank, low, o, BAND / 2, y, half, BAND / 2 / LANES), o += BAND / 2 - width;
-    else if (width >= LANES) expand_band(b, bandWidth, item, rank, low, o, LANES, y, half, 1), o += LANES - width;
-    else expand_band(b, bandWidth, item, rank, low, o, width, y, half, 0);
-    o += width;
+    if (width == BAND) expand_band(b, bandWidth, rank, low, width, sums + o, half, BAND / LANES);
+    else if (width >= BAND / 2) expand_band(b, bandWidth, rank, low, width = BAND / 2, sums + o, half, BAND / 2 / LANES);
+    else if (width >= LANES) expand_band(b, bandWidth, rank, low, width = LANES, sums + o, half, 1);
+    else expand_band(b, bandWidth, rank, low, width, sums + o, half, 0);
   }
 }
 
-static void expand(const Item *item, const float *low, int64_t from, int64_t to, float *y) {
-  if (item->half) expand_as(item, low, from, to, y + item->first, 1);
-  else expand_as(item, low, from, to, y + item->first, 0);
+static void expand(const Item *item, const float *low, int64_t from, int64_t to, float *sums) {
+  if (item->half) expand_as(item, low, from, to, sums, 1);
+  else expand_as(item, low, from, to, sums, 0);
+}
+
+static void change(const Item *item, const float *sums, int64_t from, int64_t to, float *y) {
+  const int linear = !item->scale && !item->bias, whole = linear || item->gate == 1;
+  const float factor = (float)(linear ? item->factor * item->gate : item->factor), gate = (float)item->gate;
+  int64_t o = from;
+  for (; o + LANES <= to; o += LANES) {
+    const vec before = load(y + o);
+    vec t = item->a ? multiply_add(load(sums + o), all(factor), before) : before;
+    if (item->scale) t = times(t, load(item->scale + o));
+    if (item->bias) t = plus(t, load(item->bias + o));
+    store(y + o, whole ? t : multiply_add(minus(t, before), all(gate), before));
+  }
+  for (; o < to; o++) {
+    const float before = y[o];
+    float t = item->a ? __builtin_fmaf(sums[o], factor, before) : before;
+    if (item->scale) t *= item->scale[o];
+    if (item->bias) t += item->bias[o];
+    y[o] = whole ? t : __builtin_fmaf(t - before, gate, before);
+  }
 }
 
 static void put(float value, int half, void *target, int64_t at) {
@@ -614,4 +618,4 @@ static void attend(const float *q, const float *k, const float *v, int64_t heads
   }
 }
 
-const Kernels KERNELS = {round_row, multiply, project, expand, pack, rotate, attend};
+const Kernels KERNELS = {round_row, multiply, project, expand, change, pack, rotate, attend};

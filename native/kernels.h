@@ -43,8 +43,10 @@ typedef struct {
   void (*multiply)(const Chunk *x, int64_t M, const Quantized *w, const float *bias, int64_t from, int64_t to, float *y, int64_t stride);
   /* low[r] = a[r] . x for r from `from` to `to`. */
   void (*project)(const Item *item, const float *x, int64_t in, int64_t from, int64_t to, float *low);
-  /* The rest of an item, for its outputs from `from` to `to`; y is that of the item's row. */
-  void (*expand)(const Item *item, const float *low, int64_t from, int64_t to, float *y);
+  /* sums[o] = (low B)[o] for the item's outputs o from `from` to `to`. */
+  void (*expand)(const Item *item, const float *low, int64_t from, int64_t to, float *sums);
+  /* The rest of an item, for the same outputs; y is that of the item's row, at the item's first output. */
+  void (*change)(const Item *item, const float *sums, int64_t from, int64_t to, float *y);
   /* Copies source [rows, columns], in float16 if `half`: as it is or, `banded`, as an Item has B. */
   void (*pack)(const float *source, int64_t rows, int64_t columns, int banded, int half, void *target);
   /* Rotary position embedding of one head: the first 2 * pairs numbers, halves against each other. */

@@ -34,18 +34,24 @@ typedef struct {
   const Kernel *kernel;
   const float *x, *bias;
   Chunk *chunks;
-  float *y, *low;
+  /* For x A^T of an item, `ranks` numbers for each part, and for (x A^T) B of items, `outputs` numbers for each. */
+  float *y, *scratch, *sums;
   Quantized w;
-  int64_t M, chunksOfRow, lowStride, parts;
+  int64_t M, chunksOfRow, parts, ranks, outputs, scratchOfPart;
   const Item *items;
   int64_t count;
-  int rounds, multiplies;
+  int multiplies;
 } Linear;
 
-static void expand_part(const Linear *run, int64_t i, int64_t from, int64_t to, const float *low) {
+/* Asks for the beginning of what is read next, which the kernels do only within an item. */
+static inline void warm(const void *p, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + i, 0, 3);
+}
+
+static void change_part(const Linear *run, int64_t i, int64_t from, int64_t to, const float *sums) {
   const Item *item = run->items + i;
   const int64_t a = most(from, item->first) - item->first, b = least(to, item->first + item->outputs) - item->first;
-  if (a < b) kernels->expand(item, low, a, b, run->y + item->row * run->w.N);
+  if (a < b) kernels->change(item, sums, a, b, run->y + item->row * run->w.N + item->first);
 }
 
 /* All of it for some outputs. Few rows have few items: whoever needs x A^T computes it. */
@@ -54,28 +60,37 @@ static void few_rows(void *data, size_t t) {
   const int64_t N = run->w.N;
   const int64_t from = part(N, (int64_t)t, run->parts, BAND), to = part(N, (int64_t)t + 1, run->parts, BAND);
   if (run->multiplies) kernels->multiply(run->chunks, run->M, &run->w, run->bias, from, to, run->y, N);
-  float *low = run->low + (int64_t)t * run->lowStride;
+  float *low = run->scratch + (int64_t)t * run->scratchOfPart, *sums = low + run->ranks;
   for (int64_t i = 0; i < run->count; i++) {
     const Item *item = run->items + i;
-    if (item->first >= to || item->first + item->outputs <= from) continue;
-    if (item->a) kernels->project(item, run->x + item->row * run->w.K, run->w.K, 0, item->rank, low);
-    expand_part(run, i, from, to, low);
+    const int64_t a = most(from, item->first) - item->first, b = least(to, item->first + item->outputs) - item->first;
+    if (a >= b) continue;
+    if (item->a) {
+      kernels->project(item, run->x + item->row * run->w.K, run->w.K, 0, item->rank, low);
+      kernels->expand(item, low, a, b, sums);
+    }
+    change_part(run, i, from, to, sums);
   }
 }
 
+/* Rounds some rows, and reads the numbers of some items from beginning to end, which is the fastest way to read them. */
 static void begin_rows(void *data, size_t t) {
   const Linear *run = data;
   const int64_t K = run->w.K;
-  if (run->rounds) {
+  if (run->multiplies) {
     const int64_t to = part(run->M, (int64_t)t + 1, run->parts, 1);
     for (int64_t m = part(run->M, (int64_t)t, run->parts, 1); m < to; m++)
       kernels->round(run->x + m * K, K, run->w.bits, run->chunks + m * run->chunksOfRow);
   }
-  for (int64_t i = 0; i < run->count; i++) {
+  float *low = run->scratch + (int64_t)t * run->ranks;
+  const int64_t to = part(run->count, (int64_t)t + 1, run->parts, 1);
+  for (int64_t i = part(run->count, (int64_t)t, run->parts, 1); i < to; i++) {
     const Item *item = run->items + i;
     if (!item->a) continue;
-    const int64_t from = part(item->rank, (int64_t)t, run->parts, 4), to = part(item->rank, (int64_t)t + 1, run->parts, 4);
-    if (from < to) kernels->project(item, run->x + item->row * K, K, from, to, run->low + i * run->lowStride);
+    if (i + 1 < to && item[1].a) warm(item[1].a, 4 * (item[1].half ? 2 : 4) * K);
+    warm(item->b, 2048);
+    kernels->project(item, run->x + item->row * K, K, 0, item->rank, low);
+    kernels->expand(item, low, 0, item->outputs, run->sums + i * run->outputs);
   }
 }
 
@@ -90,7 +105,7 @@ static void end_rows(void *data, size_t t) {
     for (int64_t m = 0; m < run->M; m += ROWS)
       kernels->multiply(run->chunks + m * run->chunksOfRow, least(ROWS, run->M - m), &run->w, run->bias, from, to, run->y + m * N, N);
   }
-  for (int64_t i = 0; i < run->count; i++) expand_part(run, i, from, to, run->low + i * run->lowStride);
+  for (int64_t i = 0; i < run->count; i++) change_part(run, i, from, to, run->sums + i * run->outputs);
 }
 
 /* Fewer multiplications than this are not worth waking another thread for. */
@@ -98,18 +113,22 @@ enum { ALONE = 1 << 15 };
 
 static void run_linear(const Kernel *kernel, const OrtContext *context, Linear *run) {
   const Quantized *w = &run->w;
-  int64_t ranks = 0, work = run->multiplies ? run->M * w->N * w->K / 8 : 0;
+  int64_t work = run->multiplies ? run->M * w->N * w->K / 8 : 0;
   for (int64_t i = 0; i < run->count; i++) {
-    ranks = most(ranks, run->items[i].rank);
-    if (run->items[i].a) work += run->items[i].rank * (w->K + run->items[i].outputs);
+    const Item *item = run->items + i;
+    run->ranks = most(run->ranks, (item->rank + 15) / 16 * 16);
+    run->outputs = most(run->outputs, (item->outputs + 15) / 16 * 16);
+    if (item->a) work += item->rank * (w->K + item->outputs);
   }
   run->parts = work < ALONE ? 1 : (int64_t)threads;
-  run->lowStride = (ranks + 15) / 16 * 16;
   const int few = run->M < 4;
+  run->scratchOfPart = run->ranks + run->outputs;
   const size_t chunkBytes = run->multiplies ? sizeof(Chunk) * (size_t)(run->M * run->chunksOfRow) : 0;
-  SCRATCH(scratch, chunkBytes + 4 * (size_t)(run->lowStride * (few ? run->parts : run->count)));
+  const int64_t numbers = few ? run->parts * run->scratchOfPart : run->parts * run->ranks + run->count * run->outputs;
+  SCRATCH(scratch, chunkBytes + 4 * (size_t)numbers);
   run->chunks = (Chunk *)scratch;
-  run->low = (float *)(scratch + chunkBytes);
+  run->scratch = (float *)(scratch + chunkBytes);
+  run->sums = run->scratch + run->parts * run->ranks;
   if (few) {
     if (run->multiplies)
       for (int64_t m = 0; m < run->M; m++) kernels->round(run->x + m * w->K, w->K, w->bits, run->chunks + m * run->chunksOfRow);
@@ -147,7 +166,7 @@ static OrtStatus *compute_linear(void *state, OrtContext *context) {
   const Kernel *kernel = state;
   const Api api = kernel->api;
   const OrtValue *x = ort_input(api, context, 0), *bias = ort_input(api, context, 3);
-  Linear run = {.kernel = kernel, .rounds = 1, .multiplies = 1};
+  Linear run = {.kernel = kernel, .multiplies = 1};
   run.w = (Quantized){ort_data(api, ort_input(api, context, 1)), ort_data(api, ort_input(api, context, 2)), kernel->N, kernel->K,
                       (int)kernel->bits, (int)kernel->block};
   run.x = ort_data(api, x);
@@ -357,6 +376,22 @@ EXPORT const char *milora_start(size_t count, int bits) {
     return "avx2";
   }
   return NULL;
+}
+
+/*
+ * Asks Linux for large pages under memory that is read as a whole, over and over: a processor knows the places of few
+ * pages at a time. Memory smaller than such a page is left alone. By the system call itself: there is no C library here.
+ */
+EXPORT void milora_use_large_pages(char *memory, size_t bytes) {
+#if defined(__linux__) && defined(__x86_64__)
+  const uintptr_t page = 1 << 21, from = ((uintptr_t)memory + page - 1) & ~(page - 1), to = ((uintptr_t)memory + bytes) & ~(page - 1);
+  if (from >= to) return;
+  long result = 28; /* madvise */
+  register long advice __asm__("rdx") = 14; /* MADV_HUGEPAGE */
+  __asm__ volatile("syscall" : "+a"(result) : "D"(from), "S"(to - from), "r"(advice) : "rcx", "r11", "memory");
+#else
+  (void)memory, (void)bytes;
+#endif
 }
 
 /* See `pack` of kernels.h. */

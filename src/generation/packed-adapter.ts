@@ -61,6 +61,7 @@ export class PackedAdapter implements Disposable {
     const last = plans.at(-1);
     const memory = Tensor.allocate("uint8", [last ? last.at + last.bytes : 0]);
     const base = last ? memory.address : 0n;
+    if (last) operators.useLargePages(base, memory.byteLength);
     const modules: PackedModule[] = [];
     try {
       let began = performance.now();
