@@ -7,7 +7,10 @@
 #ifdef __AVX512VNNI__
 #define KERNELS kernels_avx512
 enum { LANES = 16 };
+/* Outputs that 8, 4, 2 rows and one meet at a time: as many as the registers hold. */
+enum { NR8 = 2, NR4 = 4, NR2 = 4, NR1 = 4 };
 typedef __m512 vec;
+typedef __m512i ivec;
 INLINE vec load(const float *p) { return _mm512_loadu_ps(p); }
 INLINE vec load_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 INLINE void store(float *p, vec v) { _mm512_storeu_ps(p, v); }
@@ -19,10 +22,14 @@ INLINE vec plus(vec a, vec b) { return _mm512_add_ps(a, b); }
 INLINE vec minus(vec a, vec b) { return _mm512_sub_ps(a, b); }
 INLINE vec times(vec a, vec b) { return _mm512_mul_ps(a, b); }
 INLINE float total(vec a) { return _mm512_reduce_add_ps(a); }
+INLINE ivec load_whole(const void *p) { return _mm512_loadu_si512(p); }
+INLINE vec to_floats(ivec a) { return _mm512_cvtepi32_ps(a); }
 #else
 #define KERNELS kernels_avx2
 enum { LANES = 8 };
+enum { NR8 = 1, NR4 = 1, NR2 = 1, NR1 = 4 };
 typedef __m256 vec;
+typedef __m256i ivec;
 INLINE vec load(const float *p) { return _mm256_loadu_ps(p); }
 INLINE vec load_half(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 INLINE void store(float *p, vec v) { _mm256_storeu_ps(p, v); }
@@ -33,6 +40,8 @@ INLINE vec multiply_add(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); 
 INLINE vec plus(vec a, vec b) { return _mm256_add_ps(a, b); }
 INLINE vec minus(vec a, vec b) { return _mm256_sub_ps(a, b); }
 INLINE vec times(vec a, vec b) { return _mm256_mul_ps(a, b); }
+INLINE ivec load_whole(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+INLINE vec to_floats(ivec a) { return _mm256_cvtepi32_ps(a); }
 INLINE float total(vec a) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -59,7 +68,20 @@ INLINE void ahead(const void *p, int64_t bytes) { __builtin_prefetch((const char
 
 /* --- activations --- */
 
-/* Writes 32 whole numbers in the order of a chunk, and returns their sum; x * inverse is rounded to nearest, ties to even. */
+/* Activations that meet a vector of weights: 2 blocks or 4. */
+enum { STEP = 8 * LANES };
+
+typedef struct {
+  int8_t first[4 * LANES];  /* of 4-bit weights the even elements of each block, of 8-bit ones the first half of each */
+  int8_t second[4 * LANES]; /* the others */
+  int32_t start[LANES];     /* minus what the weights' zero point adds to the sum of each block, in the first of its four lanes */
+  float scale[LANES];       /* of each block, in its four lanes */
+} Step;
+
+/* Of each row. */
+INLINE int64_t steps_of(int64_t K) { return (K + CHUNK - 1) / CHUNK * (CHUNK / STEP); }
+
+/* Writes 32 whole numbers in the order of a step, and returns their sum; x * inverse is rounded to nearest, ties to even. */
 INLINE int32_t put_levels(const float *x, float inverse, int bits, int8_t *first, int8_t *second) {
 #ifdef __AVX512VNNI__
   const __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse)));
@@ -114,52 +136,49 @@ INLINE float largest(const float *x) {
 }
 
 /* `count` numbers of a block, and zeros for the rest. */
-INLINE void round_block(const float *x, int64_t count, int bits, int at, Chunk *chunk) {
+INLINE void round_block(const float *x, int64_t count, int bits, int at, Step *step) {
   float padded[BLOCK];
   if (count < BLOCK) {
     for (int64_t i = 0; i < BLOCK; i++) padded[i] = i < count ? x[i] : 0;
     x = padded;
   }
   const float most = largest(x);
-  const int32_t sum = put_levels(x, most != 0 ? 127.0f / most : 0, bits, chunk->first + 16 * at, chunk->second + 16 * at);
-  _mm_storeu_si128((__m128i *)(chunk->start + 4 * at), _mm_setr_epi32(-sum * (1 << (bits - 1)), 0, 0, 0));
-  _mm_storeu_ps(chunk->scale + 4 * at, _mm_set1_ps(most / 127.0f));
+  const int32_t sum = put_levels(x, most != 0 ? 127.0f / most : 0, bits, step->first + 16 * at, step->second + 16 * at);
+  _mm_storeu_si128((__m128i *)(step->start + 4 * at), _mm_setr_epi32(-sum * (1 << (bits - 1)), 0, 0, 0));
+  _mm_storeu_ps(step->scale + 4 * at, _mm_set1_ps(most / 127.0f));
 }
 
 static void round_row(const float *x, int64_t K, int bits, Chunk *chunks) {
-  for (int64_t k = 0; k < K; k += CHUNK, chunks++) {
-    for (int at = 0; at < 4; at++) {
+  Step *step = (Step *)chunks, *const end = step + steps_of(K);
+  for (int64_t k = 0; step < end; k += STEP, step++) {
+    for (int at = 0; at < STEP / BLOCK; at++) {
       const int64_t left = K - k - at * BLOCK;
       const int64_t count = left > BLOCK ? BLOCK : left > 0 ? left : 0;
-      round_block(x + (count ? k + at * BLOCK : 0), count, bits, at, chunks);
+      round_block(x + (count ? k + at * BLOCK : 0), count, bits, at, step);
     }
   }
 }
 
 /* --- products --- */
 
-/* A chunk of weights, as whole numbers in the order of a chunk of activations. */
+/* A step of weights, as whole numbers in the order of a step of activations. */
 typedef struct {
-#ifdef __AVX512VNNI__
-  __m512i first, second;
-#else
-  __m256i first[2], second[2];
-#endif
+  ivec first, second;
 } Levels;
 
-/* `bytes` of a chunk's weights are there; of the rest nothing is read. */
-INLINE Levels levels_of(const uint8_t *w, int bits, int64_t bytes) {
+/* `bytes` of a step's weights are there; of the rest nothing is read. */
+INLINE Levels levels_of(const uint8_t *w, const int bits, int64_t bytes) {
   Levels levels;
 #ifdef __AVX512VNNI__
   if (bits == 4) {
     const __m512i low = _mm512_set1_epi8(15);
-    const __m512i v = bytes >= 64 ? _mm512_loadu_si512(w) : _mm512_maskz_loadu_epi8((1ull << bytes) - 1, w);
+    const __m512i v = bytes >= 64 ? load_whole(w) : _mm512_maskz_loadu_epi8((1ull << bytes) - 1, w);
     levels.first = _mm512_and_si512(v, low);
     levels.second = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
   } else {
     __m512i a, b;
     if (bytes >= 128) {
-      a = _mm512_loadu_si512(w), b = _mm512_loadu_si512(w + 64);
+      a = load_whole(w), b = load_whole(w + 64);
     } else {
       a = _mm512_maskz_loadu_epi8(bytes >= 64 ? ~0ull : (1ull << bytes) - 1, w);
       b = _mm512_maskz_loadu_epi8(bytes > 64 ? (1ull << (bytes - 64)) - 1 : 0, w + 64);
@@ -170,205 +189,153 @@ INLINE Levels levels_of(const uint8_t *w, int bits, int64_t bytes) {
     levels.second = _mm512_permutex2var_epi64(a, odd, b);
   }
 #else
-  uint8_t padded[128];
-  const int64_t whole = bits == 4 ? 64 : 128;
-  if (bytes < whole) {
-    for (int64_t i = 0; i < whole; i++) padded[i] = i < bytes ? w[i] : 0;
-    w = padded;
-  }
-  for (int half = 0; half < 2; half++) {
-    if (bits == 4) {
-      const __m256i low = _mm256_set1_epi8(15);
-      const __m256i v = _mm256_loadu_si256((const __m256i *)(w + 32 * half));
-      levels.first[half] = _mm256_and_si256(v, low);
-      levels.second[half] = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
-    } else {
-      const __m256i a = _mm256_loadu_si256((const __m256i *)(w + 64 * half));
-      const __m256i b = _mm256_loadu_si256((const __m256i *)(w + 64 * half + 32));
-      levels.first[half] = _mm256_permute2x128_si256(a, b, 0x20);
-      levels.second[half] = _mm256_permute2x128_si256(a, b, 0x31);
-    }
+  if (bits == 4) {
+    const __m256i low = _mm256_set1_epi8(15);
+    const __m256i v = bytes >= 32 ? load_whole(w) : _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i *)w));
+    levels.first = _mm256_and_si256(v, low);
+    levels.second = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
+  } else {
+    /* The zero point is taken away at once: products of unsigned 8 bits would not fit 16 bits twice. */
+    const __m256i middle = _mm256_set1_epi8((char)128);
+    const __m256i a = load_whole(w), b = bytes >= 64 ? load_whole(w + 32) : middle;
+    levels.first = _mm256_xor_si256(_mm256_permute2x128_si256(a, b, 0x20), middle);
+    levels.second = _mm256_xor_si256(_mm256_permute2x128_si256(a, b, 0x31), middle);
   }
 #endif
   return levels;
 }
 
-/* Scales of a chunk's four blocks of 32, each in four lanes; `count` of them are there. */
-typedef struct {
+/* Scales of a step's blocks of 32, each in four lanes; `count` of them are there. */
+INLINE vec scales_of(const float *s, const int block, int64_t count) {
 #ifdef __AVX512VNNI__
-  __m512 lanes;
-#else
-  __m256 lanes[2];
-#endif
-} Scales;
-
-INLINE Scales scales_of(const float *s, int block, int64_t count) {
-  Scales scales;
-#ifdef __AVX512VNNI__
+  if (block == 128) return all(*s);
+  if (block == 64) {
+    double two = 0;
+    __builtin_memcpy(&two, s, count >= 2 ? 8 : 4);
+    const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    return _mm512_permutexvar_ps(spread, _mm512_castpd_ps(_mm512_castpd128_pd512(_mm_set_sd(two))));
+  }
   const __m128 four = count >= 4 ? _mm_loadu_ps(s) : _mm_maskz_loadu_ps((__mmask8)((1 << count) - 1), s);
-  const __m512i spread = block == 32   ? _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3)
-                         : block == 64 ? _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1)
-                                       : _mm512_setzero_si512();
-  scales.lanes = _mm512_permutexvar_ps(spread, _mm512_castps128_ps512(four));
+  const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+  return _mm512_permutexvar_ps(spread, _mm512_castps128_ps512(four));
 #else
-  float four[4];
-  for (int i = 0; i < 4; i++) {
-    const int64_t at = block == 32 ? i : block == 64 ? i / 2 : 0;
-    four[i] = at < count ? s[at] : 0;
-  }
-  for (int half = 0; half < 2; half++) {
-    scales.lanes[half] = _mm256_setr_m128(_mm_set1_ps(four[2 * half]), _mm_set1_ps(four[2 * half + 1]));
-  }
+  if (block > 32 || count < 2) return all(*s);
+  double two;
+  __builtin_memcpy(&two, s, sizeof two);
+  return _mm256_permutevar_ps(_mm256_castpd_ps(_mm256_set1_pd(two)), _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
 #endif
-  return scales;
 }
 
+/* A step of activations in registers. */
 typedef struct {
-#ifdef __AVX512VNNI__
-  __m512 lanes;
-#else
-  __m256 lanes[2];
-#endif
-} Sum;
-
-INLINE Sum nothing(void) {
-  Sum sum;
-#ifdef __AVX512VNNI__
-  sum.lanes = _mm512_setzero_ps();
-#else
-  sum.lanes[0] = sum.lanes[1] = _mm256_setzero_ps();
-#endif
-  return sum;
-}
-
-/* A chunk of activations in registers. */
-typedef struct {
-#ifdef __AVX512VNNI__
-  __m512i first, second, start;
-  __m512 scale;
-#else
-  __m256i first[2], second[2], start[2];
-  __m256 scale[2];
-#endif
+  ivec first, second, start;
+  vec scale;
 } Numbers;
 
-INLINE Numbers numbers_of(const Chunk *x) {
-  Numbers numbers;
-#ifdef __AVX512VNNI__
-  numbers.first = _mm512_loadu_si512(x->first);
-  numbers.second = _mm512_loadu_si512(x->second);
-  numbers.start = _mm512_loadu_si512(x->start);
-  numbers.scale = _mm512_loadu_ps(x->scale);
-#else
-  for (int half = 0; half < 2; half++) {
-    numbers.first[half] = _mm256_loadu_si256((const __m256i *)(x->first + 32 * half));
-    numbers.second[half] = _mm256_loadu_si256((const __m256i *)(x->second + 32 * half));
-    numbers.start[half] = _mm256_loadu_si256((const __m256i *)(x->start + 8 * half));
-    numbers.scale[half] = _mm256_loadu_ps(x->scale + 8 * half);
-  }
-#endif
+INLINE Numbers numbers_of(const Step *x, const int uses) {
+  Numbers numbers = {load_whole(x->first), load_whole(x->second), load_whole(x->start), load(x->scale)};
+  /* Else the compiler would load them once more for each use, and loads are what limits. */
+  if (uses > 1) __asm__("" : "+v"(numbers.first), "+v"(numbers.second), "+v"(numbers.start), "+v"(numbers.scale));
   return numbers;
 }
 
-INLINE Sum add_product(Sum sum, Levels w, Scales s, Numbers x, int bits) {
+INLINE vec add_product(vec sum, Levels w, vec scale, Numbers x, const int bits) {
 #ifdef __AVX512VNNI__
   (void)bits;
   const __m512i dot = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(x.start, w.first, x.first), w.second, x.second);
-  sum.lanes = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(s.lanes, x.scale), sum.lanes);
 #else
   const __m256i ones = _mm256_set1_epi16(1);
-  for (int half = 0; half < 2; half++) {
-    const __m256i a = x.first[half], b = x.second[half];
-    __m256i dot;
-    if (bits == 4) {
-      const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(w.first[half], a), _mm256_maddubs_epi16(w.second[half], b));
-      dot = _mm256_add_epi32(_mm256_madd_epi16(pairs, ones), x.start[half]);
-    } else {
-      /* Unsigned 8-bit weights times 8 bits do not fit 16 bits twice: weights lose their zero point first, then their sign. */
-      const __m256i middle = _mm256_set1_epi8((char)128);
-      const __m256i f = _mm256_xor_si256(w.first[half], middle), g = _mm256_xor_si256(w.second[half], middle);
-      const __m256i p = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(f), _mm256_sign_epi8(a, f)), ones);
-      const __m256i q = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(g), _mm256_sign_epi8(b, g)), ones);
-      dot = _mm256_add_epi32(p, q);
-    }
-    const __m256 scale = _mm256_mul_ps(s.lanes[half], x.scale[half]);
-    sum.lanes[half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sum.lanes[half]);
+  __m256i dot;
+  if (bits == 4) {
+    const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(w.first, x.first), _mm256_maddubs_epi16(w.second, x.second));
+    dot = _mm256_add_epi32(_mm256_madd_epi16(pairs, ones), x.start);
+  } else {
+    const __m256i p = _mm256_maddubs_epi16(_mm256_abs_epi8(w.first), _mm256_sign_epi8(x.first, w.first));
+    const __m256i q = _mm256_maddubs_epi16(_mm256_abs_epi8(w.second), _mm256_sign_epi8(x.second, w.second));
+    dot = _mm256_add_epi32(_mm256_madd_epi16(p, ones), _mm256_madd_epi16(q, ones));
   }
 #endif
-  return sum;
+  return multiply_add(to_floats(dot), times(scale, x.scale), sum);
 }
 
-INLINE float total_of(Sum sum) {
-#ifdef __AVX512VNNI__
-  return _mm512_reduce_add_ps(sum.lanes);
-#else
-  return total(_mm256_add_ps(sum.lanes[0], sum.lanes[1]));
-#endif
-}
-
-INLINE __m128 totals_of(const Sum *sums, int64_t step) {
-#ifdef __AVX512VNNI__
-  return totals(sums[0].lanes, sums[step].lanes, sums[2 * step].lanes, sums[3 * step].lanes);
-#else
-  __m256 v[4];
-  for (int j = 0; j < 4; j++) v[j] = _mm256_add_ps(sums[j * step].lanes[0], sums[j * step].lanes[1]);
-  return totals(v[0], v[1], v[2], v[3]);
-#endif
-}
-
-/* NR outputs of MR rows; the first rows that meet these weights ask for the next ones. */
-INLINE void tile(const Chunk *x, int64_t chunks, const Quantized *w, const float *bias, int64_t n, float *y, int64_t stride, int first,
-                 const int NR, const int MR, const int bits, const int block) {
-  const int64_t rowScales = (w->K + block - 1) / block, rowBytes = rowScales * block * bits / 8;
-  const int64_t chunkBytes = CHUNK * bits / 8, chunkScales = CHUNK / block;
-  const uint8_t *weights = w->weights + n * rowBytes;
-  const float *scales = w->scales + n * rowScales;
-  if (first)
-    for (int64_t i = 0; i < NR * rowScales; i += 16) ahead(scales + i, 4096 * 2 / block * 4);
-  Sum sums[4][4];
-  for (int j = 0; j < NR; j++)
-    for (int i = 0; i < MR; i++) sums[j][i] = nothing();
-  for (int64_t c = 0; c < chunks; c++) {
-    const int64_t left = rowBytes - c * chunkBytes, leftScales = rowScales - c * chunkScales;
-    Levels levels[4];
-    Scales factors[4];
-    for (int j = 0; j < NR; j++) {
-      const uint8_t *at = weights + j * rowBytes + c * chunkBytes;
-      if (first) ahead(at, 4096);
-      levels[j] = levels_of(at, bits, left);
-      factors[j] = scales_of(scales + j * rowScales + c * chunkScales, block, leftScales);
-    }
-    for (int i = 0; i < MR; i++) {
-      const Numbers numbers = numbers_of(x + i * chunks + c);
-      for (int j = 0; j < NR; j++) sums[j][i] = add_product(sums[j][i], levels[j], factors[j], numbers, bits);
-    }
+/* What one step of NR outputs adds to the sums of MR rows, whose steps begin `row` from each other. */
+INLINE void add_step(vec sums[4][8], const Step *x, int64_t row, const uint8_t *weights, int64_t rowBytes, int64_t bytes,
+                     const float *scales, int64_t rowScales, int64_t count, const int NR, const int MR, const int bits, const int block) {
+  Levels levels[4];
+  vec factors[4];
+  for (int j = 0; j < NR; j++) {
+    ahead(weights + j * rowBytes, 4096);
+    levels[j] = levels_of(weights + j * rowBytes, bits, bytes);
+    factors[j] = scales_of(scales + j * rowScales, block, count);
   }
   for (int i = 0; i < MR; i++) {
-    float *target = y + i * stride + n;
+    const Numbers numbers = numbers_of(x + i * row, NR);
+    for (int j = 0; j < NR; j++) sums[j][i] = add_product(sums[j][i], levels[j], factors[j], numbers, bits);
+  }
+}
+
+/* NR outputs of MR rows. */
+INLINE void tile(const Step *x, int64_t row, const Quantized *w, const float *bias, int64_t n, float *y, int64_t stride, const int NR,
+                 const int MR, const int bits, const int block) {
+  const int64_t rowScales = (w->K + block - 1) / block, rowBytes = rowScales * block * bits / 8;
+  const int64_t stepBytes = STEP * bits / 8, whole = rowBytes / stepBytes, rest = rowBytes % stepBytes;
+  const uint8_t *weights = w->weights + n * rowBytes;
+  const float *scales = w->scales + n * rowScales;
+  for (int64_t i = 0; i < NR * rowScales; i += 16) ahead(scales + i, 4096 * 2 / block * 4);
+  vec sums[4][8];
+  for (int j = 0; j < NR; j++)
+    for (int i = 0; i < MR; i++) sums[j][i] = zero();
+  for (int64_t c = 0; c < whole; c++)
+    add_step(sums, x + c, row, weights + c * stepBytes, rowBytes, stepBytes, scales + c * STEP / block, rowScales, STEP / block, NR, MR, bits,
+             block);
+  if (block < STEP && rest)
+    add_step(sums, x + whole, row, weights + whole * stepBytes, rowBytes, rest, scales + whole * STEP / block, rowScales,
+             rowScales - whole * STEP / block, NR, MR, bits, block);
+  /* Four totals at a time, in one order for all, so that a number does not depend on what is computed beside it. */
+  for (int t = 0; t < NR * MR; t += 4) {
+    vec four[4];
+    for (int k = 0; k < 4; k++) four[k] = t + k < NR * MR ? sums[(t + k) % NR][(t + k) / NR] : four[0];
+    const __m128 all = totals(four[0], four[1], four[2], four[3]);
+    float *target = y + t / NR * stride + n;
     if (NR == 4) {
-      const __m128 four = totals_of(&sums[0][i], 4);
-      _mm_storeu_ps(target, bias ? _mm_add_ps(four, _mm_loadu_ps(bias + n)) : four);
+      _mm_storeu_ps(target, bias ? _mm_add_ps(all, _mm_loadu_ps(bias + n)) : all);
     } else {
-      for (int j = 0; j < NR; j++) target[j] = total_of(sums[j][i]) + (bias ? bias[n + j] : 0);
+      float each[4];
+      _mm_storeu_ps(each, all);
+      for (int k = 0; k < 4 && t + k < NR * MR; k++) target[k / NR * stride + k % NR] = each[k] + (bias ? bias[n + k % NR] : 0);
     }
   }
 }
 
-INLINE void multiply_as(const Chunk *x, int64_t M, const Quantized *w, const float *bias, int64_t from, int64_t to, float *y, int64_t stride,
-                        const int bits, const int block) {
-  const int64_t chunks = (w->K + CHUNK - 1) / CHUNK;
+/* Some outputs of MR rows. */
+INLINE void sweep(const Step *x, int64_t row, const Quantized *w, const float *bias, int64_t from, int64_t to, float *y, int64_t stride,
+                  const int NR, const int MR, const int bits, const int block) {
   int64_t n = from;
-  for (; n + 4 <= to; n += 4) {
-    int64_t m = 0;
-    for (; m + 4 <= M; m += 4) tile(x + m * chunks, chunks, w, bias, n, y + m * stride, stride, m == 0, 4, 4, bits, block);
-    for (; m + 2 <= M; m += 2) tile(x + m * chunks, chunks, w, bias, n, y + m * stride, stride, m == 0, 4, 2, bits, block);
-    if (m < M) tile(x + m * chunks, chunks, w, bias, n, y + m * stride, stride, m == 0, 4, 1, bits, block);
-  }
-  for (; n < to; n++)
-    for (int64_t m = 0; m < M; m++) tile(x + m * chunks, chunks, w, bias, n, y + m * stride, stride, 0, 1, 1, bits, block);
+  for (; n + NR <= to; n += NR) tile(x, row, w, bias, n, y, stride, NR, MR, bits, block);
+  for (; n < to; n++) tile(x, row, w, bias, n, y, stride, 1, MR, bits, block);
 }
 
-static void multiply(const Chunk *x, int64_t M, const Quantized *w, const float *bias, int64_t from, int64_t to, float *y, int64_t stride) {
+/* Outputs whose weights stay in the cache while all rows meet them. */
+enum { NEAR = 32 };
+
+INLINE void multiply_as(const Step *x, int64_t M, const Quantized *w, const float *bias, int64_t from, int64_t to, float *y,
+                        int64_t stride, const int bits, const int block) {
+  const int64_t row = steps_of(w->K);
+  for (int64_t n = from; n < to; n += NEAR) {
+    const int64_t end = n + NEAR < to ? n + NEAR : to;
+    int64_t m = 0;
+#define SWEEP(NR, MR) sweep(x + m * row, row, w, bias, n, end, y + m * stride, stride, NR, MR, bits, block)
+    for (; m + 8 <= M; m += 8) SWEEP(NR8, 8);
+    if (m + 4 <= M) SWEEP(NR4, 4), m += 4;
+    if (m + 2 <= M) SWEEP(NR2, 2), m += 2;
+    if (m < M) SWEEP(NR1, 1);
+#undef SWEEP
+  }
+}
+
+static void multiply(const Chunk *chunks, int64_t M, const Quantized *w, const float *bias, int64_t from, int64_t to, float *y,
+                     int64_t stride) {
+  const Step *x = (const Step *)chunks;
   if (w->bits == 4) {
     if (w->block == 32) multiply_as(x, M, w, bias, from, to, y, stride, 4, 32);
     else if (w->block == 64) multiply_as(x, M, w, bias, from, to, y, stride, 4, 64);

@@ -7,15 +7,13 @@
 /* Activations are rounded to 8 bits in blocks of 32, as MatMulNBits does with accuracy level 4; four blocks are a chunk. */
 enum { BLOCK = 32, CHUNK = 128 };
 
+/* A chunk in the form that the kernels of an instruction set like. */
+typedef struct {
+  uint8_t bytes[256];
+} Chunk;
+
 /* Outputs of an adapter's B that lie together for all ranks. */
 enum { BAND = 64 };
-
-typedef struct {
-  int8_t first[64];   /* of 4-bit weights the even elements of each block, of 8-bit ones the first half of each */
-  int8_t second[64];  /* the others */
-  int32_t start[16];  /* minus what the weights' zero point adds to the sum of each block, in the first of its four lanes */
-  float scale[16];    /* of each block, in its four lanes */
-} Chunk;
 
 /* A matrix [N, K] in blocks of `block` weights, as MatMulNBits has it: unsigned, zero point in the middle. */
 typedef struct {
