@@ -31,7 +31,7 @@ export interface PreparedAdapter extends Disposable {
 
 /** How many adapters' tensors, and bytes of packed numbers, are kept while unused. */
 const KEPT = 64;
-const KEPT_BYTES = 2 ** 28;
+const KEPT_BYTES = 2 ** 30;
 
 export class AdapterCache implements Disposable {
   readonly #backbone: Backbone;

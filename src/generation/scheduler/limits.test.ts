@@ -165,11 +165,11 @@ describe("overload", () => {
 describe("ends", () => {
   test("a deadline passes while a request waits, and while it runs", async () => {
     const scheduler = new Scheduler(engine, { maxBatch: 1 });
-    const running = scheduler.submit(request({ deadlineMs: 15 }, 500));
+    const running = scheduler.submit(request({ deadlineMs: 30 }, 500));
     await running.next();
-    const waiting = scheduler.submit(request({ tenant: "b", deadlineMs: 10 }));
+    const waiting = scheduler.submit(request({ tenant: "b", deadlineMs: 5 }));
     await expect(finish(waiting)).rejects.toMatchObject({ code: "DEADLINE_EXCEEDED", exitCode: 1 });
-    await expect(finish(running)).rejects.toThrow(/after 15 ms/);
+    await expect(finish(running)).rejects.toThrow(/after 30 ms/);
     const met = await finish(scheduler.submit(request({ deadlineMs: 1e12 })));
     expect(met.tokens).toHaveLength(10);
     await expectClean(scheduler);

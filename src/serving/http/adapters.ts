@@ -4,7 +4,7 @@ import { isAbsolute, join, sep } from "node:path";
 import multipart from "@fastify/multipart";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import { z } from "zod";
-import { InputError, MiloraError } from "../../base/index.ts";
+import { InputError, MiloraError, reasonOf } from "../../base/index.ts";
 import { type AdapterRecord, type Installed, type Presence, qualified } from "../adapters/index.ts";
 import { ServingError } from "../errors.ts";
 import { parseRequest, RequestError } from "./errors.ts";
@@ -19,7 +19,8 @@ const loadSchema = z.object({
 
 const unloadSchema = z.object({ lora_name: z.string().min(1).describe("name of the adapter") });
 
-const ARCHIVES = [
+/** Content types of an archive as the body. */
+export const ARCHIVES = [
   "application/x-tar",
   "application/tar",
   "application/gzip",
@@ -129,7 +130,9 @@ async function archiveOf(request: FastifyRequest): Promise<AsyncIterable<Uint8Ar
       throw new RequestError("the body must be a .tar or .tar.gz");
     return request.body as AsyncIterable<Uint8Array>;
   }
-  const part = await request.file();
+  const part = await request.file().catch((cause: unknown) => {
+    throw new RequestError(`the form cannot be read: ${reasonOf(cause)}`);
+  });
   if (!part) throw new RequestError("the form has no file");
   return part.file as AsyncIterable<Uint8Array>;
 }

@@ -11,6 +11,7 @@ import {
   USAGE_COLUMNS,
   type UsageColumn,
 } from "../store/index.ts";
+import { ARCHIVES } from "./adapters.ts";
 import { parseRequest, RequestError } from "./errors.ts";
 import { jsonSchema } from "./openapi.ts";
 
@@ -51,8 +52,6 @@ const usageQuery = z.strictObject({
     .optional()
     .describe(`what to tell apart, of ${USAGE_COLUMNS.join(", ")}; default tenant,adapter`),
 });
-
-const ARCHIVES = ["application/x-tar", "application/gzip", "application/x-gzip", "application/octet-stream"];
 
 const parameter = ({ params }: FastifyRequest, name: string): string => (params as Record<string, string>)[name]!;
 
