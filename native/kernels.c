@@ -274,9 +274,28 @@ INLINE void add_step(vec sums[4][8], const Step *x, int64_t row, const uint8_t *
   }
 }
 
+INLINE void ask(Soon *soon) {
+  for (int i = 0; i < soon->lines; i++) {
+    if (soon->at >= soon->stop) {
+      if (soon->item == soon->end) {
+        soon->lines = 0;
+        return;
+      }
+      const Item *item = soon->item;
+      const int64_t bytes = item->half ? 2 : 4;
+      soon->at = soon->second ? item->b : item->a;
+      soon->stop = soon->at + (soon->at ? bytes * item->rank * (soon->second ? item->outputs : soon->in) : 0);
+      soon->item += soon->second;
+      soon->second = !soon->second;
+    }
+    __builtin_prefetch(soon->at, 0, 2);
+    soon->at += 64;
+  }
+}
+
 /* NR outputs of MR rows. */
-INLINE void tile(const Step *x, int64_t row, const Quantized *w, const float *bias, int64_t n, float *y, int64_t stride, const int NR,
-                 const int MR, const int bits, const int block) {
+INLINE void tile(const Step *x, int64_t row, const Quantized *w, const float *bias, int64_t n, float *y, int64_t stride, Soon *soon,
+                 const int NR, const int MR, const int bits, const int block) {
   const int64_t rowScales = (w->K + block - 1) / block, rowBytes = rowScales * block * bits / 8;
   const int64_t stepBytes = STEP * bits / 8, whole = rowBytes / stepBytes, rest = rowBytes % stepBytes;
   const uint8_t *weights = w->weights + n * rowBytes;
@@ -285,9 +304,11 @@ INLINE void tile(const Step *x, int64_t row, const Quantized *w, const float *bi
   vec sums[4][8];
   for (int j = 0; j < NR; j++)
     for (int i = 0; i < MR; i++) sums[j][i] = zero();
-  for (int64_t c = 0; c < whole; c++)
+  for (int64_t c = 0; c < whole; c++) {
+    if (soon) ask(soon);
     add_step(sums, x + c, row, weights + c * stepBytes, rowBytes, stepBytes, scales + c * STEP / block, rowScales, STEP / block, NR, MR, bits,
              block);
+  }
   if (block < STEP && rest)
     add_step(sums, x + whole, row, weights + whole * stepBytes, rowBytes, rest, scales + whole * STEP / block, rowScales,
              rowScales - whole * STEP / block, NR, MR, bits, block);
@@ -309,22 +330,22 @@ INLINE void tile(const Step *x, int64_t row, const Quantized *w, const float *bi
 
 /* Some outputs of MR rows. */
 INLINE void sweep(const Step *x, int64_t row, const Quantized *w, const float *bias, int64_t from, int64_t to, float *y, int64_t stride,
-                  const int NR, const int MR, const int bits, const int block) {
+                  Soon *soon, const int NR, const int MR, const int bits, const int block) {
   int64_t n = from;
-  for (; n + NR <= to; n += NR) tile(x, row, w, bias, n, y, stride, NR, MR, bits, block);
-  for (; n < to; n++) tile(x, row, w, bias, n, y, stride, 1, MR, bits, block);
+  for (; n + NR <= to; n += NR) tile(x, row, w, bias, n, y, stride, soon, NR, MR, bits, block);
+  for (; n < to; n++) tile(x, row, w, bias, n, y, stride, soon, 1, MR, bits, block);
 }
 
 /* Outputs whose weights stay in the cache while all rows meet them. */
 enum { NEAR = 32 };
 
 INLINE void multiply_as(const Step *x, int64_t M, const Quantized *w, const float *bias, int64_t from, int64_t to, float *y,
-                        int64_t stride, const int bits, const int block) {
+                        int64_t stride, Soon *soon, const int bits, const int block) {
   const int64_t row = steps_of(w->K);
   for (int64_t n = from; n < to; n += NEAR) {
     const int64_t end = n + NEAR < to ? n + NEAR : to;
     int64_t m = 0;
-#define SWEEP(NR, MR) sweep(x + m * row, row, w, bias, n, end, y + m * stride, stride, NR, MR, bits, block)
+#define SWEEP(NR, MR) sweep(x + m * row, row, w, bias, n, end, y + m * stride, stride, soon, NR, MR, bits, block)
     for (; m + 8 <= M; m += 8) SWEEP(NR8, 8);
     if (m + 4 <= M) SWEEP(NR4, 4), m += 4;
     if (m + 2 <= M) SWEEP(NR2, 2), m += 2;
@@ -334,16 +355,16 @@ INLINE void multiply_as(const Step *x, int64_t M, const Quantized *w, const floa
 }
 
 static void multiply(const Chunk *chunks, int64_t M, const Quantized *w, const float *bias, int64_t from, int64_t to, float *y,
-                     int64_t stride) {
+                     int64_t stride, Soon *soon) {
   const Step *x = (const Step *)chunks;
   if (w->bits == 4) {
-    if (w->block == 32) multiply_as(x, M, w, bias, from, to, y, stride, 4, 32);
-    else if (w->block == 64) multiply_as(x, M, w, bias, from, to, y, stride, 4, 64);
-    else multiply_as(x, M, w, bias, from, to, y, stride, 4, 128);
+    if (w->block == 32) multiply_as(x, M, w, bias, from, to, y, stride, soon, 4, 32);
+    else if (w->block == 64) multiply_as(x, M, w, bias, from, to, y, stride, soon, 4, 64);
+    else multiply_as(x, M, w, bias, from, to, y, stride, soon, 4, 128);
   } else {
-    if (w->block == 32) multiply_as(x, M, w, bias, from, to, y, stride, 8, 32);
-    else if (w->block == 64) multiply_as(x, M, w, bias, from, to, y, stride, 8, 64);
-    else multiply_as(x, M, w, bias, from, to, y, stride, 8, 128);
+    if (w->block == 32) multiply_as(x, M, w, bias, from, to, y, stride, soon, 8, 32);
+    else if (w->block == 64) multiply_as(x, M, w, bias, from, to, y, stride, soon, 8, 64);
+    else multiply_as(x, M, w, bias, from, to, y, stride, soon, 8, 128);
   }
 }
 

@@ -34,11 +34,24 @@ typedef struct {
   double factor, gate;
 } Item;
 
+/*
+ * What is read after this product: memory of items, line by line. Products are bound by arithmetic, items by memory, so
+ * that each has what the other does not need; `lines` are asked for with every chunk of weights.
+ */
+typedef struct {
+  const Item *item, *end;  /* what is left */
+  int64_t in;              /* columns of A */
+  const char *at, *stop;   /* what is left of an A or B */
+  int second;              /* that was a B */
+  int lines;
+} Soon;
+
 typedef struct {
   /* Rounds x [K] into ceil(K / 128) chunks. */
   void (*round)(const float *x, int64_t K, int bits, Chunk *chunks);
-  /* y[m * stride + n] = x[m] . w[n] (+ bias[n]) for rows of x in chunks, and n from `from` to `to`. */
-  void (*multiply)(const Chunk *x, int64_t M, const Quantized *w, const float *bias, int64_t from, int64_t to, float *y, int64_t stride);
+  /* y[m * stride + n] = x[m] . w[n] (+ bias[n]) for rows of x in chunks, and n from `from` to `to`; `soon` may be NULL. */
+  void (*multiply)(const Chunk *x, int64_t M, const Quantized *w, const float *bias, int64_t from, int64_t to, float *y, int64_t stride,
+                   Soon *soon);
   /* low[r] = a[r] . x for r from `from` to `to`. */
   void (*project)(const Item *item, const float *x, int64_t in, int64_t from, int64_t to, float *low);
   /* sums[o] = (low B)[o] for the item's outputs o from `from` to `to`. */

@@ -23,7 +23,7 @@ static inline int64_t part(int64_t count, int64_t i, int64_t parts, int64_t step
 
 typedef struct {
   Api api;
-  int64_t K, N, bits, block;                   /* Linear, LowRank */
+  int64_t K, N, bits, block, nextK;            /* Linear, LowRank */
   int64_t heads, keyHeads, width, window;      /* Attention */
   float scale;
 } Kernel;
@@ -38,8 +38,8 @@ typedef struct {
   float *y, *scratch, *sums;
   Quantized w;
   int64_t M, chunksOfRow, parts, ranks, outputs, scratchOfPart;
-  const Item *items;
-  int64_t count;
+  const Item *items, *next;
+  int64_t count, nextCount;
   int multiplies;
 } Linear;
 
@@ -59,7 +59,7 @@ static void few_rows(void *data, size_t t) {
   const Linear *run = data;
   const int64_t N = run->w.N;
   const int64_t from = part(N, (int64_t)t, run->parts, BAND), to = part(N, (int64_t)t + 1, run->parts, BAND);
-  if (run->multiplies) kernels->multiply(run->chunks, run->M, &run->w, run->bias, from, to, run->y, N);
+  if (run->multiplies) kernels->multiply(run->chunks, run->M, &run->w, run->bias, from, to, run->y, N, NULL);
   float *low = run->scratch + (int64_t)t * run->scratchOfPart, *sums = low + run->ranks;
   for (int64_t i = 0; i < run->count; i++) {
     const Item *item = run->items + i;
@@ -94,6 +94,9 @@ static void begin_rows(void *data, size_t t) {
   }
 }
 
+/* Lines of memory asked for at a time: more would wait for each other. */
+enum { MOST_LINES = 4 };
+
 /* Rows at a time, so that their chunks stay in the cache while weights pass. */
 enum { ROWS = 64 };
 
@@ -102,8 +105,17 @@ static void end_rows(void *data, size_t t) {
   const int64_t N = run->w.N;
   const int64_t from = part(N, (int64_t)t, run->parts, BAND), to = part(N, (int64_t)t + 1, run->parts, BAND);
   if (run->multiplies) {
+    /* The items that this part reads from beginning to end in the next operator. */
+    Soon soon = {.item = run->next + part(run->nextCount, (int64_t)t, run->parts, 1), .in = run->kernel->nextK};
+    soon.end = run->next + part(run->nextCount, (int64_t)t + 1, run->parts, 1);
+    int64_t lines = 0;
+    for (const Item *item = soon.item; item < soon.end; item++)
+      if (item->a) lines += item->rank * (soon.in + item->outputs) * (item->half ? 2 : 4) / 64;
+    const int64_t steps = 1 + (to - from) * run->M * run->w.K / CHUNK / 16; /* tiles have 16 sums */
+    soon.lines = (int)least((lines + steps - 1) / steps, MOST_LINES);
     for (int64_t m = 0; m < run->M; m += ROWS)
-      kernels->multiply(run->chunks + m * run->chunksOfRow, least(ROWS, run->M - m), &run->w, run->bias, from, to, run->y + m * N, N);
+      kernels->multiply(run->chunks + m * run->chunksOfRow, least(ROWS, run->M - m), &run->w, run->bias, from, to, run->y + m * N, N,
+                        soon.lines ? &soon : NULL);
   }
   for (int64_t i = 0; i < run->count; i++) change_part(run, i, from, to, run->sums + i * run->outputs);
 }
@@ -302,6 +314,7 @@ static Kernel *new_kernel(Api api) {
 static OrtStatus *create_linear(const CustomOp *op, Api api, const OrtKernelInfo *info, void **state) {
   (void)op;
   Kernel *kernel = *state = new_kernel(api);
+  ort_optional(api, info, "next_K", &kernel->nextK);
   return read(api, info, (const char *const[]){"K", "N", "bits", "block_size", NULL},
               (int64_t *const[]){&kernel->K, &kernel->N, &kernel->bits, &kernel->block});
 }
@@ -330,8 +343,8 @@ static size_t one_output(const CustomOp *op) { return (void)op, 1; }
 static size_t three_outputs(const CustomOp *op) { return (void)op, 3; }
 
 static const char *linear_name(const CustomOp *op) { return (void)op, "Linear"; }
-static size_t linear_inputs(const CustomOp *op) { return (void)op, 5; }
-static int linear_input(const CustomOp *op, size_t index) { return (void)op, (const int[]){FLOAT, UINT8, FLOAT, FLOAT, INT64}[index]; }
+static size_t linear_inputs(const CustomOp *op) { return (void)op, 6; }
+static int linear_input(const CustomOp *op, size_t index) { return (void)op, (const int[]){FLOAT, UINT8, FLOAT, FLOAT, INT64, INT64}[index]; }
 static int linear_optional(const CustomOp *op, size_t index) { return (void)op, index < 3 ? REQUIRED : OPTIONAL; }
 
 static const char *low_rank_name(const CustomOp *op) { return (void)op, "LowRank"; }

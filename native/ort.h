@@ -73,6 +73,11 @@ static inline size_t ort_count(Api api, const OrtValue *value) {
 static inline OrtStatus *ort_attribute(Api api, const OrtKernelInfo *info, const char *name, int64_t *value) {
   return ORT_CALL(api, 86, OrtStatus *, (const OrtKernelInfo *, const char *, int64_t *))(info, name, value);
 }
+/* Leaves `value` as it is where there is no such attribute. */
+static inline void ort_optional(Api api, const OrtKernelInfo *info, const char *name, int64_t *value) {
+  OrtStatus *status = ort_attribute(api, info, name, value);
+  if (status) ORT_CALL(api, 93, void, (OrtStatus *))(status);
+}
 static inline OrtStatus *ort_attribute_float(Api api, const OrtKernelInfo *info, const char *name, float *value) {
   return ORT_CALL(api, 85, OrtStatus *, (const OrtKernelInfo *, const char *, float *))(info, name, value);
 }

@@ -11,7 +11,7 @@ import {
   scatterRows,
   type Value,
 } from "../graph/index.ts";
-import { type Backbone, type Hooks, joinedSites, type Site, type SiteWeight } from "../models/index.ts";
+import { type Backbone, type Hooks, joinedSites, type Site, type SiteWeight, sitesOf } from "../models/index.ts";
 import { operators } from "../runtime/index.ts";
 
 /** Numbers of an item in a table, see `ITEM`. */
@@ -53,8 +53,12 @@ export interface ItemGroup {
 
 const divisor = (a: number, b: number): number => (b === 0 ? a : divisor(b, a % b));
 
+/** In the order in which they are computed. */
 export function itemGroups(backbone: Backbone): ItemGroup[] {
-  return joinedSites(backbone.config, backbone.weights).map((sites) => {
+  const order = new Map(sitesOf(backbone.config).map(({ path }, index) => [path, index]));
+  const firstOf = ([site]: readonly Site[]): number => order.get(site!.path)!;
+  const groups = joinedSites(backbone.config, backbone.weights).sort((a, b) => firstOf(a) - firstOf(b));
+  return groups.map((sites) => {
     const unit = sites.map(({ outFeatures }) => outFeatures).reduce(divisor);
     const units = sites.reduce((sum, { outFeatures }) => sum + outFeatures / unit, 0);
     return { name: sites[0]!.path, sites, unit, units, divided: sites.some((site) => site.outFeatures > unit) };
@@ -97,9 +101,18 @@ type Groups = ReadonlyMap<string, ItemGroup>;
 
 /** With milora's operators: tables say where the numbers of items are. */
 function tableHooks(graph: Graph, groups: Groups, kinds: ItemKinds): Hooks {
+  const order = [...groups.values()];
+  const tables = new Map<string, Value>();
+  const tableOf = (group: ItemGroup): Value => {
+    const known = tables.get(group.name);
+    const table = known ?? graph.input(itemTable(group), "int64", [`n.${group.name}`, ITEM_WIDTH]);
+    tables.set(group.name, table);
+    return table;
+  };
   const joined: NonNullable<Hooks["joined"]> = ([first], x, y) => {
     const group = groups.get(first!.path)!;
-    return applyItems(x, y, graph.input(itemTable(group), "int64", [`n.${group.name}`, ITEM_WIDTH]));
+    const next = order[order.indexOf(group) + 1];
+    return applyItems(x, y, tableOf(group), next && { items: tableOf(next), inFeatures: next.sites[0]!.inFeatures });
   };
   return {
     joined,

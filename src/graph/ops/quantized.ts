@@ -69,14 +69,17 @@ export const quantizedOps = {
       return [dx];
     },
   }),
-  /** `matmulNBits` of rows, with what adapters do to them: inputs x, quantized, scales, items. Operators only. */
-  linearItems: op<NBits>("linearItems", {
+  /**
+   * `matmulNBits` of rows, with what adapters do to them: inputs x, quantized, scales, items, and the items of the next
+   * product, of `nextK` columns, whose memory is fetched meanwhile. Operators only.
+   */
+  linearItems: op<NBits & { nextK: number }>("linearItems", {
     infer: ({ inputs: [x], attributes: { N } }) => ({ dtype: x!.dtype, shape: [x!.shape[0]!, N] }),
     lower(to) {
-      const { K, N, bits, blockSize } = to.attributes;
-      const attributes = { K: int(K), N: int(N), bits: int(bits), block_size: int(blockSize) };
-      const [x, quantized, scales, items] = to.ins as [string, string, string, string];
-      to.emit("Linear", [x, quantized, scales, "", items], attributes, to.outs, OPERATOR_DOMAIN);
+      const { K, N, bits, blockSize, nextK } = to.attributes;
+      const shape = { K: int(K), N: int(N), bits: int(bits), block_size: int(blockSize), next_K: int(nextK) };
+      const [x, quantized, scales, items, ...next] = to.ins as [string, string, string, string, ...string[]];
+      to.emit("Linear", [x, quantized, scales, "", items, ...next], shape, to.outs, OPERATOR_DOMAIN);
     },
   }),
   /** y with what adapters do to it: inputs x, y, items. Operators only. */
@@ -202,14 +205,22 @@ export function matmulNBits(x: Value, weight: NBitsWeight): Value {
 /**
  * y [N, out], made from x [N, in], with what adapters do to some of its rows: `items` int64 [n, 11] are structs Item of
  * native/kernels.h. A product with a quantised weight and its items are one node. Only where there are `operators`.
+ *
+ * @param next the items that come next, of modules with `inFeatures`: their memory is fetched while this is computed
  */
-export function applyItems(x: Value, y: Value, items: Value): Value {
+export function applyItems(
+  x: Value,
+  y: Value,
+  items: Value,
+  next?: { readonly items: Value; readonly inFeatures: number },
+): Value {
   const product = producedBy(y, quantizedOps.matmulNBits);
   if (!product || product.inputs[0] !== x || !hasLinear(product.inputs, product.attributes)) {
     return apply1(quantizedOps.lowRankItems, [x, y, items], none);
   }
   const { levels: _levels, ...attributes } = product.attributes;
-  return apply1(quantizedOps.linearItems, [...product.inputs, items], attributes);
+  const inputs = [...product.inputs, items, ...(next ? [next.items] : [])];
+  return apply1(quantizedOps.linearItems, inputs, { ...attributes, nextK: next?.inFeatures ?? 0 });
 }
 
 /** Rows of a quantised embedding table: quantized uint8 [rows, columns * bits / 8], scales [rows, columns / blockSize]. */
