@@ -247,6 +247,22 @@ export function itemTests(): void {
       }
     });
 
+    test("items of the next product are only fetched, and change nothing", () => {
+      const weight = weightOf(3, { K: 96, N: 200, bits: 4, block: 32 });
+      const node = linearNode(weight, "ahead", "", "items", "next");
+      node.attributes = { ...node.attributes, next_K: 300 };
+      const inputs = { items: ["int64", ["n", WIDTH]], next: ["int64", ["m", WIDTH]] } as never;
+      using products = new Products(weight, [linearNode(weight, "y", "", "items"), node], ["y", "ahead"], inputs);
+      for (let seed = 0; seed < 15; seed++) {
+        const M = [1, 3, 4, 9, 40][seed % 5]!;
+        using own = new Changes(changesOf(seed, M, 200), 96);
+        using next = new Changes(seed % 4 === 3 ? [] : changesOf(seed + 1, M, 150), 300);
+        const feeds = { items: own.items, next: next.items };
+        const { y, ahead } = products.run(normals(seed, M * 96), 96, feeds);
+        expectSame(ahead!, y!);
+      }
+    });
+
     test("a row's result does not depend on the others", () => {
       const weight = weightOf(4, { K: 130, N: 83, bits: 4, block: 32 });
       using products = linear(weight);
