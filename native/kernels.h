@@ -60,6 +60,10 @@ typedef struct {
   void (*change)(const Item *item, const float *sums, int64_t from, int64_t to, float *y);
   /* Copies source [rows, columns], in float16 if `half`: as it is or, `banded`, as an Item has B. */
   void (*pack)(const float *source, int64_t rows, int64_t columns, int banded, int half, void *target);
+  /* y [width] = silu(x [0, width)) * x [width, 2 width). */
+  void (*gate)(const float *x, int64_t width, float *y);
+  /* sum = x + skip and y = sum / sqrt(mean(sum^2) + eps) * weight, all [width]. */
+  void (*add_norm)(const float *x, const float *skip, const float *weight, int64_t width, float eps, float *sum, float *y);
   /* Rotary position embedding of one head: the first 2 * pairs numbers, halves against each other. */
   void (*rotate)(const float *x, const float *cosine, const float *sine, int64_t pairs, int64_t width, float *y);
   /* y [heads, width] = softmax(scale q kT) v for queries [heads, width] that share keys and values [count, width], width a

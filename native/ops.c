@@ -25,7 +25,7 @@ typedef struct {
   Api api;
   int64_t K, N, bits, block, nextK;            /* Linear, LowRank */
   int64_t heads, keyHeads, width, window;      /* Attention */
-  float scale;
+  float scale;                                 /* Attention; AddNorm: epsilon */
 } Kernel;
 
 /* --- Linear: y = x W^T + bias, then what items do to y --- */
@@ -225,11 +225,72 @@ static size_t in_place(int **inputs, int **outputs) {
 }
 static void keep(int *inputs, int *outputs) { (void)inputs, (void)outputs; }
 
+/* --- Gated, AddNorm: rows by themselves --- */
+
+typedef struct {
+  const Kernel *kernel;
+  const float *x, *skip, *weight;
+  float *sum, *y;
+  int64_t M, parts;
+} Rows;
+
+static void gate_part(void *data, size_t t) {
+  const Rows *run = data;
+  const int64_t N = run->kernel->N, to = part(run->M, (int64_t)t + 1, run->parts, 1);
+  for (int64_t m = part(run->M, (int64_t)t, run->parts, 1); m < to; m++) kernels->gate(run->x + m * 2 * N, N, run->y + m * N);
+}
+
+static void add_norm_part(void *data, size_t t) {
+  const Rows *run = data;
+  const int64_t N = run->kernel->N, to = part(run->M, (int64_t)t + 1, run->parts, 1);
+  for (int64_t m = part(run->M, (int64_t)t, run->parts, 1); m < to; m++)
+    kernels->add_norm(run->x + m * N, run->skip + m * N, run->weight, N, run->kernel->scale, run->sum + m * N, run->y + m * N);
+}
+
+/* Numbers that are not worth waking another thread for. */
+enum { ALONE_ROWS = 1 << 14 };
+
+static void run_rows(const Kernel *kernel, const OrtContext *context, Rows *run, void (*task)(void *, size_t)) {
+  run->parts = run->M * kernel->N < ALONE_ROWS ? 1 : least((int64_t)threads, run->M);
+  if (run->parts == 1) task(run, 0);
+  else ort_parallel(kernel->api, context, task, (size_t)run->parts, run);
+}
+
+static OrtStatus *compute_gated(void *state, OrtContext *context) {
+  const Kernel *kernel = state;
+  const OrtValue *x = ort_input(kernel->api, context, 0);
+  Rows run = {.kernel = kernel, .x = ort_data(kernel->api, x)};
+  run.M = (int64_t)ort_count(kernel->api, x) / (2 * kernel->N);
+  const int64_t dims[2] = {run.M, kernel->N};
+  run.y = ort_output(kernel->api, context, 0, dims, 2);
+  if (run.M == 0) return NULL;
+  if (!run.y) return ort_error(kernel->api, "Gated: no memory for the result");
+  run_rows(kernel, context, &run, gate_part);
+  return NULL;
+}
+
+static OrtStatus *compute_add_norm(void *state, OrtContext *context) {
+  const Kernel *kernel = state;
+  const Api api = kernel->api;
+  const OrtValue *x = ort_input(api, context, 0);
+  Rows run = {.kernel = kernel, .x = ort_data(api, x), .skip = ort_data(api, ort_input(api, context, 1))};
+  run.weight = ort_data(api, ort_input(api, context, 2));
+  run.M = (int64_t)ort_count(api, x) / kernel->N;
+  const int64_t dims[2] = {run.M, kernel->N};
+  run.y = ort_output(api, context, 0, dims, 2);
+  run.sum = ort_output(api, context, 1, dims, 2);
+  if (run.M == 0) return NULL;
+  if (!run.y || !run.sum) return ort_error(api, "AddNorm: no memory for the result");
+  run_rows(kernel, context, &run, add_norm_part);
+  return NULL;
+}
+
 /* --- Attention: one new token for each sequence, appended to the cache in place --- */
 
 typedef struct {
   const Kernel *kernel;
   const float *query, *key, *value, *cosine, *sine;
+  int64_t queryStep, keyStep; /* from one sequence to the next */
   float *keys, *values, *y, *scratch;
   const int32_t *last;
   int64_t B, S, pairs, scratchOfPart, parts;
@@ -245,11 +306,11 @@ static void attend_part(void *data, size_t t) {
   for (int64_t u = part(run->B * keyHeads, (int64_t)t, run->parts, 1); u < to; u++) {
     const int64_t b = u / keyHeads, h = u % keyHeads, position = run->last[b];
     float *keys = run->keys + (b * keyHeads + h) * run->S * width, *values = run->values + (b * keyHeads + h) * run->S * width;
-    const float *own = run->query + (b * kernel->heads + h * group) * width;
+    const float *own = run->query + b * run->queryStep + h * group * width;
     const float *cosine = run->cosine + position * run->pairs, *sine = run->sine + position * run->pairs;
     for (int64_t i = 0; i < group; i++) kernels->rotate(own + i * width, cosine, sine, run->pairs, width, q + i * width);
-    kernels->rotate(run->key + (b * keyHeads + h) * width, cosine, sine, run->pairs, width, keys + position * width);
-    __builtin_memcpy(values + position * width, run->value + (b * keyHeads + h) * width, 4 * (size_t)width);
+    kernels->rotate(run->key + b * run->keyStep + h * width, cosine, sine, run->pairs, width, keys + position * width);
+    __builtin_memcpy(values + position * width, run->value + b * run->keyStep + h * width, 4 * (size_t)width);
     const int64_t first = kernel->window > 0 ? most(0, position + 1 - kernel->window) : 0;
     kernels->attend(q, keys + first * width, values + first * width, group, width, position + 1 - first, kernel->scale, scores,
                     run->y + (b * kernel->heads + h * group) * width);
@@ -260,11 +321,19 @@ static OrtStatus *compute_attention(void *state, OrtContext *context) {
   const Kernel *kernel = state;
   const Api api = kernel->api;
   const int64_t width = kernel->width, keyHeads = kernel->keyHeads, group = kernel->heads / keyHeads;
-  const OrtValue *query = ort_input(api, context, 0), *pastKey = ort_input(api, context, 3), *cosine = ort_input(api, context, 6);
-  Attention run = {.kernel = kernel, .query = ort_data(api, query), .key = ort_data(api, ort_input(api, context, 1))};
-  run.value = ort_data(api, ort_input(api, context, 2));
+  const OrtValue *query = ort_input(api, context, 0), *key = ort_input(api, context, 1), *value = ort_input(api, context, 2);
+  const OrtValue *pastKey = ort_input(api, context, 3), *cosine = ort_input(api, context, 6);
+  Attention run = {.kernel = kernel, .query = ort_data(api, query), .queryStep = kernel->heads * width, .keyStep = keyHeads * width};
+  if (key && value) {
+    run.key = ort_data(api, key);
+    run.value = ort_data(api, value);
+  } else { /* all three lie together for each sequence */
+    run.key = run.query + run.queryStep;
+    run.value = run.key + run.keyStep;
+    run.queryStep = run.keyStep = run.queryStep + 2 * run.keyStep;
+  }
   run.last = ort_data(api, ort_input(api, context, 5));
-  run.B = (int64_t)ort_count(api, query) / (kernel->heads * width);
+  run.B = (int64_t)ort_count(api, query) / run.queryStep;
   run.S = run.B ? (int64_t)ort_count(api, pastKey) / (run.B * keyHeads * width) : 0;
   run.pairs = kernel->N; /* numbers of a row of cosine */
   const int64_t positions = run.pairs ? least(run.S, (int64_t)ort_count(api, cosine) / run.pairs) : run.S;
@@ -331,6 +400,17 @@ static OrtStatus *create_attention(const CustomOp *op, Api api, const OrtKernelI
   return read(api, info, (const char *const[]){"num_heads", "kv_num_heads", "head_dim", "rotary_pairs", "local_window_size", NULL},
               (int64_t *const[]){&kernel->heads, &kernel->keyHeads, &kernel->width, &kernel->N, &kernel->window});
 }
+static OrtStatus *create_gated(const CustomOp *op, Api api, const OrtKernelInfo *info, void **state) {
+  (void)op;
+  Kernel *kernel = *state = new_kernel(api);
+  return ort_attribute(api, info, "N", &kernel->N);
+}
+static OrtStatus *create_add_norm(const CustomOp *op, Api api, const OrtKernelInfo *info, void **state) {
+  (void)op;
+  Kernel *kernel = *state = new_kernel(api);
+  OrtStatus *status = ort_attribute(api, info, "N", &kernel->N);
+  return status ? status : ort_attribute_float(api, info, "epsilon", &kernel->scale);
+}
 static void destroy(void *state) { ort_free(((Kernel *)state)->api, state); }
 
 static const char *provider(const CustomOp *op) { return (void)op, "CPUExecutionProvider"; }
@@ -340,6 +420,7 @@ static int last_version(const CustomOp *op) { return (void)op, 0x7fffffff; }
 static int required(const CustomOp *op, size_t index) { return (void)op, (void)index, REQUIRED; }
 static int float_output(const CustomOp *op, size_t index) { return (void)op, (void)index, FLOAT; }
 static size_t one_output(const CustomOp *op) { return (void)op, 1; }
+static size_t two_outputs(const CustomOp *op) { return (void)op, 2; }
 static size_t three_outputs(const CustomOp *op) { return (void)op, 3; }
 
 static const char *linear_name(const CustomOp *op) { return (void)op, "Linear"; }
@@ -351,8 +432,17 @@ static const char *low_rank_name(const CustomOp *op) { return (void)op, "LowRank
 static size_t low_rank_inputs(const CustomOp *op) { return (void)op, 3; }
 static int low_rank_input(const CustomOp *op, size_t index) { return (void)op, index < 2 ? FLOAT : INT64; }
 
+static const char *gated_name(const CustomOp *op) { return (void)op, "Gated"; }
+static size_t gated_inputs(const CustomOp *op) { return (void)op, 1; }
+static const char *add_norm_name(const CustomOp *op) { return (void)op, "AddNorm"; }
+static size_t add_norm_inputs(const CustomOp *op) { return (void)op, 3; }
+static int float_input(const CustomOp *op, size_t index) { return (void)op, (void)index, FLOAT; }
+#define gated_input float_input
+#define add_norm_input float_input
+
 static const char *attention_name(const CustomOp *op) { return (void)op, "Attention"; }
 static size_t attention_inputs(const CustomOp *op) { return (void)op, 8; }
+static int attention_optional(const CustomOp *op, size_t index) { return (void)op, index == 1 || index == 2 ? OPTIONAL : REQUIRED; }
 static int attention_input(const CustomOp *op, size_t index) { return (void)op, index == 5 ? INT32 : FLOAT; }
 
 #define OP(prefix, outputs, optional, ...)                                                                                       \
@@ -366,7 +456,9 @@ static int attention_input(const CustomOp *op, size_t index) { return (void)op, 
 static const CustomOp ops[] = {
     OP(linear, one_output, linear_optional),
     OP(low_rank, one_output, required, .GetMayInplace = in_place, .ReleaseMayInplace = keep),
-    OP(attention, three_outputs, required),
+    OP(gated, one_output, required),
+    OP(add_norm, two_outputs, required),
+    OP(attention, three_outputs, attention_optional),
 };
 
 #define EXPORT __attribute__((visibility("default")))

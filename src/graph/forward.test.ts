@@ -8,11 +8,11 @@ import { transformerCases } from "./testing/transformer-cases.ts";
 
 const cases = { ...plainCases, ...transformerCases };
 
-/** They are told addresses; src/runtime/operators.test.ts has them. */
-const OF_ITEMS = ["linearItems", "lowRankItems"];
+/** milora's own; src/runtime/operators.test.ts has them. */
+const OPERATORS = ["linearItems", "lowRankItems", "gated"];
 
 test("every op has a case", () => {
-  expect(Object.keys(ops).filter((name) => cases[name] === undefined)).toEqual(OF_ITEMS);
+  expect(Object.keys(ops).filter((name) => cases[name] === undefined)).toEqual(OPERATORS);
 });
 
 describe("forward numbers", () => {

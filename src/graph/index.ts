@@ -65,6 +65,7 @@ export { and, cast, clip, equal, greater, greaterEqual, less, lessEqual, not, or
 export { dimOf, dimScalar, range, shapeOf } from "./ops/size.ts";
 export {
   type GroupQueryAttentionInputs,
+  gatedSilu,
   groupQueryAttention,
   rmsNorm,
   rotary,

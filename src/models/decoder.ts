@@ -4,6 +4,7 @@ import {
   add,
   type Dim,
   type Graph,
+  gatedSilu,
   gather,
   geluTanh,
   gemm,
@@ -145,7 +146,8 @@ export function decoderForward(
     const middle = addNorm(norms.beforeMlp, hidden, normIf(norms.afterAttention, attention));
     const z = middle.normed();
     const [gate, up] = each(gateUp, z, linear) as [Value, Value];
-    const gated = mul(ACTIVATIONS[config.hiddenAct](gate), up); // [N, ffn]
+    const fused = mode.kind === "cached" && config.hiddenAct === "silu";
+    const gated = fused ? gatedSilu(gate, up) : mul(ACTIVATIONS[config.hiddenAct](gate), up); // [N, ffn]
     const mlp = block(layer, "mlp", z, linear(`${at}.mlp.down_proj`, gated));
     ({ sum: hidden, normed } = addNorm(next, middle.sum, normIf(norms.afterMlp, mlp)));
   };

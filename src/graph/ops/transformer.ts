@@ -1,10 +1,11 @@
 /** @file Fused ops of language models: RMS norm, rotary positions, grouped attention with a cache. */
 import { OPERATOR_DOMAIN, operators } from "../../runtime/index.ts";
-import type { Value } from "../graph.ts";
+import { type None, none, producedBy, type Value } from "../graph.ts";
 import { float, int, type Lowering, type OnnxAttributes } from "../lowering.ts";
-import { addDims, formatShape, shapesEqual } from "../shape.ts";
+import { addDims, type Dim, formatShape, shapesEqual } from "../shape.ts";
 import { apply1, needDtype, needFloat, op, sameDtype } from "./common.ts";
-import { mul, neg, sub } from "./elementwise.ts";
+import { mul, neg, silu, sub } from "./elementwise.ts";
+import { layoutOps, reshape } from "./layout.ts";
 import { mean } from "./reduce.ts";
 
 export interface Attention {
@@ -71,8 +72,20 @@ export const transformerOps = {
     },
     lower(to) {
       const attributes = { epsilon: float(to.attributes.eps) };
+      const { shape, dtype } = to.node.inputs[0]!;
+      if (shape.length === 2 && dtype === "float32" && operators() !== undefined) {
+        to.emit("AddNorm", to.ins, { ...attributes, N: int(shape[1] as number) }, to.outs, OPERATOR_DOMAIN);
+        return;
+      }
       const outputs = to.optionalOut(1) === "" ? [to.out()] : [to.out(), "", "", to.out(1)];
       to.emit("SkipSimplifiedLayerNormalization", to.ins, attributes, outputs, "com.microsoft");
+    },
+  }),
+  /** silu(a) b of the halves a, b of rows [N, 2 width]. Operators only. */
+  gated: op<None>("gated", {
+    infer: ({ inputs: [x] }) => ({ dtype: x!.dtype, shape: [x!.shape[0]!, (x!.shape[1] as number) / 2] }),
+    lower(to) {
+      to.emit("Gated", to.ins, { N: int((to.node.inputs[0]!.shape[1] as number) / 2) }, to.outs, OPERATOR_DOMAIN);
     },
   }),
   /** A rotation in planes of two features; its adjoint is the rotation back: the sine negated. */
@@ -161,12 +174,11 @@ export const transformerOps = {
       const inputs = [to.in(0), take(!packed), take(!packed), take(past), take(past), take(true), take(true)];
       inputs.push(take(rotary), take(rotary), "", take(bias));
       if (hasAttention(to)) {
-        const [, , , pastKey] = to.node.inputs;
-        const headDim = pastKey!.shape[3] as number;
+        const headDim = to.node.outputs[1]!.shape[3] as number;
         const [query, key, value, keys, values, last, , cos, sin] = inputs as [string, ...string[]];
         const attributes = {
           ...{ num_heads: int(numHeads), kv_num_heads: int(kvNumHeads), head_dim: int(headDim) },
-          rotary_pairs: int(to.node.inputs[7]!.shape[1] as number),
+          rotary_pairs: int(to.node.inputs.at(-1)!.shape[1] as number),
           scale: float(scale ?? 1 / Math.sqrt(headDim)),
           local_window_size: int(localWindowSize ?? 0),
         };
@@ -191,12 +203,12 @@ export const transformerOps = {
 
 /** Whether milora's own operator can compute it: one new token for each sequence, rotated inside. */
 function hasAttention({ node, attributes }: Lowering<Attention>): boolean {
-  const { packed, past, rotary, rotaryInterleaved, bias, softcap } = attributes;
+  const { past, rotary, rotaryInterleaved, bias, softcap } = attributes;
   const [query] = node.inputs;
-  const fits = !packed && past && rotary && !rotaryInterleaved && !bias && !softcap && query!.dtype === "float32";
+  const fits = past && rotary && !rotaryInterleaved && !bias && !softcap && query!.dtype === "float32";
   if (!fits || query!.shape[1] !== 1) return false;
-  const headDim = node.inputs[3]!.shape[3] as number;
-  const pairs = node.inputs[7]!.shape[1];
+  const headDim = node.outputs[1]!.shape[3] as number;
+  const pairs = node.inputs.at(-1)!.shape[1]; // the sines come last
   return headDim % 16 === 0 && typeof pairs === "number" && operators() !== undefined;
 }
 
@@ -218,6 +230,16 @@ export function rmsNorm(x: Value, weight: Value, eps: number): Value {
 export function skipRmsNorm(x: Value, skip: Value, weight: Value, eps: number): { y: Value; sum: Value } {
   const [y, sum] = x.graph.apply(transformerOps.skipRmsNorm, [x, skip, weight], { eps });
   return { y: y!, sum: sum! };
+}
+
+/** silu(gate) · up; no gradient. One node where both are halves of one product and there are `operators`. */
+export function gatedSilu(gate: Value, up: Value): Value {
+  const whole = producedBy(gate, layoutOps.split)?.inputs[0];
+  const halves = whole && whole === producedBy(up, layoutOps.split)?.inputs[0] && whole.shape.length === 2;
+  const inOrder = halves && gate.origin.kind === "node" && gate.origin.node.outputs[0] === gate;
+  const two = inOrder && shapesEqual(gate.shape, up.shape) && whole.shape[1] === 2 * (gate.shape[1] as number);
+  if (!two || gate === up || gate.dtype !== "float32" || !operators()) return mul(silu(gate), up);
+  return apply1(transformerOps.gated, [whole], none);
 }
 
 /**
@@ -261,7 +283,10 @@ export function groupQueryAttention(inputs: GroupQueryAttentionInputs): {
   presentKey: Value;
   presentValue: Value;
 } {
-  const { query, key, value, pastKey, pastValue, seqlensK, totalSequenceLength, cos, sin, attentionBias } = inputs;
+  const joint = inputs.query.shape[1] === 1 ? jointProduct(inputs) : undefined;
+  const { query, key, value, pastKey, pastValue, seqlensK, totalSequenceLength, cos, sin, attentionBias } = joint
+    ? { ...inputs, query: joint, key: undefined, value: undefined }
+    : inputs;
   const values = [query, key, value, pastKey, pastValue, seqlensK, totalSequenceLength, cos, sin, attentionBias];
   const { numHeads, kvNumHeads, scale, softcap, localWindowSize, rotaryInterleaved = false } = inputs;
   const [y, presentKey, presentValue] = query.graph.apply(
@@ -282,4 +307,14 @@ export function groupQueryAttention(inputs: GroupQueryAttentionInputs): {
     },
   );
   return { y: y!, presentKey: presentKey!, presentValue: presentValue! };
+}
+
+/** What query, key and value are the parts of, [B, T, (heads + 2 * kvHeads) * D], where there are `operators`. */
+function jointProduct({ query, key, value }: GroupQueryAttentionInputs): Value | undefined {
+  const parts = [query, key, value].map((part) => part && producedBy(part, layoutOps.reshape)?.inputs[0]);
+  const node = parts[0] && producedBy(parts[0], layoutOps.split);
+  const together = node?.outputs.length === 3 && node.attributes.axis === 1;
+  if (!together || !operators() || node.outputs.some((output, i) => output !== parts[i])) return undefined;
+  const [B, T] = query.shape as readonly [Dim, Dim];
+  return reshape(node.inputs[0]!, [B, T, node.inputs[0]!.shape[1]!]);
 }
