@@ -274,8 +274,9 @@ INLINE void add_step(vec sums[4][8], const Step *x, int64_t row, const uint8_t *
   }
 }
 
-INLINE void ask(Soon *soon) {
-  for (int i = 0; i < soon->lines; i++) {
+/* Once for a tile: among its sums there is no register left for this. */
+static __attribute__((noinline)) void ask(Soon *soon, int64_t chunks) {
+  for (int64_t i = soon->lines * chunks; i > 0; i--) {
     if (soon->at >= soon->stop) {
       if (soon->item == soon->end) {
         soon->lines = 0;
@@ -301,14 +302,13 @@ INLINE void tile(const Step *x, int64_t row, const Quantized *w, const float *bi
   const uint8_t *weights = w->weights + n * rowBytes;
   const float *scales = w->scales + n * rowScales;
   for (int64_t i = 0; i < NR * rowScales; i += 16) ahead(scales + i, 4096 * 2 / block * 4);
+  if (soon && soon->lines) ask(soon, steps_of(w->K) / (CHUNK / STEP));
   vec sums[4][8];
   for (int j = 0; j < NR; j++)
     for (int i = 0; i < MR; i++) sums[j][i] = zero();
-  for (int64_t c = 0; c < whole; c++) {
-    if (soon) ask(soon);
+  for (int64_t c = 0; c < whole; c++)
     add_step(sums, x + c, row, weights + c * stepBytes, rowBytes, stepBytes, scales + c * STEP / block, rowScales, STEP / block, NR, MR, bits,
              block);
-  }
   if (block < STEP && rest)
     add_step(sums, x + whole, row, weights + whole * stepBytes, rowBytes, rest, scales + whole * STEP / block, rowScales,
              rowScales - whole * STEP / block, NR, MR, bits, block);
