@@ -495,8 +495,10 @@ static void pack(const float *source, int64_t rows, int64_t columns, int banded,
 /* exp for x <= 0, to 2 units in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]. */
 INLINE vec exp_of(vec x) {
 #ifdef __AVX512VNNI__
+  x = _mm512_max_ps(all(-104.0f), x); /* in this order NaN stays */
   const vec n = _mm512_roundscale_ps(_mm512_mul_ps(x, all(1.44269504f)), 8);
 #else
+  const vec there = _mm256_cmp_ps(x, all(-87.0f), _CMP_NLT_UQ);
   x = _mm256_max_ps(all(-87.0f), x); /* in this order NaN stays */
   const vec n = _mm256_round_ps(_mm256_mul_ps(x, all(1.44269504f)), 8);
 #endif
@@ -512,7 +514,7 @@ INLINE vec exp_of(vec x) {
   return _mm512_scalef_ps(p, n);
 #else
   const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-  return times(p, _mm256_castsi256_ps(power));
+  return _mm256_and_ps(times(p, _mm256_castsi256_ps(power)), there);
 #endif
 }
 
