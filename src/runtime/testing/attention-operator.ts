@@ -17,13 +17,14 @@ interface Heads {
 const INPUTS = ["query", "key", "value", "keys", "values", "last"];
 const OUTPUTS = ["y", "newKeys", "newValues"];
 
-function sessionOf(shape: Heads, capacity: number, positions: number, theirs: boolean): Session {
+/** Of milora's operator, or of the runtime's; `joint`: query, key and value lie together in the input `query`. */
+function sessionOf(shape: Heads, capacity: number, positions: number, theirs: boolean, joint = false): Session {
   const { heads, kvHeads, width, pairs, window, scale } = shape;
   const counts = { num_heads: heads, kv_num_heads: kvHeads, scale: { float: scale } };
   const own: TestNode = {
     op: "Attention",
     domain: OPERATOR_DOMAIN,
-    inputs: [...INPUTS, "cos", "sin"],
+    inputs: [...(joint ? ["query", "", "", ...INPUTS.slice(3)] : INPUTS), "cos", "sin"],
     outputs: OUTPUTS,
     attributes: { ...counts, head_dim: width, rotary_pairs: pairs, local_window_size: window },
   };
@@ -38,9 +39,8 @@ function sessionOf(shape: Heads, capacity: number, positions: number, theirs: bo
   return Session.create(
     testModel({
       inputs: {
-        query: ["float32", ["B", 1, heads * width]],
-        key: ["float32", ["B", 1, kvHeads * width]],
-        value: ["float32", ["B", 1, kvHeads * width]],
+        query: ["float32", ["B", 1, (heads + (joint ? 2 * kvHeads : 0)) * width]],
+        ...(!joint && { key: ["float32", ["B", 1, kvHeads * width]], value: ["float32", ["B", 1, kvHeads * width]] }),
         keys: ["float32", cache],
         values: ["float32", cache],
         last: ["int32", ["B"]],
@@ -206,6 +206,23 @@ export function attentionTests(): void {
       expectNear(floats(y), expected.y, 1.5e-6);
       expectNear(feeds.array("keys"), one(expected.keys), 1e-6);
       expectNear(feeds.array("values"), one(expected.values), 0);
+    });
+
+    test("query, key and value that lie together are the same as apart", () => {
+      const shape = { heads: 6, kvHeads: 2, width: 48, scale: 0.2, window: 0, pairs: 24 };
+      using session = sessionOf(shape, 20, 20, false);
+      using joint = sessionOf(shape, 20, 20, false, true);
+      using feeds = new Feeds(shape, [4, 19, 0], 20);
+      const apart = call(session, feeds.tensors);
+      const { query, key, value, ...rest } = feeds.tensors;
+      const together = [0, 1, 2].flatMap((b) =>
+        [query!, key!, value!].flatMap((part) => [
+          ...floats(part).subarray((b * part.size) / 3, ((b + 1) * part.size) / 3),
+        ]),
+      );
+      using all = Tensor.from("float32", [3, 1, together.length / 3], Float32Array.from(together));
+      const results = call(joint, { ...rest, query: all });
+      for (const name of OUTPUTS) expectSame(results[name]!, apart[name]!);
     });
 
     test("a sequence's result does not depend on the others, nor on what the cache holds after it", () => {
