@@ -473,20 +473,31 @@ static void change(const Item *item, const float *sums, int64_t from, int64_t to
   }
 }
 
-static void put(float value, int half, void *target, int64_t at) {
-  if (half) ((uint16_t *)target)[at] = float_to_half(value);
-  else ((float *)target)[at] = value;
+/* Copies `count` numbers, in float16 if `half`, to place `at` of `target`. */
+INLINE void copy_as(const float *source, int64_t count, int half, void *target, int64_t at) {
+  int64_t i = 0;
+  for (; i + LANES <= count; i += LANES) {
+    if (half) store_half((uint16_t *)target + at + i, load(source + i));
+    else store((float *)target + at + i, load(source + i));
+  }
+  for (; i < count; i++) {
+    if (half) ((uint16_t *)target)[at + i] = float_to_half(source[i]);
+    else ((float *)target)[at + i] = source[i];
+  }
 }
 
 static void pack(const float *source, int64_t rows, int64_t columns, int banded, int half, void *target) {
   if (!banded) {
-    for (int64_t i = 0; i < rows * columns; i++) put(source[i], half, target, i);
+    copy_as(source, rows * columns, half, target, 0);
     return;
   }
   for (int64_t band = 0; band < rows; band += BAND) {
     const int64_t width = rows - band < BAND ? rows - band : BAND;
-    for (int64_t i = 0; i < width; i++)
-      for (int64_t c = 0; c < columns; c++) put(source[(band + i) * columns + c], half, target, band * columns + c * width + i);
+    for (int64_t c = 0; c < columns; c++) {
+      float one[BAND];
+      for (int64_t i = 0; i < width; i++) one[i] = source[(band + i) * columns + c];
+      copy_as(one, width, half, target, band * columns + c * width);
+    }
   }
 }
 

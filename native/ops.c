@@ -156,11 +156,11 @@ static void run_linear(const Kernel *kernel, const OrtContext *context, Linear *
   RELEASE(scratch);
 }
 
-static void read_items(const OrtContext *context, size_t index, Linear *run) {
-  const Api api = run->kernel->api;
+static int64_t read_items(const OrtContext *context, Api api, size_t index, const Item **items) {
   const OrtValue *value = ort_input(api, context, index);
-  run->count = value ? (int64_t)(ort_count(api, value) * 8 / sizeof(Item)) : 0;
-  if (run->count) run->items = ort_data(api, value);
+  const int64_t count = value ? (int64_t)(ort_count(api, value) * 8 / sizeof(Item)) : 0;
+  if (count) *items = ort_data(api, value);
+  return count;
 }
 
 /* Whether each item is of a row and outputs that are there. */
@@ -185,7 +185,8 @@ static OrtStatus *compute_linear(void *state, OrtContext *context) {
   run.M = (int64_t)ort_count(api, x) / kernel->K;
   run.bias = bias ? ort_data(api, bias) : NULL;
   run.chunksOfRow = (kernel->K + CHUNK - 1) / CHUNK;
-  read_items(context, 4, &run);
+  run.count = read_items(context, api, 4, &run.items);
+  run.nextCount = read_items(context, api, 5, &run.next);
   if (!items_fit(&run)) return ort_error(api, "Linear: an item is for a row or outputs that are not there");
   const int64_t dims[2] = {run.M, kernel->N};
   run.y = ort_output(api, context, 0, dims, 2);
@@ -205,7 +206,7 @@ static OrtStatus *compute_low_rank(void *state, OrtContext *context) {
   run.w = (Quantized){NULL, NULL, kernel->N, kernel->K, 8, 32};
   run.x = ort_data(api, ort_input(api, context, 0));
   run.M = (int64_t)ort_count(api, y) / kernel->N;
-  read_items(context, 2, &run);
+  run.count = read_items(context, api, 2, &run.items);
   if (!items_fit(&run)) return ort_error(api, "LowRank: an item is for a row or outputs that are not there");
   const int64_t dims[2] = {run.M, kernel->N};
   run.y = ort_output(api, context, 0, dims, 2);
