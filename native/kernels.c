@@ -13,6 +13,7 @@ typedef __m512 vec;
 typedef __m512i ivec;
 INLINE vec load(const float *p) { return _mm512_loadu_ps(p); }
 INLINE vec load_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+INLINE vec load_bytes(const int8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p))); }
 INLINE void store(float *p, vec v) { _mm512_storeu_ps(p, v); }
 INLINE void store_half(uint16_t *p, vec v) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(v, 0)); }
 INLINE vec all(float x) { return _mm512_set1_ps(x); }
@@ -32,6 +33,7 @@ typedef __m256 vec;
 typedef __m256i ivec;
 INLINE vec load(const float *p) { return _mm256_loadu_ps(p); }
 INLINE vec load_half(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+INLINE vec load_bytes(const int8_t *p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p))); }
 INLINE void store(float *p, vec v) { _mm256_storeu_ps(p, v); }
 INLINE void store_half(uint16_t *p, vec v) { _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(v, 0)); }
 INLINE vec all(float x) { return _mm256_set1_ps(x); }
@@ -283,7 +285,7 @@ static __attribute__((noinline)) void ask(Soon *soon, int64_t chunks) {
         return;
       }
       const Item *item = soon->item;
-      const int64_t bytes = item->half ? 2 : 4;
+      const int64_t bytes = bytes_of(item->form);
       soon->at = soon->second ? item->b : item->a;
       soon->stop = soon->at + (soon->at ? bytes * item->rank * (soon->second ? item->outputs : soon->in) : 0);
       soon->item += soon->second;
@@ -372,85 +374,91 @@ static void multiply(const Chunk *chunks, int64_t M, const Quantized *w, const f
 
 INLINE float half_to_float(uint16_t h) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h))); }
 INLINE uint16_t float_to_half(float f) { return (uint16_t)_mm_cvtsi128_si32(_mm_cvtps_ph(_mm_set_ss(f), 0)); }
-INLINE vec load_as(const void *p, int64_t at, const int half) {
-  return half ? load_half((const uint16_t *)p + at) : load((const float *)p + at);
+INLINE vec load_as(const void *p, int64_t at, const int form) {
+  if (form == INT8) return load_bytes((const int8_t *)p + at);
+  return form == FLOAT16 ? load_half((const uint16_t *)p + at) : load((const float *)p + at);
 }
-INLINE float one_as(const void *p, int64_t at, const int half) {
-  return half ? half_to_float(((const uint16_t *)p)[at]) : ((const float *)p)[at];
+INLINE float one_as(const void *p, int64_t at, const int form) {
+  if (form == INT8) return ((const int8_t *)p)[at];
+  return form == FLOAT16 ? half_to_float(((const uint16_t *)p)[at]) : ((const float *)p)[at];
 }
 
-INLINE void project_as(const void *a, const float *x, int64_t in, int64_t from, int64_t to, float *low, const int half) {
+INLINE void project_as(const void *a, const float *x, int64_t in, int64_t from, int64_t to, float *low, const int form) {
   int64_t r = from;
   for (; r + 4 <= to; r += 4) {
     vec s0 = zero(), s1 = zero(), s2 = zero(), s3 = zero();
     int64_t i = 0;
     for (; i + LANES <= in; i += LANES) {
       const vec v = load(x + i);
-      s0 = multiply_add(load_as(a, r * in + i, half), v, s0);
-      s1 = multiply_add(load_as(a, (r + 1) * in + i, half), v, s1);
-      s2 = multiply_add(load_as(a, (r + 2) * in + i, half), v, s2);
-      s3 = multiply_add(load_as(a, (r + 3) * in + i, half), v, s3);
+      s0 = multiply_add(load_as(a, r * in + i, form), v, s0);
+      s1 = multiply_add(load_as(a, (r + 1) * in + i, form), v, s1);
+      s2 = multiply_add(load_as(a, (r + 2) * in + i, form), v, s2);
+      s3 = multiply_add(load_as(a, (r + 3) * in + i, form), v, s3);
       if (i % 32 == 0) {
         /* The next four rows lie where these end. */
-        const char *next = (const char *)a + (half ? 2 : 4) * ((r + 4) * in + 4 * i);
-        for (int j = 0; j < (half ? 4 : 8); j++) ahead(next, 64 * j);
+        const char *next = (const char *)a + bytes_of(form) * ((r + 4) * in + 4 * i);
+        for (int j = 0; j < 2 * bytes_of(form); j++) ahead(next, 64 * j);
       }
     }
     float t[4];
     _mm_storeu_ps(t, totals(s0, s1, s2, s3));
     for (; i < in; i++)
-      for (int j = 0; j < 4; j++) t[j] += one_as(a, (r + j) * in + i, half) * x[i];
+      for (int j = 0; j < 4; j++) t[j] += one_as(a, (r + j) * in + i, form) * x[i];
     for (int j = 0; j < 4; j++) low[r + j] = t[j];
   }
   for (; r < to; r++) {
     vec s = zero();
     int64_t i = 0;
-    for (; i + LANES <= in; i += LANES) s = multiply_add(load_as(a, r * in + i, half), load(x + i), s);
+    for (; i + LANES <= in; i += LANES) s = multiply_add(load_as(a, r * in + i, form), load(x + i), s);
     float t = total(s);
-    for (; i < in; i++) t += one_as(a, r * in + i, half) * x[i];
+    for (; i < in; i++) t += one_as(a, r * in + i, form) * x[i];
     low[r] = t;
   }
 }
 
 static void project(const Item *item, const float *x, int64_t in, int64_t from, int64_t to, float *low) {
-  if (item->half) project_as(item->a, x, in, from, to, low, 1);
-  else project_as(item->a, x, in, from, to, low, 0);
+  if (item->form == FLOAT16) project_as(item->a, x, in, from, to, low, FLOAT16);
+  else if (item->form == INT8) project_as(item->a, x, in, from, to, low, INT8);
+  else project_as(item->a, x, in, from, to, low, FLOAT32);
+  if (item->ranks)
+    for (int64_t r = from; r < to; r++) low[r] *= item->ranks[r];
 }
 
 /* `width` outputs, at most BAND and in whole vectors but for the rest, whose sums stay in registers over all ranks. */
-INLINE void expand_band(const void *b, int64_t bandWidth, int64_t rank, const float *low, int64_t width, float *target, const int half,
+INLINE void expand_band(const void *b, int64_t bandWidth, int64_t rank, const float *low, int64_t width, float *target, const int form,
                         const int vectors) {
   vec sums[BAND / 8];
   for (int j = 0; j < vectors; j++) sums[j] = zero();
   for (int64_t r = 0; r < rank; r++) {
     const vec l = all(low[r]);
-    for (int j = 0; j < vectors; j++) sums[j] = multiply_add(load_as(b, r * bandWidth + j * LANES, half), l, sums[j]);
-    for (int j = 0; j < (half ? 2 : 4) * vectors * LANES; j += 64) ahead(b, (half ? 2 : 4) * r * bandWidth + 2048 + j);
+    for (int j = 0; j < vectors; j++) sums[j] = multiply_add(load_as(b, r * bandWidth + j * LANES, form), l, sums[j]);
+    for (int j = 0; j < bytes_of(form) * vectors * LANES; j += 64) ahead(b, bytes_of(form) * r * bandWidth + 2048 + j);
   }
   for (int j = 0; j < vectors; j++) store(target + j * LANES, sums[j]);
   for (int64_t i = vectors * LANES; i < width; i++) {
     float sum = 0;
-    for (int64_t r = 0; r < rank; r++) sum = __builtin_fmaf(one_as(b, r * bandWidth + i, half), low[r], sum);
+    for (int64_t r = 0; r < rank; r++) sum = __builtin_fmaf(one_as(b, r * bandWidth + i, form), low[r], sum);
     target[i] = sum;
   }
 }
 
-INLINE void expand_as(const Item *item, const float *low, int64_t from, int64_t to, float *sums, const int half) {
+INLINE void expand_as(const Item *item, const float *low, int64_t from, int64_t to, float *sums, const int form) {
   const int64_t rank = item->rank, outputs = item->outputs;
   for (int64_t o = from, width; o < to; o += width) {
     const int64_t band = o / BAND * BAND, bandWidth = outputs - band < BAND ? outputs - band : BAND;
     width = (band + bandWidth < to ? band + bandWidth : to) - o;
-    const void *b = (const char *)item->b + (half ? 2 : 4) * (band * rank + (o - band));
-    if (width == BAND) expand_band(b, bandWidth, rank, low, width, sums + o, half, BAND / LANES);
-    else if (width >= BAND / 2) expand_band(b, bandWidth, rank, low, width = BAND / 2, sums + o, half, BAND / 2 / LANES);
-    else if (width >= LANES) expand_band(b, bandWidth, rank, low, width = LANES, sums + o, half, 1);
-    else expand_band(b, bandWidth, rank, low, width, sums + o, half, 0);
+    const void *b = (const char *)item->b + bytes_of(form) * (band * rank + (o - band));
+    if (width == BAND) expand_band(b, bandWidth, rank, low, width, sums + o, form, BAND / LANES);
+    else if (width >= BAND / 2) expand_band(b, bandWidth, rank, low, width = BAND / 2, sums + o, form, BAND / 2 / LANES);
+    else if (width >= LANES) expand_band(b, bandWidth, rank, low, width = LANES, sums + o, form, 1);
+    else expand_band(b, bandWidth, rank, low, width, sums + o, form, 0);
   }
 }
 
 static void expand(const Item *item, const float *low, int64_t from, int64_t to, float *sums) {
-  if (item->half) expand_as(item, low, from, to, sums, 1);
-  else expand_as(item, low, from, to, sums, 0);
+  if (item->form == FLOAT16) expand_as(item, low, from, to, sums, FLOAT16);
+  else if (item->form == INT8) expand_as(item, low, from, to, sums, INT8);
+  else expand_as(item, low, from, to, sums, FLOAT32);
 }
 
 static void change(const Item *item, const float *sums, int64_t from, int64_t to, float *y) {
@@ -473,30 +481,49 @@ static void change(const Item *item, const float *sums, int64_t from, int64_t to
   }
 }
 
-/* Copies `count` numbers, in float16 if `half`, to place `at` of `target`. */
-INLINE void copy_as(const float *source, int64_t count, int half, void *target, int64_t at) {
+/* Copies `count` numbers in a form to place `at` of `target`; `inverse` is what they are multiplied with for INT8. */
+INLINE void copy_as(const float *source, int64_t count, int form, float inverse, void *target, int64_t at) {
   int64_t i = 0;
+  if (form == INT8) {
+    for (; i < count; i++) ((int8_t *)target)[at + i] = (int8_t)__builtin_rintf(source[i] * inverse);
+    return;
+  }
   for (; i + LANES <= count; i += LANES) {
-    if (half) store_half((uint16_t *)target + at + i, load(source + i));
+    if (form == FLOAT16) store_half((uint16_t *)target + at + i, load(source + i));
     else store((float *)target + at + i, load(source + i));
   }
   for (; i < count; i++) {
-    if (half) ((uint16_t *)target)[at + i] = float_to_half(source[i]);
+    if (form == FLOAT16) ((uint16_t *)target)[at + i] = float_to_half(source[i]);
     else ((float *)target)[at + i] = source[i];
   }
 }
 
-static void pack(const float *source, int64_t rows, int64_t columns, int banded, int half, void *target) {
+/* The scale of `count` numbers `step` from each other, which goes to `*rank`; returns what they are to be multiplied with. */
+static float scale_of(const float *source, int64_t count, int64_t step, float *rank) {
+  float most = 0;
+  for (int64_t i = 0; i < count; i++) {
+    const float a = __builtin_fabsf(source[i * step]);
+    most = a > most || a != a ? a : most;
+  }
+  *rank *= most / 127;
+  return most > 0 ? 127 / most : 0;
+}
+
+static void pack(const float *source, int64_t rows, int64_t columns, int banded, int form, void *target, float *ranks) {
   if (!banded) {
-    copy_as(source, rows * columns, half, target, 0);
+    if (form != INT8) copy_as(source, rows * columns, form, 0, target, 0);
+    else
+      for (int64_t r = 0; r < rows; r++)
+        copy_as(source + r * columns, columns, form, scale_of(source + r * columns, columns, 1, ranks + r), target, r * columns);
     return;
   }
-  for (int64_t band = 0; band < rows; band += BAND) {
-    const int64_t width = rows - band < BAND ? rows - band : BAND;
-    for (int64_t c = 0; c < columns; c++) {
+  for (int64_t c = 0; c < columns; c++) {
+    const float inverse = form == INT8 ? scale_of(source + c, rows, columns, ranks + c) : 0;
+    for (int64_t band = 0; band < rows; band += BAND) {
+      const int64_t width = rows - band < BAND ? rows - band : BAND;
       float one[BAND];
       for (int64_t i = 0; i < width; i++) one[i] = source[(band + i) * columns + c];
-      copy_as(one, width, half, target, band * columns + c * width);
+      copy_as(one, width, form, inverse, target, band * columns + c * width);
     }
   }
 }

@@ -30,9 +30,14 @@ typedef struct {
   const void *b;       /* for each BAND outputs, of which the last may be fewer: [rank, BAND] */
   const float *scale;  /* [outputs], or NULL */
   const float *bias;   /* [outputs], or NULL */
-  int64_t half;        /* a and b are float16, not float32 */
+  int64_t form;        /* what a and b are */
   double factor, gate;
+  const float *ranks;  /* [rank], what A x is multiplied with, or NULL */
 } Item;
+
+/* Forms of a and b. */
+enum { FLOAT32, FLOAT16, INT8 };
+static inline int64_t bytes_of(int64_t form) { return form == INT8 ? 1 : form == FLOAT16 ? 2 : 4; }
 
 /*
  * What is read after this product: memory of items, line by line. Products are bound by arithmetic, items by memory, so
@@ -58,8 +63,11 @@ typedef struct {
   void (*expand)(const Item *item, const float *low, int64_t from, int64_t to, float *sums);
   /* The rest of an item, for the same outputs; y is that of the item's row, at the item's first output. */
   void (*change)(const Item *item, const float *sums, int64_t from, int64_t to, float *y);
-  /* Copies source [rows, columns], in float16 if `half`: as it is or, `banded`, as an Item has B. */
-  void (*pack)(const float *source, int64_t rows, int64_t columns, int banded, int half, void *target);
+  /*
+   * Copies source in a form: A [rank, columns] as it is or, `banded`, B [rows, rank] as an Item has it. For INT8 the numbers
+   * of a rank have a scale, with which its place in `ranks` is multiplied.
+   */
+  void (*pack)(const float *source, int64_t rows, int64_t columns, int banded, int form, void *target, float *ranks);
   /* y [width] = silu(x [0, width)) * x [width, 2 width). */
   void (*gate)(const float *x, int64_t width, float *y);
   /* sum = x + skip and y = sum / sqrt(mean(sum^2) + eps) * weight, all [width]. */

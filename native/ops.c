@@ -87,7 +87,7 @@ static void begin_rows(void *data, size_t t) {
   for (int64_t i = part(run->count, (int64_t)t, run->parts, 1); i < to; i++) {
     const Item *item = run->items + i;
     if (!item->a) continue;
-    if (i + 1 < to && item[1].a) warm(item[1].a, 4 * (item[1].half ? 2 : 4) * K);
+    if (i + 1 < to && item[1].a) warm(item[1].a, 4 * bytes_of(item[1].form) * K);
     warm(item->b, 2048);
     kernels->project(item, run->x + item->row * K, K, 0, item->rank, low);
     kernels->expand(item, low, 0, item->outputs, run->sums + i * run->outputs);
@@ -110,7 +110,7 @@ static void end_rows(void *data, size_t t) {
     soon.end = run->next + part(run->nextCount, (int64_t)t + 1, run->parts, 1);
     int64_t lines = 0;
     for (const Item *item = soon.item; item < soon.end; item++)
-      if (item->a) lines += item->rank * (soon.in + item->outputs) * (item->half ? 2 : 4) / 64;
+      if (item->a) lines += item->rank * (soon.in + item->outputs) * bytes_of(item->form) / 64;
     const int64_t steps = 1 + (to - from) * run->M * run->w.K / CHUNK / 16; /* tiles have 16 sums */
     soon.lines = (int)least((lines + steps - 1) / steps, MOST_LINES);
     for (int64_t m = 0; m < run->M; m += ROWS)
@@ -501,6 +501,6 @@ EXPORT void milora_use_large_pages(char *memory, size_t bytes) {
 }
 
 /* See `pack` of kernels.h. */
-EXPORT void milora_pack(const float *source, int64_t rows, int64_t columns, int banded, int half, void *target) {
-  kernels->pack(source, rows, columns, banded, half, target);
+EXPORT void milora_pack(const float *source, int64_t rows, int64_t columns, int banded, int form, void *target, float *ranks) {
+  kernels->pack(source, rows, columns, banded, form, target, ranks);
 }

@@ -37,7 +37,8 @@ export interface EngineOptions {
   /** Decode sessions kept for single routes of routed adapters; default 8, 0 for none. */
   readonly routeSessions?: number;
   /**
-   * How decoding holds the A and B of adapters under milora's operators: float16 halves what a step reads of them.
+   * How decoding holds the A and B of adapters under milora's operators: float16 halves what a step reads of them, int8
+   * (a scale for each rank) quarters it.
    * Default: float16 where the backbone's weights are rounded themselves (int4, int8), else float32.
    */
   readonly adapterPrecision?: AdapterPrecision | undefined;

@@ -1,8 +1,9 @@
 /** @file An adapter's numbers as milora's operators read them: one copy for all rows, in which B is banded. */
 import { setImmediate } from "node:timers/promises";
+import { sum } from "../base/index.ts";
 import type { LoweredModule } from "../methods/index.ts";
 import type { Backbone, Site } from "../models/index.ts";
-import { type Operators, Tensor } from "../runtime/index.ts";
+import { type Operators, PACKED_FORMS, type PackedForm, Tensor } from "../runtime/index.ts";
 import { ITEM_WIDTH, type ItemGroup, itemGroups } from "./mixed-graph.ts";
 
 /** Places of the `ITEM_WIDTH` numbers of an item, see struct Item of native/kernels.h. */
@@ -15,9 +16,10 @@ export const ITEM = {
   b: 5,
   scale: 6,
   bias: 7,
-  half: 8,
+  form: 8,
   factor: 9,
   gate: 10,
+  ranks: 11,
 } as const;
 
 /** What an adapter does to a module. */
@@ -38,8 +40,8 @@ const ALIGNMENT = 64;
 /** How long it packs at a time before others have the event loop, ms. */
 const SLICE_MS = 2;
 
-/** What A and B are held as. */
-export type AdapterPrecision = "float32" | "float16";
+/** What A and B are held as; int8 has a scale for each rank. */
+export type AdapterPrecision = PackedForm;
 
 export class PackedAdapter implements Disposable {
   readonly modules: readonly PackedModule[];
@@ -56,8 +58,7 @@ export class PackedAdapter implements Disposable {
     precision: AdapterPrecision,
     operators: Operators,
   ): Promise<PackedAdapter> {
-    const half = precision === "float16";
-    const plans = planOf(lowered, backbone, half);
+    const plans = planOf(lowered, backbone, precision);
     const last = plans.at(-1);
     const memory = Tensor.allocate("uint8", [last ? last.at + last.bytes : 0]);
     const base = last ? memory.address : 0n;
@@ -66,7 +67,7 @@ export class PackedAdapter implements Disposable {
     try {
       let began = performance.now();
       for (const plan of plans) {
-        modules.push(pack(plan, base, half, operators));
+        modules.push(pack(plan, base, precision, operators));
         if (performance.now() - began < SLICE_MS) continue;
         await setImmediate();
         began = performance.now();
@@ -100,7 +101,7 @@ interface Plan {
 
 const aligned = (bytes: number): number => Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
 
-function planOf(lowered: readonly LoweredModule[], backbone: Backbone, half: boolean): Plan[] {
+function planOf(lowered: readonly LoweredModule[], backbone: Backbone, form: PackedForm): Plan[] {
   const places = new Map<string, { group: ItemGroup; first: number }>();
   for (const group of itemGroups(backbone)) {
     let first = 0;
@@ -115,10 +116,11 @@ function planOf(lowered: readonly LoweredModule[], backbone: Backbone, half: boo
     const { group, first } = places.get(site.path)!;
     const bias = biasOf(module, backbone, group);
     const { inFeatures, outFeatures } = site;
-    const element = half ? 2 : 4;
-    const factors = low ? aligned(element * low.rank * inFeatures) + aligned(element * low.rank * outFeatures) : 0;
+    const { bytes: element } = PACKED_FORMS[form];
+    const factors = low ? [low.rank * inFeatures, low.rank * outFeatures].map((size) => aligned(element * size)) : [];
+    if (low && form === "int8") factors.push(aligned(4 * low.rank));
     const vectors = [scale, bias].reduce((sum, vector) => sum + (vector ? aligned(4 * outFeatures) : 0), 0);
-    const plan = { module, group, first, scale, bias, at, bytes: factors + vectors };
+    const plan = { module, group, first, scale, bias, at, bytes: sum(factors) + vectors };
     at += plan.bytes;
     return plan;
   });
@@ -137,34 +139,42 @@ function biasOf({ site, scale, bias, keepsBias }: LoweredModule, backbone: Backb
   return bias ? bias.map((b, o) => b + missing[o]!) : missing;
 }
 
-function pack(plan: Plan, base: bigint, half: boolean, operators: Operators): PackedModule {
+function pack(plan: Plan, base: bigint, form: PackedForm, operators: Operators): PackedModule {
   const { module, group, first, scale, bias, bytes } = plan;
   const { site, low, expert, inputScale } = module;
   const { inFeatures, outFeatures } = site;
   let at = base + BigInt(plan.at);
-  const put = (source: Float32Array, rows: number, columns: number, how: { banded: boolean; half: boolean }) => {
+  const take = (bytes: number): bigint => {
     const place = at;
-    operators.pack(source, rows, columns, how, place);
-    at += BigInt(aligned((how.half ? 2 : 4) * rows * columns));
+    at += BigInt(aligned(bytes));
     return place;
   };
-  const vector = { banded: false, half: false };
+  const vector = (source: Float32Array): bigint => {
+    const place = take(source.byteLength);
+    operators.pack(source, 1, source.length, { banded: false, form: "float32" }, place);
+    return place;
+  };
   const item = new BigInt64Array(ITEM_WIDTH);
   const numbers = new Float64Array(item.buffer);
   item[ITEM.first] = BigInt(first);
   item[ITEM.outputs] = BigInt(outFeatures);
-  item[ITEM.half] = half ? 1n : 0n;
+  item[ITEM.form] = BigInt(PACKED_FORMS[form].code);
   numbers[ITEM.gate] = 1;
   if (low) {
     const { rank, ranks } = low;
     const a = ranks ? low.a.map((value, i) => value * ranks[Math.floor(i / inFeatures)]!) : low.a;
     item[ITEM.rank] = BigInt(rank);
     numbers[ITEM.factor] = low.scaling;
-    item[ITEM.a] = put(a, rank, inFeatures, { banded: false, half });
-    item[ITEM.b] = put(low.b, outFeatures, rank, { banded: true, half });
+    const scales = form === "int8" ? new Float32Array(rank).fill(1) : undefined;
+    const { bytes: element } = PACKED_FORMS[form];
+    item[ITEM.a] = take(element * rank * inFeatures);
+    item[ITEM.b] = take(element * rank * outFeatures);
+    operators.pack(a, rank, inFeatures, { banded: false, form }, item[ITEM.a]!, scales);
+    operators.pack(low.b, outFeatures, rank, { banded: true, form }, item[ITEM.b]!, scales);
+    if (scales) item[ITEM.ranks] = vector(scales);
   }
-  if (scale) item[ITEM.scale] = put(scale, 1, outFeatures, vector);
-  if (bias) item[ITEM.bias] = put(bias, 1, outFeatures, vector);
+  if (scale) item[ITEM.scale] = vector(scale);
+  if (bias) item[ITEM.bias] = vector(bias);
   const changes = low || scale || bias;
   return { site, group, expert, item: changes ? item : undefined, inputScale, bytes };
 }

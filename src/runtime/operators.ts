@@ -7,6 +7,14 @@ import { enlargeStacks, loaded, type Pointer } from "./library.ts";
 /** Domain of the operators in models. */
 export const OPERATOR_DOMAIN = "milora";
 
+/** What A and B of an item are: its number, and bytes of a number. */
+export const PACKED_FORMS = {
+  float32: { code: 0, bytes: 4 },
+  float16: { code: 1, bytes: 2 },
+  int8: { code: 2, bytes: 1 },
+} as const;
+export type PackedForm = keyof typeof PACKED_FORMS;
+
 /** Operators that a session can be given, and helpers of theirs. */
 export interface Operators {
   /** Instruction set that they use. */
@@ -18,15 +26,18 @@ export interface Operators {
   /** Says how many threads the runtime has. */
   useThreads(count: number): void;
   /**
-   * Copies a matrix float32 [rows, columns] to `target`, as float16 if `half`, in its order or `banded`, as items have B
-   * (native/kernels.h). `target` has room for that; both are addresses or buffers that do not move.
+   * Copies a matrix float32 to `target` in a form: A [rank, columns] in its order or, `banded`, B [rows, rank] as items have
+   * it (native/kernels.h). `target` has room for that; it and `source` are addresses or buffers that do not move.
+   *
+   * @param ranks float32 [rank], for int8: multiplied with the scales of the numbers of each rank
    */
   pack(
     source: Pointer | ArrayBufferView,
     rows: number,
     columns: number,
-    how: { readonly banded: boolean; readonly half: boolean },
+    how: { readonly banded: boolean; readonly form: PackedForm },
     target: Pointer | ArrayBufferView,
+    ranks?: Pointer | ArrayBufferView,
   ): void;
 }
 
@@ -57,13 +68,13 @@ function load(): Operators | undefined {
   const structs: Pointer[] = [];
   for (let struct = at(0); struct !== null; struct = at(structs.length)) structs.push(struct);
   const useLargePages = library.func("void milora_use_large_pages(void *, size_t)");
-  const pack = library.func("void milora_pack(void *, int64, int64, int, int, void *)");
+  const pack = library.func("void milora_pack(void *, int64, int64, int, int, void *, void *)");
   return {
     instructions,
     structs,
     useLargePages: (address, bytes) => void useLargePages(address, bytes),
     useThreads: (count) => void start(count, bits),
-    pack: (source, rows, columns, { banded, half }, target) =>
-      pack(source, rows, columns, Number(banded), Number(half), target),
+    pack: (source, rows, columns, { banded, form }, target, ranks) =>
+      pack(source, rows, columns, Number(banded), PACKED_FORMS[form].code, target, ranks ?? null),
   };
 }

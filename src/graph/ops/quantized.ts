@@ -203,7 +203,7 @@ export function matmulNBits(x: Value, weight: NBitsWeight): Value {
 }
 
 /**
- * y [N, out], made from x [N, in], with what adapters do to some of its rows: `items` int64 [n, 11] are structs Item of
+ * y [N, out], made from x [N, in], with what adapters do to some of its rows: `items` int64 [n, 12] are structs Item of
  * native/kernels.h. A product with a quantised weight and its items are one node. Only where there are `operators`.
  *
  * @param next the items that come next, of modules with `inFeatures`: their memory is fetched while this is computed

@@ -1,7 +1,7 @@
 /** @file Tests of what adapters do to rows: the items of the operators Linear and LowRank. */
 import { describe, expect, test } from "vitest";
 import { Random } from "../../base/index.ts";
-import { OPERATOR_DOMAIN, operators, Session, Tensor } from "../index.ts";
+import { OPERATOR_DOMAIN, operators, PACKED_FORMS, type PackedForm, Session, Tensor } from "../index.ts";
 import { testModel } from "../testing.ts";
 import {
   type Exact,
@@ -24,7 +24,7 @@ interface Change {
   outputs: number;
   /** 0: only scale and bias. */
   rank: number;
-  half?: boolean;
+  form?: PackedForm;
   scaled?: boolean;
   biased?: boolean;
   factor?: number;
@@ -32,7 +32,7 @@ interface Change {
 }
 
 /** Numbers of a struct Item of native/kernels.h. */
-const WIDTH = 11;
+const WIDTH = 12;
 
 /** Items in native memory, and what they do in float64. */
 class Changes implements Disposable {
@@ -46,20 +46,22 @@ class Changes implements Disposable {
     const data = new BigInt64Array(changes.length * WIDTH);
     const floatsOf = new Float64Array(data.buffer);
     this.#changes = changes.map((change, i) => {
-      const { row, first, outputs, rank, half = false, scaled, biased, factor = 1, gate = 1 } = change;
-      const a = halves(normals(10 * i + 1, rank * K, 0.1), half);
-      const b = halves(normals(10 * i + 2, outputs * rank, 0.1), half); // [outputs, rank]
+      const { row, first, outputs, rank, form = "float32", scaled, biased, factor = 1, gate = 1 } = change;
+      const a = onGrid(normals(10 * i + 1, rank * K, 0.1), form, (r) => r * K, rank);
+      const b = onGrid(normals(10 * i + 2, outputs * rank, 0.1), form, (r) => r, rank); // [outputs, rank]
+      const ranks = new Float32Array(rank).fill(1);
       const scale = normals(10 * i + 3, outputs);
       const bias = normals(10 * i + 4, outputs);
       const addresses = [
-        rank > 0 ? this.#packed(a, rank, K, false, half) : 0n,
-        rank > 0 ? this.#packed(b, outputs, rank, true, half) : 0n,
+        rank > 0 ? this.#packed(a, rank, K, { banded: false, form }, ranks) : 0n,
+        rank > 0 ? this.#packed(b, outputs, rank, { banded: true, form }, ranks) : 0n,
         scaled ? this.#kept(scale) : 0n,
         biased ? this.#kept(bias) : 0n,
       ];
       data.set([row, first, outputs, rank].map(BigInt), i * WIDTH);
-      data.set([...addresses, BigInt(half)], i * WIDTH + 4);
+      data.set([...addresses, BigInt(PACKED_FORMS[form].code)], i * WIDTH + 4);
       floatsOf.set([factor, gate], i * WIDTH + 9);
+      if (form === "int8" && rank > 0) data[i * WIDTH + 11] = this.#kept(ranks);
       return { ...change, a, b, scale, bias };
     });
     this.items = Tensor.from("int64", [changes.length, WIDTH], data);
@@ -72,10 +74,16 @@ class Changes implements Disposable {
     return tensor.address;
   }
 
-  #packed(data: Float32Array, rows: number, columns: number, banded: boolean, half: boolean): bigint {
-    const tensor = Tensor.allocate(half ? "float16" : "float32", [rows * columns]);
+  #packed(
+    data: Float32Array,
+    rows: number,
+    columns: number,
+    how: { banded: boolean; form: PackedForm },
+    ranks: Float32Array,
+  ): bigint {
+    const tensor = Tensor.allocate("uint8", [rows * columns * PACKED_FORMS[how.form].bytes]);
     this.#own.push(tensor);
-    operators()!.pack(data, rows, columns, { banded, half }, tensor.address);
+    operators()!.pack(data, rows, columns, how, tensor.address, ranks);
     return tensor.address;
   }
 
@@ -116,11 +124,16 @@ class Changes implements Disposable {
   }
 }
 
-/** On a grid that float16 has too, if so. */
-function halves(data: Float32Array, half: boolean): Float32Array {
-  return half ? data.map((value) => Math.round(value * 2048) / 2048) : data;
+/** On a grid that the form has too; of int8 each rank has its largest level, at `first(rank)`. */
+function onGrid(data: Float32Array, form: PackedForm, first: (rank: number) => number, ranks: number): Float32Array {
+  if (form === "float32") return data;
+  if (form === "float16") return data.map((value) => Math.round(value * 2048) / 2048);
+  const levels = data.map((value) => Math.max(-127, Math.min(127, Math.round(value * 1024))) / 1024);
+  for (let r = 0; r < ranks; r++) levels[first(r)] = 127 / 1024;
+  return levels;
 }
 
+const FORMS = Object.keys(PACKED_FORMS) as PackedForm[];
 const RANKS = [1, 4, 7, 8, 32, 64];
 
 function changesOf(seed: number, M: number, N: number): Change[] {
@@ -133,7 +146,7 @@ function changesOf(seed: number, M: number, N: number): Change[] {
       first,
       outputs: 1 + random.integer(N - first),
       rank: [0, ...RANKS][random.integer(7)]!,
-      half: flag(),
+      form: FORMS[random.integer(3)]!,
       scaled: flag(),
       biased: flag(),
       factor: random.normal(),
@@ -184,34 +197,31 @@ function lowRank(K: number, N: number, before: boolean): Session {
 
 export function itemTests(): void {
   describe("items of Linear", () => {
-    test.each(RANKS.flatMap((rank) => [true, false].map((half) => [rank, half] as const)))(
-      "rank %d, float16: %s",
-      (rank, half) => {
-        for (const [K, N] of [
-          [100, 83],
-          [576, 320],
-          [7, 3],
-        ] as const) {
-          const weight = weightOf(rank, { K, N, bits: 4, block: 32 });
-          using products = linear(weight);
-          const change = { first: 0, outputs: N, rank, half, factor: 0.5 };
-          checkLinear(products, weight, 1, [{ ...change, row: 0 }]);
-          checkLinear(products, weight, 3, [{ ...change, row: 1, scaled: true }]);
-          checkLinear(products, weight, 9, [
-            { ...change, row: 8, biased: true, gate: 0.3 },
-            { ...change, row: 2, scaled: true, biased: true },
-            { ...change, row: 5, gate: 0.7 },
-          ]);
-        }
-      },
-    );
+    test.each(RANKS.flatMap((rank) => FORMS.map((form) => [rank, form] as const)))("rank %d, %s", (rank, form) => {
+      for (const [K, N] of [
+        [100, 83],
+        [576, 320],
+        [7, 3],
+      ] as const) {
+        const weight = weightOf(rank, { K, N, bits: 4, block: 32 });
+        using products = linear(weight);
+        const change = { first: 0, outputs: N, rank, form, factor: 0.5 };
+        checkLinear(products, weight, 1, [{ ...change, row: 0 }]);
+        checkLinear(products, weight, 3, [{ ...change, row: 1, scaled: true }]);
+        checkLinear(products, weight, 9, [
+          { ...change, row: 8, biased: true, gate: 0.3 },
+          { ...change, row: 2, scaled: true, biased: true },
+          { ...change, row: 5, gate: 0.7 },
+        ]);
+      }
+    });
 
     test("several on a row: the parts of q, k and v, and one on another", () => {
       const weight = weightOf(2, { K: 96, N: 160, bits: 8, block: 64 });
       using products = linear(weight);
       const parts = [
         { first: 0, outputs: 96, rank: 8 },
-        { first: 96, outputs: 32, rank: 4, half: true },
+        { first: 96, outputs: 32, rank: 4, form: "float16" as const },
         { first: 128, outputs: 32, rank: 7 },
         { first: 50, outputs: 100, rank: 1, scaled: true },
       ];
@@ -341,15 +351,25 @@ export function packTests(): void {
       for (const banded of [false, true]) {
         const expected = banded ? bands : [...source];
         const whole = new Float32Array(source.length + 1).fill(7);
-        operators()!.pack(source, rows, columns, { banded, half: false }, whole);
+        operators()!.pack(source, rows, columns, { banded, form: "float32" }, whole);
         expectSame(whole, Float32Array.from([...expected, 7]));
         const rounded = new Uint16Array(source.length + 1).fill(7);
-        operators()!.pack(source, rows, columns, { banded, half: true }, rounded);
+        operators()!.pack(source, rows, columns, { banded, form: "float16" }, rounded);
         expect(rounded.at(-1)).toBe(7);
         expected.forEach((value, i) => {
           const h = rounded[i]!;
           const size = 2 ** (((h >> 10) & 31) - 15) * (1 + (h & 1023) / 1024);
           expect(Math.abs((h & 0x8000 ? -size : size) - value)).toBeLessThanOrEqual(Math.abs(value) * 2 ** -11);
+        });
+        const ranks = new Float32Array(banded ? columns : rows).fill(3);
+        const levels = new Int8Array(source.length + 1).fill(7);
+        operators()!.pack(source, rows, columns, { banded, form: "int8" }, levels, ranks);
+        expect(levels.at(-1)).toBe(7);
+        const width = (at: number): number => Math.min(64, rows - Math.floor(at / (64 * columns)) * 64);
+        expected.forEach((value, at) => {
+          const rank = banded ? Math.floor((at % (64 * columns)) / width(at)) : Math.floor(at / columns);
+          const scale = ranks[rank]! / 3;
+          expect(Math.abs(levels[at]! * scale - value)).toBeLessThanOrEqual(scale * 0.5001);
         });
       }
     }

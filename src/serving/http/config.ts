@@ -58,7 +58,7 @@ export const serverConfigSchema = z.strictObject({
     .describe("auto: open on the loopback address until the first tenant or key is made, else keys are required"),
   context: count.optional().describe("most tokens of a prompt with its answer; default the backbone's context"),
   adapterPrecision: z
-    .enum(["float32", "float16"])
+    .enum(["float32", "float16", "int8"])
     .optional()
     .describe("what decoding holds adapters as; float16 over int4 and int8 weights by default, else float32"),
   prefixCacheBytes: z
