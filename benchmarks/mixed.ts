@@ -2,6 +2,7 @@
 
 // Rows join and leave as the scheduler makes them, so batches are taken from inside that room.
 import { Batch } from "../src/generation/batch.ts";
+import type { AdapterPrecision } from "../src/generation/index.ts";
 import { Bench } from "../src/generation/testing.ts";
 import type { Adapter } from "../src/methods/index.ts";
 import { Backbone } from "../src/models/index.ts";
@@ -17,7 +18,8 @@ const USAGE = `npm run mixed -- [options]
   --shape NAME    shape of the backbone (smollm2-135m)
   --weights FORM  float32, int4 or int8 (int4)
   --rows N        sequences that decode together (16)
-  --ranks A,B     ranks of the adapters (32,16,8)`;
+  --ranks A,B     ranks of the adapters (32,16,8)
+  --precision P   what decoding holds adapters as (float16; float32, int8)`;
 
 const PROMPT = 96;
 /** Steps of a round, of which the median counts. */
@@ -90,6 +92,7 @@ await main(async () => {
     weights: { type: "string", default: "int4" },
     rows: { type: "string", default: "16" },
     ranks: { type: "string", default: "32,16,8" },
+    precision: { type: "string", default: "float16" },
   });
   const rounds = integer(values.rounds ?? "7", "rounds");
   const rows = integer(values.rows, "rows");
@@ -115,7 +118,8 @@ await main(async () => {
   for (const r of ranks) add(`MiLoRA k=3 r=${r}`, "milora", { r, top_k: 3 });
   add(`LoRA r=${ranks[0]}`, "lora", { r: ranks[0] });
 
-  using bench = new Bench(backbone, undefined, config.maxPositions);
+  const precision = values.precision as AdapterPrecision;
+  using bench = new Bench(backbone, undefined, config.maxPositions, precision);
   const streams: Stream[] = [];
   try {
     for (const one of cases) streams.push(await new Stream(one, bench).start(config.vocabSize));
@@ -143,8 +147,14 @@ await main(async () => {
         itemBytes ? megabytes(itemBytes) : "",
       ]),
     );
-    const settings = { shape: values.shape, weights: values.weights, rows, ranks, rounds, prompt: PROMPT };
-    report("mixed", machine, rounds < 5 || values.only !== undefined, text, { settings, results });
+    const settings = { shape: values.shape, weights: values.weights, rows, ranks, precision, rounds, prompt: PROMPT };
+    report(
+      precision === "float16" ? "mixed" : `mixed-${precision}`,
+      machine,
+      rounds < 5 || values.only !== undefined,
+      text,
+      { settings, results },
+    );
   } finally {
     for (const stream of streams) stream[Symbol.dispose]();
     for (const adapter of made) adapter.dispose();

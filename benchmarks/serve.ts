@@ -24,6 +24,7 @@ const USAGE = `npm run serve -- [options]
   --past N         prompt tokens of a request (64)
   --tokens N       tokens of an answer (128; 32 with --adapters)
   --streams N      requests at a time (16)
+  --precision P    what decoding holds adapters as (float16; float32, int8)
   --directory DIR  where adapters are written, and deleted afterwards (the temporary one; 1.3 GB at rank 32)
   --adapters N     instead: N registered adapters against ten, requests arriving by chance
   --zipf S         exponent of their popularity (1.1)
@@ -69,6 +70,7 @@ await main(async () => {
     past: { type: "string", default: "64" },
     tokens: { type: "string" },
     streams: { type: "string", default: "16" },
+    precision: { type: "string", default: "float16" },
     directory: { type: "string", default: tmpdir() },
     adapters: { type: "string" },
     zipf: { type: "string", default: "1.1" },
@@ -92,6 +94,7 @@ await main(async () => {
       streams: integer(options.streams, "streams"),
       past: integer(options.past, "past"),
       tokens: integer(options.tokens ?? (many ? 32 : 128), "tokens"),
+      precision: String(options.precision),
     };
     using place = scratch(String(options.directory), "milora-serve-");
     const run = { rounds, model, directory: place.path, machine };
@@ -125,6 +128,7 @@ async function serveStreams(settings: ServeSettings, { rounds, model, directory,
   const server = await ServerProcess.start({
     ...{ model, name: BASE, data: directory, threads },
     set: [
+      `adapterPrecision=${settings.precision}`,
       `limits.maxBatch=${streams}`,
       `limits.maxAdaptersPerBatch=${streams}`,
       "residency.maxResidentBytes=8589934592",
@@ -234,7 +238,7 @@ function tell(settings: ServeSettings, contenders: readonly Contender[], told: T
     ...(peerPeakRss === undefined ? [] : [`of llama.cpp ${megabytes(peerPeakRss)}`]),
   ];
   report(
-    `serve-${settings.shape}-r${settings.rank}`,
+    `serve-${settings.shape}-r${settings.rank}${settings.precision === "float16" ? "" : `-${settings.precision}`}`,
     machine,
     trial,
     [text, "", ...lines, memory.join(", ")].join("\n"),

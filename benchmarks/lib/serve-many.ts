@@ -129,7 +129,7 @@ export async function serveMany(settings: ManySettings, { rounds, model, directo
       process.stderr.write(`installing ${count} adapters of rank ${rank}\n`);
       const kind = { prefix: "a", method: "milora", options: { r: rank } };
       await installAdapters(data, model, [{ ...kind, count, distinct: Math.min(count, DISTINCT) }]);
-      const set = [`limits.maxBatch=${streams}`];
+      const set = [`limits.maxBatch=${streams}`, `adapterPrecision=${settings.precision}`];
       sides.push(new Side(await ServerProcess.start({ model, name: "backbone", data, threads, set }), settings, count));
     }
     const [few, many] = sides as [Side, Side];

@@ -5,6 +5,8 @@ export interface ServeSettings {
   readonly shape: string;
   readonly threads: number;
   readonly rank: number;
+  /** What decoding holds adapters as. */
+  readonly precision: string;
   /** Requests at a time. */
   readonly streams: number;
   /** Tokens of a prompt, and of an answer. */

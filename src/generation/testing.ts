@@ -7,6 +7,7 @@ import { Backbone, type BackboneConfig } from "../models/index.ts";
 import { BufferPool } from "./cache.ts";
 import { AdapterCache } from "./derived.ts";
 import { SessionCache } from "./graphs.ts";
+import type { AdapterPrecision } from "./packed-adapter.ts";
 import type { Shared } from "./prefill.ts";
 import { PrefixCache, type PrefixCacheOptions } from "./prefix-cache.ts";
 import { Runner } from "./runner.ts";
@@ -103,10 +104,10 @@ export function greedy(values: Float32Array): number {
 export class Bench implements Disposable {
   readonly shared: Shared;
 
-  constructor(backbone: Backbone, prefixCache?: PrefixCacheOptions, context = 200) {
+  constructor(backbone: Backbone, prefixCache?: PrefixCacheOptions, context = 200, precision?: AdapterPrecision) {
     const sessions = new SessionCache(backbone, { routes: 0 });
     const runner = new Runner();
-    const adapters = new AdapterCache(backbone, sessions, runner);
+    const adapters = new AdapterCache(backbone, sessions, runner, precision);
     const prefixes = prefixCache && new PrefixCache(backbone, prefixCache);
     const sizes = { context, capacity: undefined };
     this.shared = { backbone, sessions, adapters, pool: new BufferPool(), runner, prefixes, ...sizes };
