@@ -13,6 +13,8 @@ export interface Ask {
   readonly cutAfter?: number | undefined;
   /** Send only this many bytes of the body, then hang up. */
   readonly cutBodyAt?: number | undefined;
+  /** Told of each event of the answer. */
+  readonly onEvent?: (() => void) | undefined;
 }
 
 export interface Answer {
@@ -36,7 +38,7 @@ const SMALL = 64 * 1024;
 
 /** Resolves with every answer, whatever its status. @throws what the connection fails with, unless this side hung up */
 export function send(ask: Ask): Promise<Answer> {
-  const { body = "", cutAfter, cutBodyAt } = ask;
+  const { body = "", cutAfter, cutBodyAt, onEvent } = ask;
   const bytes = body instanceof Uint8Array ? body : Buffer.from(typeof body === "string" ? body : JSON.stringify(body));
   return new Promise((resolve, reject) => {
     const began = performance.now();
@@ -85,7 +87,10 @@ export function send(ask: Ask): Promise<Answer> {
           if (part === `${EVENT}[DONE]`) answer.done = true;
           else if (part.startsWith(`${EVENT}{"error"`)) answer.code = codeOf(part.slice(EVENT.length)) ?? "UNKNOWN";
           else if (part.includes('"choices":[]')) tokens = tokensOf(part.slice(EVENT.length));
-          else eventMs.push(now);
+          else {
+            eventMs.push(now);
+            onEvent?.();
+          }
         }
         if (cutAfter !== undefined && eventMs.length >= cutAfter) cut();
       });

@@ -143,13 +143,17 @@ const owner: Actor = async (soak, random, turn) => {
     soak.ask("upload", path, { method: "PUT", body, contentType: "application/x-tar", key }, 201);
   await upload(soak.archives[turn % soak.archives.length]!);
   await soak.ask("use of an upload", COMPLETIONS, { body: { ...use, max_tokens: 8 }, key });
-  const during = soak.ask("use of what is removed then", COMPLETIONS, {
-    body: { ...use, ...streamed, max_tokens: 48 },
-    key,
+  let during: Promise<unknown> = Promise.resolve();
+  const begun = new Promise<void>((resolve) => {
+    const body = { ...use, ...streamed, max_tokens: 48 };
+    during = soak
+      .ask("use of what is removed then", COMPLETIONS, { body, key, onEvent: resolve })
+      .then(() => resolve());
   });
   if (chance(random, 0.3)) await upload(soak.archives[(turn + 1) % soak.archives.length]!);
   if (chance(random, 0.5)) await soak.ask("list", "/v1/adapters", { key });
   if (chance(random, 0.3)) await during;
+  await begun; // else the server may hear of the removal first
   const body = { ...use, ...streamed, max_tokens: 24 };
   const late = soak.ask("use while it is removed", COMPLETIONS, { body, key }, 200, 404);
   await soak.ask("removal", path, { method: "DELETE", key });
