@@ -1,6 +1,6 @@
 /** @file `milora serve` as a process of its own: started, looked at from outside, ended. */
 import { type ChildProcess, spawn } from "node:child_process";
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { benchmarksDirectory } from "./cache.ts";
@@ -27,17 +27,19 @@ export class ServerProcess {
   readonly failures: string[] = [];
   readonly #child: ChildProcess;
   readonly #ended: Promise<number>;
+  readonly #database: string;
 
   private constructor(
     child: ChildProcess,
     ended: Promise<number>,
-    told: { url: string; pid: number; seconds: number },
+    told: { url: string; pid: number; seconds: number; data: string },
   ) {
     this.#child = child;
     this.#ended = ended;
     this.url = told.url;
     this.pid = told.pid;
     this.startSeconds = told.seconds;
+    this.#database = join(realpathSync(told.data), DATABASE);
   }
 
   /** Resolves when it listens, on a free port of the loopback address. */
@@ -72,7 +74,7 @@ export class ServerProcess {
       });
       void ended.then((code) => reject(new Error(`milora serve ended with ${code}:\n${lines.join("\n")}`)));
     });
-    server = new ServerProcess(child, ended, told);
+    server = new ServerProcess(child, ended, { ...told, data });
     for (const line of lines) server.#hear(line);
     return server;
   }
@@ -85,9 +87,11 @@ export class ServerProcess {
     return { rss: of("VmRSS"), peakRss: of("VmHWM") };
   }
 
-  /** Open files, sockets included. */
+  /** Open files, sockets included, but for those of the database, which keeps open what it has used. */
   descriptors(): number {
-    return process.platform === "linux" ? readdirSync(`/proc/${this.pid}/fd`).length : Number.NaN;
+    if (process.platform !== "linux") return Number.NaN;
+    const directory = `/proc/${this.pid}/fd`;
+    return readdirSync(directory).filter((fd) => !targetOf(join(directory, fd)).startsWith(this.#database)).length;
   }
 
   /** Asks it to end, and waits for that. @returns its exit code */
@@ -135,4 +139,16 @@ export async function metricsOf(url: string, key?: string): Promise<ReadonlyMap<
     if (found) values.set(found[1]!, (values.get(found[1]!) ?? 0) + Number(found[2]));
   }
   return values;
+}
+
+/** Where a data directory has the database. */
+const DATABASE = "database";
+
+/** What a descriptor is of; nothing where it has been closed meanwhile. */
+function targetOf(link: string): string {
+  try {
+    return readlinkSync(link);
+  } catch {
+    return "";
+  }
 }
