@@ -112,7 +112,8 @@ function tableHooks(graph: Graph, groups: Groups, kinds: ItemKinds): Hooks {
   const joined: NonNullable<Hooks["joined"]> = ([first], x, y) => {
     const group = groups.get(first!.path)!;
     const next = order[order.indexOf(group) + 1];
-    return applyItems(x, y, tableOf(group), next && { items: tableOf(next), inFeatures: next.sites[0]!.inFeatures });
+    const soon = next && { items: tableOf(next), inFeatures: next.sites[0]!.inFeatures };
+    return applyItems(x, y, tableOf(group), { next: soon });
   };
   return {
     joined,

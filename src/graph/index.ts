@@ -4,6 +4,7 @@ export * from "./errors.ts";
 export { exportOnnx } from "./export.ts";
 export { Graph, type GraphOutput, Value } from "./graph.ts";
 export { crossEntropy, headCrossEntropy } from "./losses.ts";
+export { applyItems, routePrompts } from "./ops/adapters.ts";
 export type { Operand } from "./ops/common.ts";
 export {
   abs,
@@ -48,7 +49,7 @@ export {
   unsqueeze,
 } from "./ops/layout.ts";
 export { addedTo, fusedMatmul, type GemmOptions, gemm, matmul } from "./ops/linear.ts";
-export { applyItems, gatherNBits, matmulNBits, type NBitsWeight } from "./ops/quantized.ts";
+export { gatherNBits, matmulNBits, type NBitsWeight } from "./ops/quantized.ts";
 export {
   argmax,
   cumsum,

@@ -15,6 +15,7 @@ export type {
   ExportedAdapter,
   Init,
   LoweredModule,
+  LoweredRouter,
   LowRankChange,
   MergeContext,
   Method,

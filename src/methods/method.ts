@@ -168,7 +168,7 @@ export interface LowRankChange {
 }
 
 /**
- * What an adapter does to one module while it decodes, in numbers: y' = scale ∘ (W x + b + scaling · (x Aᵀ) Bᵀ) + bias,
+ * What an adapter does to one module, in numbers: y' = scale ∘ (W x + b + scaling · (x Aᵀ) Bᵀ) + bias,
  * or, without A and B, with W (inputScale ∘ x). What is missing is not there. Arrays are live: parameters themselves
  * where they are as needed.
  */
@@ -189,6 +189,23 @@ export interface LoweredModule {
   readonly inputScale?: Float32Array; // [in]
   /** Its expert in its layer: the whole change is weighted by that gate of the sequence, and is not there at 0. */
   readonly expert?: number;
+}
+
+/** A router of one layer of a method that chooses experts per prompt, in numbers; arrays are live. */
+export interface LoweredRouter {
+  readonly pooling: "self_attention" | "mean" | "last" | "max";
+  /** Of self-attention pooling. */
+  readonly pooler?: Float32Array; // [d]
+  readonly activation: "rational" | "gelu" | "relu" | "identity";
+  /** Of a rational activation: numerator [7] and denominator [5]. */
+  readonly coefficients?: readonly [numerator: Float32Array, denominator: Float32Array];
+  /** Whether the pooled vector is RMS-normalised. */
+  readonly normalized: boolean;
+  readonly gate: Float32Array; // [experts, d]
+  readonly experts: number;
+  readonly topK: number;
+  /** Weight of an active expert: 1, its probability, or its share among the active ones. */
+  readonly weighting: "straight_through" | "probability" | "renormalized";
 }
 
 export interface LowerContext<C> {
@@ -243,10 +260,12 @@ export interface Method<C = unknown> {
   isIdentity(config: C, backbone: BackboneConfig, values: (key: string) => Float32Array): boolean;
   build(context: BuildContext<C>): MethodGraph;
   /**
-   * What it does in decoding in the form that all such methods share, so that sequences of different adapters are one
-   * batch; modules it leaves alone are not listed. Undefined, or no such function, where it does not have that form.
+   * What it does in the form that all such methods share, so that sequences of different adapters are one batch; modules
+   * it leaves alone are not listed. Undefined, or no such function, where it does not have that form.
    */
   lower?(context: LowerContext<C>): readonly LoweredModule[] | undefined;
+  /** Beside `lower`, where `properties.routed`: the router of each layer, whose gates are those of `LoweredModule.expert`. */
+  lowerRouters?(context: LowerContext<C>): readonly LoweredRouter[];
   /** What a search or a pruning has found: for module or sub-layer paths, a word or two. Undefined before it is known. */
   structure?(config: C, backbone: BackboneConfig): ReadonlyMap<string, string> | undefined;
   /**

@@ -1,5 +1,6 @@
 /** @file The table of all ops, and their public functions. */
 import { lossOps } from "../losses.ts";
+import { adapterOps } from "./adapters.ts";
 import { elementwiseOps } from "./elementwise.ts";
 import { flowOps } from "./flow.ts";
 import { indexingOps } from "./indexing.ts";
@@ -26,6 +27,7 @@ export const ops = {
   ...indexingOps,
   ...sizeOps,
   ...quantizedOps,
+  ...adapterOps,
   ...transformerOps,
   ...flowOps,
   ...lossOps,

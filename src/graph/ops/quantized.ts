@@ -1,6 +1,6 @@
 /** @file Weights stored in blocks of 4 or 8 bits: the product with one, its gradient, and looking up rows. */
 import { OPERATOR_DOMAIN, operators } from "../../runtime/index.ts";
-import { type None, none, producedBy, type Value } from "../graph.ts";
+import { producedBy, type Value } from "../graph.ts";
 import { int, type OnnxAttributes } from "../lowering.ts";
 import { type Dim, formatShape, mulDims, shapesEqual } from "../shape.ts";
 import { apply1, needDtype, op, sameDtype } from "./common.ts";
@@ -70,27 +70,6 @@ export const quantizedOps = {
     },
   }),
   /**
-   * `matmulNBits` of rows, with what adapters do to them: inputs x, quantized, scales, items, and the items of the next
-   * product, of `nextK` columns, whose memory is fetched meanwhile. Operators only.
-   */
-  linearItems: op<NBits & { nextK: number }>("linearItems", {
-    infer: ({ inputs: [x], attributes: { N } }) => ({ dtype: x!.dtype, shape: [x!.shape[0]!, N] }),
-    lower(to) {
-      const { K, N, bits, blockSize, nextK } = to.attributes;
-      const shape = { K: int(K), N: int(N), bits: int(bits), block_size: int(blockSize), next_K: int(nextK) };
-      const [x, quantized, scales, items, ...next] = to.ins as [string, string, string, string, ...string[]];
-      to.emit("Linear", [x, quantized, scales, "", items, ...next], shape, to.outs, OPERATOR_DOMAIN);
-    },
-  }),
-  /** y with what adapters do to it: inputs x, y, items. Operators only. */
-  lowRankItems: op<None>("lowRankItems", {
-    infer: ({ inputs: [, y] }) => y!,
-    lower(to) {
-      const [K, N] = to.node.inputs.map(({ shape }) => shape.at(-1) as number) as [number, number];
-      to.emit("LowRank", to.ins, { K: int(K), N: int(N) }, to.outs, OPERATOR_DOMAIN);
-    },
-  }),
-  /**
    * Levels [N, K] times the scales of their blocks, as float32. The third input only says when: not before it is there.
    * A product of weights alone would otherwise be computed when the session is made, and be kept.
    */
@@ -156,8 +135,8 @@ export const quantizedOps = {
   }),
 };
 
-/** Whether milora's own operator can compute a product: rows times a weight whose zero point is in the middle. */
-function hasLinear(inputs: readonly Value[], { accuracyLevel, blockSize }: NBits): boolean {
+/** Whether milora's own operator `Linear` can compute a product: rows times a weight whose zero point is in the middle. */
+export function hasLinear(inputs: readonly Value[], { accuracyLevel, blockSize }: NBits): boolean {
   const [x, , , zeroPoints] = inputs;
   const fits = x!.shape.length === 2 && x!.dtype === "float32" && !zeroPoints && [32, 64, 128].includes(blockSize);
   return fits && accuracyLevel === 4 && operators() !== undefined;
@@ -200,27 +179,6 @@ export function matmulNBits(x: Value, weight: NBitsWeight): Value {
   const inputs = zeroPoints ? [x, quantized, scales, zeroPoints] : [x, quantized, scales];
   const attributes = { K, N, bits, blockSize, accuracyLevel, ...(levels && { levels }) };
   return apply1(quantizedOps.matmulNBits, inputs, attributes);
-}
-
-/**
- * y [N, out], made from x [N, in], with what adapters do to some of its rows: `items` int64 [n, 12] are structs Item of
- * native/kernels.h. A product with a quantised weight and its items are one node. Only where there are `operators`.
- *
- * @param next the items that come next, of modules with `inFeatures`: their memory is fetched while this is computed
- */
-export function applyItems(
-  x: Value,
-  y: Value,
-  items: Value,
-  next?: { readonly items: Value; readonly inFeatures: number },
-): Value {
-  const product = producedBy(y, quantizedOps.matmulNBits);
-  if (!product || product.inputs[0] !== x || !hasLinear(product.inputs, product.attributes)) {
-    return apply1(quantizedOps.lowRankItems, [x, y, items], none);
-  }
-  const { levels: _levels, ...attributes } = product.attributes;
-  const inputs = [...product.inputs, items, ...(next ? [next.items] : [])];
-  return apply1(quantizedOps.linearItems, inputs, { ...attributes, nextK: next?.inFeatures ?? 0 });
 }
 
 /** Rows of a quantised embedding table: quantized uint8 [rows, columns * bits / 8], scales [rows, columns / blockSize]. */

@@ -7,7 +7,7 @@ import { loraKeys, loraLow, loraSpecs } from "../lora/index.ts";
 import type { BuildContext, Method, MethodGraph, Packing, ParameterSpec } from "../method.ts";
 import { geluDenominator, geluNumerator } from "../rational.ts";
 import { activationOf, configSchema, expertsOf, type MiloraConfig, newConfigOf, scalingOf } from "./config.ts";
-import { information, loadBalance, PromptMask, type Routes, route, routerSpecs } from "./router.ts";
+import { information, loadBalance, loweredRouter, PromptMask, type Routes, route, routerSpecs } from "./router.ts";
 
 export type { MiloraConfig } from "./config.ts";
 
@@ -164,6 +164,10 @@ export const milora: Method<MiloraConfig> = {
         return { ...(config.use_dora ? loweredDora(site, low, derived) : { site, low }), expert };
       }),
     );
+  },
+
+  lowerRouters({ config, backbone, values }) {
+    return Array.from({ length: backbone.numLayers }, (_, layer) => loweredRouter(config, layer, values));
   },
 
   build(context) {

@@ -29,7 +29,7 @@ import {
   unsqueeze,
   type Value,
 } from "../../graph/index.ts";
-import type { Packing, ParameterSpec } from "../method.ts";
+import type { LoweredRouter, Packing, ParameterSpec } from "../method.ts";
 import { KEY_PREFIX } from "../peft.ts";
 import { rational, rationalCoefficients, rationalKeys, rationalSpecs } from "../rational.ts";
 import { type ActivationKind, activationOf, type MiloraConfig } from "./config.ts";
@@ -187,6 +187,28 @@ export function route(
   if (progress === undefined || config.anneal === 0) return { scores, probabilities, gates, trained: gates };
   const strengths = add(mask, mul(sub(1, mask), faded(progress, config.anneal)));
   return { scores, probabilities, gates, trained: gatesOf(strengths) };
+}
+
+/** What `route` does in use, in numbers. */
+export function loweredRouter(
+  config: MiloraConfig,
+  layer: number,
+  values: (key: string) => Float32Array,
+): LoweredRouter {
+  const keys = routerKeys(layer);
+  const activation = activationOf(config, layer);
+  const { numerator, denominator } = rationalKeys(keys.activation);
+  return {
+    pooling: config.pooler,
+    ...(config.pooler === "self_attention" && { pooler: values(keys.pooler) }),
+    activation,
+    ...(activation === "rational" && { coefficients: [values(numerator), values(denominator)] as const }),
+    normalized: config.router_input === "rms",
+    gate: values(keys.gate),
+    experts: config.target_modules.length,
+    topK: config.top_k,
+    weighting: config.gate,
+  };
 }
 
 /**
