@@ -9,6 +9,6 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p prebuilt
 ${CC:-cc} $flags -mavx2 -mfma -mf16c -c kernels.c -o "$work/avx2.o"
 ${CC:-cc} $flags -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c -mprefer-vector-width=512 -c kernels.c -o "$work/avx512.o"
-${CC:-cc} $flags -c ops.c -o "$work/ops.o"
+for file in operators/*.c; do ${CC:-cc} $flags -c "$file" -o "$work/$(basename "$file" .c).o"; done
 ${CC:-cc} -shared -nostdlib -Wl,--build-id=none -Wl,-z,relro,-z,now -Wl,-soname,milora_operators.so -s "$work"/*.o -lgcc -o "$work/library"
 mv "$work/library" "$target" # whole or not at all, also for processes that have it loaded

@@ -56,6 +56,7 @@ struct CustomOp {
 static inline OrtStatus *ort_error(Api api, const char *message) {
   return ORT_CALL(api, 0, OrtStatus *, (int, const char *))(INVALID_ARGUMENT, message);
 }
+static inline void ort_release_status(Api api, OrtStatus *status) { ORT_CALL(api, 93, void, (OrtStatus *))(status); }
 static inline void *ort_data(Api api, const OrtValue *value) {
   void *data = NULL;
   ORT_CALL(api, 51, OrtStatus *, (const OrtValue *, void **))(value, &data);
@@ -72,11 +73,6 @@ static inline size_t ort_count(Api api, const OrtValue *value) {
 }
 static inline OrtStatus *ort_attribute(Api api, const OrtKernelInfo *info, const char *name, int64_t *value) {
   return ORT_CALL(api, 86, OrtStatus *, (const OrtKernelInfo *, const char *, int64_t *))(info, name, value);
-}
-/* Leaves `value` as it is where there is no such attribute. */
-static inline void ort_optional(Api api, const OrtKernelInfo *info, const char *name, int64_t *value) {
-  OrtStatus *status = ort_attribute(api, info, name, value);
-  if (status) ORT_CALL(api, 93, void, (OrtStatus *))(status);
 }
 static inline OrtStatus *ort_attribute_float(Api api, const OrtKernelInfo *info, const char *name, float *value) {
   return ORT_CALL(api, 85, OrtStatus *, (const OrtKernelInfo *, const char *, float *))(info, name, value);
@@ -100,10 +96,12 @@ static inline OrtAllocator *ort_allocator(Api api) {
   ORT_CALL(api, 78, OrtStatus *, (OrtAllocator **))(&allocator);
   return allocator;
 }
+/* NULL where there is no memory. */
 static inline void *ort_allocate(Api api, size_t bytes) {
   void *data = NULL;
-  ORT_CALL(api, 75, OrtStatus *, (OrtAllocator *, size_t, void **))(ort_allocator(api), bytes, &data);
-  return data;
+  OrtStatus *status = ORT_CALL(api, 75, OrtStatus *, (OrtAllocator *, size_t, void **))(ort_allocator(api), bytes, &data);
+  if (status) ort_release_status(api, status);
+  return status ? NULL : data;
 }
 static inline void ort_free(Api api, void *data) {
   ORT_CALL(api, 76, OrtStatus *, (OrtAllocator *, void *))(ort_allocator(api), data);

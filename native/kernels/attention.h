@@ -1,0 +1,95 @@
+/* Attention of queries that share keys and values, and rotary position embedding. */
+#ifndef MILORA_ATTENTION_H
+#define MILORA_ATTENTION_H
+#include "vectors.h"
+
+static void rotate(const float *x, const float *cosine, const float *sine, int64_t pairs, int64_t width, float *y) {
+  for (int64_t i = 0; i < pairs; i++) {
+    const float a = x[i], b = x[i + pairs];
+    y[i] = a * cosine[i] - b * sine[i];
+    y[i + pairs] = b * cosine[i] + a * sine[i];
+  }
+  for (int64_t i = 2 * pairs; i < width; i++) y[i] = x[i];
+}
+
+/* exp(x - max x) in place, zeros up to `padded`. Returns their sum. */
+static float exponentials(float *x, int64_t count, int64_t padded) {
+  float most = x[0];
+  for (int64_t p = 1; p < count; p++) most = x[p] > most ? x[p] : most;
+  for (int64_t p = count; p < padded; p++) x[p] = -__builtin_inff();
+  vec sum = zero();
+  for (int64_t p = 0; p < padded; p += LANES) {
+    vec e = exp_of(plus(load(x + p), all(-most)));
+    store(x + p, e);
+    if (p + LANES > count) {
+      for (int64_t i = count; i < padded; i++) x[i] = 0;
+      e = load(x + p);
+    }
+    sum = plus(sum, e);
+  }
+  return total(sum);
+}
+
+/* y [count, width] = scores [count, positions] v for up to four queries, which read v together. */
+INLINE void weigh(const float *v, int64_t width, int64_t positions, const float *scores, int64_t step, const float *inverse, float *y,
+                  const int count, const int vectors, int64_t i) {
+  vec sums[4][4];
+  for (int h = 0; h < count; h++)
+    for (int j = 0; j < vectors; j++) sums[h][j] = zero();
+  for (int64_t p = 0; p < positions; p++) {
+    const float *at = v + p * width + i;
+    for (int j = 0; j < vectors; j += 64 / 4 / LANES) ahead(at + j * LANES, 4096);
+    vec own[4];
+    for (int j = 0; j < vectors; j++) own[j] = load(at + j * LANES);
+    for (int h = 0; h < count; h++) {
+      const vec w = all(scores[h * step + p]);
+      for (int j = 0; j < vectors; j++) sums[h][j] = multiply_add(own[j], w, sums[h][j]);
+    }
+  }
+  for (int h = 0; h < count; h++)
+    for (int j = 0; j < vectors; j++) store(y + h * width + i + j * LANES, times(sums[h][j], all(inverse[h])));
+}
+
+static void attend(const float *q, const float *k, const float *v, int64_t heads, int64_t width, int64_t count, float scale, float *scores,
+                   float *y) {
+  const int64_t step = (count + LANES - 1) / LANES * LANES;
+  int64_t p = 0;
+  for (; p + 4 <= count; p += 4) {
+    const float *at = k + p * width;
+    for (int64_t i = 0; i < 4 * width; i += 16) ahead(at + i, 4096);
+    for (int64_t h = 0; h < heads; h++) {
+      vec s[4] = {zero(), zero(), zero(), zero()};
+      for (int64_t i = 0; i < width; i += LANES) {
+        const vec own = load(q + h * width + i);
+        for (int j = 0; j < 4; j++) s[j] = multiply_add(load(at + j * width + i), own, s[j]);
+      }
+      _mm_storeu_ps(scores + h * step + p, _mm_mul_ps(totals(s[0], s[1], s[2], s[3]), _mm_set1_ps(scale)));
+    }
+  }
+  for (; p < count; p++) {
+    for (int64_t h = 0; h < heads; h++) {
+      vec s = zero();
+      for (int64_t i = 0; i < width; i += LANES) s = multiply_add(load(k + p * width + i), load(q + h * width + i), s);
+      scores[h * step + p] = total(s) * scale;
+    }
+  }
+  for (int64_t i = 0; i < 1024; i += 16) ahead(v + i, 0);
+  for (int64_t h = 0; h < heads; h += 4) {
+    const int64_t together = heads - h < 4 ? heads - h : 4;
+    float inverse[4];
+    for (int64_t g = 0; g < together; g++) inverse[g] = 1 / exponentials(scores + (h + g) * step, count, step);
+    for (int64_t i = 0; i < width; i += 4 * LANES) {
+      const float *own = scores + h * step;
+      float *target = y + h * width;
+      const int wide = width - i >= 4 * LANES;
+      if (wide && together == 1) weigh(v, width, count, own, step, inverse, target, 1, 4, i);
+      else if (wide && together == 2) weigh(v, width, count, own, step, inverse, target, 2, 4, i);
+      else if (wide && together == 3) weigh(v, width, count, own, step, inverse, target, 3, 4, i);
+      else if (wide) weigh(v, width, count, own, step, inverse, target, 4, 4, i);
+      else
+        for (int64_t g = 0; g < together; g++)
+          for (int64_t j = i; j < width; j += LANES) weigh(v, width, count, own + g * step, step, inverse + g, target + g * width, 1, 1, j);
+    }
+  }
+}
+#endif

@@ -1,0 +1,86 @@
+/* Attention: one new token for each sequence, appended to the cache in place. */
+#include "operator.h"
+
+typedef struct {
+  const Kernel *kernel;
+  const float *query, *key, *value, *cosine, *sine;
+  int64_t queryStep, keyStep; /* from one sequence to the next */
+  float *keys, *values, *y, *scratch;
+  const int32_t *last;
+  int64_t B, S, pairs, scratchOfPart, parts;
+} Attention;
+
+/* Some of the groups of heads that share keys and values, over all sequences. */
+static void attend_part(void *data, size_t t) {
+  const Attention *run = data;
+  const Kernel *kernel = run->kernel;
+  const int64_t width = kernel->width, keyHeads = kernel->keyHeads, group = kernel->heads / keyHeads;
+  float *q = run->scratch + (int64_t)t * run->scratchOfPart, *scores = q + group * width;
+  const int64_t to = part(run->B * keyHeads, (int64_t)t + 1, run->parts, 1);
+  for (int64_t u = part(run->B * keyHeads, (int64_t)t, run->parts, 1); u < to; u++) {
+    const int64_t b = u / keyHeads, h = u % keyHeads, position = run->last[b];
+    float *keys = run->keys + (b * keyHeads + h) * run->S * width, *values = run->values + (b * keyHeads + h) * run->S * width;
+    const float *own = run->query + b * run->queryStep + h * group * width;
+    const float *cosine = run->cosine + position * run->pairs, *sine = run->sine + position * run->pairs;
+    for (int64_t i = 0; i < group; i++) kernels->rotate(own + i * width, cosine, sine, run->pairs, width, q + i * width);
+    kernels->rotate(run->key + b * run->keyStep + h * width, cosine, sine, run->pairs, width, keys + position * width);
+    __builtin_memcpy(values + position * width, run->value + b * run->keyStep + h * width, 4 * (size_t)width);
+    const int64_t first = kernel->window > 0 ? most(0, position + 1 - kernel->window) : 0;
+    kernels->attend(q, keys + first * width, values + first * width, group, width, position + 1 - first, kernel->scale, scores,
+                    run->y + (b * kernel->heads + h * group) * width);
+  }
+}
+
+static OrtStatus *compute_attention(void *state, OrtContext *context) {
+  const Kernel *kernel = state;
+  const Api api = kernel->api;
+  const int64_t width = kernel->width, keyHeads = kernel->keyHeads, group = kernel->heads / keyHeads;
+  const OrtValue *query = ort_input(api, context, 0), *key = ort_input(api, context, 1), *value = ort_input(api, context, 2);
+  const OrtValue *pastKey = ort_input(api, context, 3), *cosine = ort_input(api, context, 6);
+  Attention run = {.kernel = kernel, .query = ort_data(api, query), .queryStep = kernel->heads * width, .keyStep = keyHeads * width};
+  if (key && value) {
+    run.key = ort_data(api, key);
+    run.value = ort_data(api, value);
+  } else { /* all three lie together for each sequence */
+    run.key = run.query + run.queryStep;
+    run.value = run.key + run.keyStep;
+    run.queryStep = run.keyStep = run.queryStep + 2 * run.keyStep;
+  }
+  run.last = ort_data(api, ort_input(api, context, 5));
+  run.B = (int64_t)ort_count(api, query) / run.queryStep;
+  run.S = run.B ? (int64_t)ort_count(api, pastKey) / (run.B * keyHeads * width) : 0;
+  run.pairs = kernel->N; /* numbers of a row of cosine */
+  const int64_t positions = run.pairs ? least(run.S, (int64_t)ort_count(api, cosine) / run.pairs) : run.S;
+  int64_t longest = 0;
+  for (int64_t b = 0; b < run.B; b++) {
+    if (run.last[b] < 0 || run.last[b] >= positions) return ort_error(api, "Attention: a position is outside of the cache");
+    longest = most(longest, run.last[b] + 1);
+  }
+  run.cosine = ort_data(api, cosine);
+  run.sine = ort_data(api, ort_input(api, context, 7));
+  const int64_t dims[3] = {run.B, 1, kernel->heads * width}, cache[4] = {run.B, keyHeads, run.S, width};
+  run.y = ort_output(api, context, 0, dims, 3);
+  run.keys = ort_output(api, context, 1, cache, 4);
+  run.values = ort_output(api, context, 2, cache, 4);
+  if (run.B == 0) return NULL;
+  if (!run.y || !run.keys || !run.values) return ort_error(api, "Attention: no memory for the result");
+  const float *keysBefore = ort_data(api, pastKey), *valuesBefore = ort_data(api, ort_input(api, context, 4));
+  const size_t bytes = 4 * (size_t)(run.B * keyHeads * run.S * width);
+  if (keysBefore != run.keys) __builtin_memcpy(run.keys, keysBefore, bytes);
+  if (valuesBefore != run.values) __builtin_memcpy(run.values, valuesBefore, bytes);
+  run.parts = run.B * kernel->heads * width * longest < ALONE ? 1 : least((int64_t)threads, run.B * keyHeads);
+  run.scratchOfPart = group * (width + (longest + 15) / 16 * 16) + 16;
+  SCRATCH(scratch, 4 * (size_t)(run.scratchOfPart * run.parts));
+  if (!scratch) return ort_error(api, "Attention: no memory to compute in");
+  run.scratch = (float *)scratch;
+  if (run.parts == 1) attend_part(&run, 0);
+  else ort_parallel(api, context, attend_part, (size_t)run.parts, &run);
+  RELEASE(scratch);
+  return NULL;
+}
+
+static const Attribute attributes[] = {ATTRIBUTE(WHOLE, "num_heads", heads), ATTRIBUTE(WHOLE, "kv_num_heads", keyHeads),
+                                       ATTRIBUTE(WHOLE, "head_dim", width), ATTRIBUTE(WHOLE, "rotary_pairs", N),
+                                       ATTRIBUTE(WHOLE, "local_window_size", window), ATTRIBUTE(REAL, "scale", scale), {0}};
+const Operator attention_operator = {
+    CUSTOM_OP(compute_attention), "Attention", {FLOAT, FLOAT, FLOAT, FLOAT, FLOAT, INT32, FLOAT, FLOAT}, 8, 3, 1 << 1 | 1 << 2, attributes};

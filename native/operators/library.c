@@ -1,0 +1,84 @@
+/* What milora calls of the library, and what ONNX Runtime asks of each operator. */
+#include "operator.h"
+
+const Kernels *kernels;
+size_t threads = 1;
+
+static const Operator *const all[] = {&linear_operator, &low_rank_operator, &attention_operator, &gated_operator, &add_norm_operator};
+
+static const Operator *own(const CustomOp *op) { return (const Operator *)op; }
+
+OrtStatus *create(const CustomOp *op, Api api, const OrtKernelInfo *info, void **state) {
+  Kernel *kernel = ort_allocate(api, sizeof(Kernel));
+  if (!kernel) return ort_error(api, "milora: no memory for an operator");
+  *kernel = (Kernel){.api = api};
+  OrtStatus *status = NULL;
+  for (const Attribute *attribute = own(op)->attributes; attribute->name && !status; attribute++) {
+    void *place = (char *)kernel + attribute->place;
+    if (attribute->kind == REAL) status = ort_attribute_float(api, info, attribute->name, place);
+    else status = ort_attribute(api, info, attribute->name, place);
+    if (status && attribute->kind == WHOLE_OR_ZERO) {
+      ort_release_status(api, status);
+      status = NULL;
+    }
+  }
+  if (status) ort_free(api, kernel);
+  else *state = kernel;
+  return status;
+}
+void destroy(void *state) { ort_free(((Kernel *)state)->api, state); }
+
+const char *name_of(const CustomOp *op) { return own(op)->name; }
+const char *provider_of(const CustomOp *op) { return (void)op, "CPUExecutionProvider"; }
+int input_type(const CustomOp *op, size_t index) { return own(op)->inputs[index]; }
+int input_optional(const CustomOp *op, size_t index) { return own(op)->optional >> index & 1 ? OPTIONAL : REQUIRED; }
+size_t input_count(const CustomOp *op) { return own(op)->inputCount; }
+size_t output_count(const CustomOp *op) { return own(op)->outputCount; }
+int output_type(const CustomOp *op, size_t index) { return (void)op, (void)index, FLOAT; }
+int output_optional(const CustomOp *op, size_t index) { return (void)op, (void)index, REQUIRED; }
+int memory_type(const CustomOp *op, size_t index) { return (void)op, (void)index, 0; }
+int one(const CustomOp *op) { return (void)op, 1; }
+int last_version(const CustomOp *op) { return (void)op, 0x7fffffff; }
+
+#define EXPORT __attribute__((visibility("default")))
+
+/* The i-th operator, or NULL. */
+EXPORT const void *milora_operator(size_t i) { return i < sizeof all / sizeof *all ? &all[i]->op : NULL; }
+
+/* The instruction set that is used from now on, with so many threads and registers of at most so many bits; NULL: this
+ * processor has none of them. */
+EXPORT const char *milora_start(size_t count, int bits) {
+  threads = count ? count : 1;
+  __builtin_cpu_init();
+  if (bits >= 512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni")) {
+    kernels = &kernels_avx512;
+    return "avx512";
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    kernels = &kernels_avx2; /* whoever has these has F16C */
+    return "avx2";
+  }
+  return NULL;
+}
+
+/*
+ * Asks Linux for large pages under memory that is read as a whole, over and over: a processor knows the places of few
+ * pages at a time. Memory smaller than such a page is left alone. By the system call itself: there is no C library here.
+ */
+EXPORT void milora_use_large_pages(char *memory, size_t bytes) {
+#if defined(__linux__) && defined(__x86_64__)
+  const uintptr_t page = 1 << 21, from = ((uintptr_t)memory + page - 1) & ~(page - 1), to = ((uintptr_t)memory + bytes) & ~(page - 1);
+  if (from >= to) return;
+  long result = 28; /* madvise */
+  register long advice __asm__("rdx") = 14; /* MADV_HUGEPAGE */
+  __asm__ volatile("syscall" : "+a"(result) : "D"(from), "S"(to - from), "r"(advice) : "rcx", "r11", "memory");
+#else
+  (void)memory, (void)bytes;
+#endif
+}
+
+/* See `pack` of kernels.h. */
+EXPORT void milora_pack(const float *source, int64_t rows, int64_t columns, int banded, int form, void *target, float *ranks) {
+  kernels->pack(source, rows, columns, banded, form, target, ranks);
+}
