@@ -4,4 +4,4 @@
 #include "kernels/products.h"
 #include "kernels/rows.h"
 
-const Kernels KERNELS = {round_row, multiply, project, expand, change, pack, gate, add_norm, rotate, attend};
+const Kernels KERNELS = {round_row, multiply, project, expand, change, apply, pack, gate, add_norm, rotate, attend};

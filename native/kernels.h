@@ -23,7 +23,11 @@ typedef struct {
   int bits, block;
 } Quantized;
 
-/* What an adapter does to outputs y [first, first + outputs) of a row: y += gate * (t - y) with t = (y + factor * (A x) B) * scale + bias. */
+/*
+ * What an adapter does to outputs y [first, first + outputs) of some rows: y += gate * (t - y) with
+ * t = (y + factor * (A x) B) * scale + bias. With an expert, the gate is multiplied with that of the expert, which a router
+ * has chosen; nothing of an item whose gate is 0 is read.
+ */
 typedef struct {
   int64_t row, first, outputs, rank;
   const void *a;       /* [rank, in], or NULL */
@@ -33,6 +37,8 @@ typedef struct {
   int64_t form;        /* what a and b are */
   double factor, gate;
   const float *ranks;  /* [rank], what A x is multiplied with, or NULL */
+  int64_t rows;        /* from `row` on, at least 1 */
+  int64_t expert;      /* its place among the gates of all experts, or -1 */
 } Item;
 
 /* Forms of a and b. */
@@ -57,12 +63,14 @@ typedef struct {
   /* y[m * stride + n] = x[m] . w[n] (+ bias[n]) for rows of x in chunks, and n from `from` to `to`; `soon` may be NULL. */
   void (*multiply)(const Chunk *x, int64_t M, const Quantized *w, const float *bias, int64_t from, int64_t to, float *y, int64_t stride,
                    Soon *soon);
-  /* low[r] = a[r] . x for r from `from` to `to`. */
-  void (*project)(const Item *item, const float *x, int64_t in, int64_t from, int64_t to, float *low);
-  /* sums[o] = (low B)[o] for the item's outputs o from `from` to `to`. */
+  /* low [rows, rank] = x [rows, in] A^T. */
+  void (*project)(const Item *item, const float *x, int64_t in, int64_t rows, float *low);
+  /* sums[o] = (low B)[o] of one row, for the item's outputs o from `from` to `to`. */
   void (*expand)(const Item *item, const float *low, int64_t from, int64_t to, float *sums);
-  /* The rest of an item, for the same outputs; y is that of the item's row, at the item's first output. */
-  void (*change)(const Item *item, const float *sums, int64_t from, int64_t to, float *y);
+  /* The rest of an item for the same outputs, with its gate; y is that of the item's row, at the item's first output. */
+  void (*change)(const Item *item, double gate, const float *sums, int64_t from, int64_t to, float *y);
+  /* Both for rows whose y begin `stride` from each other; `low` is NULL if A is. */
+  void (*apply)(const Item *item, double gate, const float *low, int64_t rows, int64_t from, int64_t to, float *y, int64_t stride);
   /*
    * Copies source in a form: A [rank, columns] as it is or, `banded`, B [rows, rank] as an Item has it. For INT8 the numbers
    * of a rank have a scale, with which its place in `ranks` is multiplied.

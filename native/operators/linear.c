@@ -3,26 +3,33 @@
 
 typedef struct {
   const Kernel *kernel;
-  const float *x, *bias;
+  const float *x, *bias, *gates;
   Chunk *chunks;
-  /* For x A^T of an item, `ranks` numbers for each part, and for (x A^T) B of items, `outputs` numbers for each. */
+  /* For x A^T of an item, `low` numbers for each part, and for (x A^T) B of items, `outputs` numbers for each. */
   float *y, *scratch, *sums;
   Quantized w;
-  int64_t M, chunksOfRow, parts, ranks, outputs, scratchOfPart;
+  int64_t M, chunksOfRow, parts, low, outputs;
   const Item *items, *next;
-  int64_t count, nextCount;
+  int64_t count, nextCount, gateCount;
+  int64_t height, begun; /* rows of a block, and blocks that are taken */
   int multiplies;
 } Linear;
 
-/* Asks for the beginning of what is read next, which the kernels do only within an item. */
-static inline void warm(const void *p, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + i, 0, 3);
+static double gate_of(const Linear *run, const Item *item) {
+  return item->expert < 0 ? item->gate : item->gate * (double)run->gates[item->expert];
 }
 
-static void change_part(const Linear *run, int64_t i, int64_t from, int64_t to, const float *sums) {
-  const Item *item = run->items + i;
-  const int64_t a = most(from, item->first) - item->first, b = least(to, item->first + item->outputs) - item->first;
-  if (a < b) kernels->change(item, sums, a, b, run->y + item->row * run->w.N + item->first);
+/* What items do to rows [top, end) and outputs [from, to), one after the other. */
+static void apply_items(const Linear *run, int64_t top, int64_t end, int64_t from, int64_t to, float *low) {
+  const int64_t N = run->w.N, K = run->w.K;
+  for (const Item *item = run->items; item < run->items + run->count; item++) {
+    const int64_t a = most(from, item->first) - item->first, b = least(to, item->first + item->outputs) - item->first;
+    const int64_t row = most(top, item->row), rows = least(end, item->row + item->rows) - row;
+    const double gate = gate_of(run, item);
+    if (a >= b || rows <= 0 || gate == 0) continue;
+    if (item->a) kernels->project(item, run->x + row * K, K, rows, low);
+    kernels->apply(item, gate, item->a ? low : NULL, rows, a, b, run->y + row * N + item->first, N);
+  }
 }
 
 /* All of it for some outputs. Few rows have few items: whoever needs x A^T computes it. */
@@ -31,20 +38,15 @@ static void few_rows(void *data, size_t t) {
   const int64_t N = run->w.N;
   const int64_t from = part(N, (int64_t)t, run->parts, BAND), to = part(N, (int64_t)t + 1, run->parts, BAND);
   if (run->multiplies) kernels->multiply(run->chunks, run->M, &run->w, run->bias, from, to, run->y, N, NULL);
-  float *low = run->scratch + (int64_t)t * run->scratchOfPart, *sums = low + run->ranks;
-  for (int64_t i = 0; i < run->count; i++) {
-    const Item *item = run->items + i;
-    const int64_t a = most(from, item->first) - item->first, b = least(to, item->first + item->outputs) - item->first;
-    if (a >= b) continue;
-    if (item->a) {
-      kernels->project(item, run->x + item->row * run->w.K, run->w.K, 0, item->rank, low);
-      kernels->expand(item, low, a, b, sums);
-    }
-    change_part(run, i, from, to, sums);
-  }
+  apply_items(run, 0, run->M, from, to, run->scratch + (int64_t)t * run->low);
 }
 
-/* Rounds some rows, and reads the numbers of some items from beginning to end, which is the fastest way to read them. */
+/* Asks for the beginning of what is read next, which the kernels do only within an item. */
+static inline void warm(const void *p, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + i, 0, 3);
+}
+
+/* Rounds some rows, and reads the numbers of some items of one row from beginning to end, which is the fastest way to read them. */
 static void begin_rows(void *data, size_t t) {
   const Linear *run = data;
   const int64_t K = run->w.K;
@@ -53,14 +55,15 @@ static void begin_rows(void *data, size_t t) {
     for (int64_t m = part(run->M, (int64_t)t, run->parts, 1); m < to; m++)
       kernels->round(run->x + m * K, K, run->w.bits, run->chunks + m * run->chunksOfRow);
   }
-  float *low = run->scratch + (int64_t)t * run->ranks;
+  if (run->height) return;
+  float *low = run->scratch + (int64_t)t * run->low;
   const int64_t to = part(run->count, (int64_t)t + 1, run->parts, 1);
   for (int64_t i = part(run->count, (int64_t)t, run->parts, 1); i < to; i++) {
     const Item *item = run->items + i;
-    if (!item->a) continue;
+    if (!item->a || gate_of(run, item) == 0) continue;
     if (i + 1 < to && item[1].a) warm(item[1].a, 4 * bytes_of(item[1].form) * K);
     warm(item->b, 2048);
-    kernels->project(item, run->x + item->row * K, K, 0, item->rank, low);
+    kernels->project(item, run->x + item->row * K, K, 1, low);
     kernels->expand(item, low, 0, item->outputs, run->sums + i * run->outputs);
   }
 }
@@ -88,60 +91,98 @@ static void end_rows(void *data, size_t t) {
       kernels->multiply(run->chunks + m * run->chunksOfRow, least(ROWS, run->M - m), &run->w, run->bias, from, to, run->y + m * N, N,
                         soon.lines ? &soon : NULL);
   }
-  for (int64_t i = 0; i < run->count; i++) change_part(run, i, from, to, run->sums + i * run->outputs);
+  if (run->height) return;
+  for (int64_t i = 0; i < run->count; i++) {
+    const Item *item = run->items + i;
+    const int64_t a = most(from, item->first) - item->first, b = least(to, item->first + item->outputs) - item->first;
+    const double gate = gate_of(run, item);
+    if (a < b && gate != 0) kernels->change(item, gate, run->sums + i * run->outputs, a, b, run->y + item->row * N + item->first);
+  }
+}
+
+/* Items, block by block of rows: whoever is ready takes the next one. */
+static void take_blocks(void *data, size_t t) {
+  Linear *run = data;
+  float *low = run->scratch + (int64_t)t * run->low;
+  for (;;) {
+    const int64_t top = __atomic_fetch_add(&run->begun, 1, __ATOMIC_RELAXED) * run->height;
+    if (top >= run->M) return;
+    apply_items(run, top, least(run->M, top + run->height), 0, run->w.N, low);
+  }
+}
+
+/* Rows of a block: at most so many that x A^T of them is little, and so few that there are blocks for all threads. */
+enum { HIGH = 48, STEP_OF_ROWS = 4 };
+
+static void in_parts(const Kernel *kernel, const OrtContext *context, Linear *run, void (*task)(void *, size_t)) {
+  if (run->parts == 1) task(run, 0);
+  else ort_parallel(kernel->api, context, task, (size_t)run->parts, run);
 }
 
 static OrtStatus *run_linear(const Kernel *kernel, const OrtContext *context, Linear *run) {
   const Quantized *w = &run->w;
-  int64_t work = run->multiplies ? run->M * w->N * w->K / 8 : 0;
+  int64_t work = run->multiplies ? run->M * w->N * w->K / 8 : 0, ranks = 0;
+  const int few = run->M < 4;
+  int wide = 0;
   for (int64_t i = 0; i < run->count; i++) {
     const Item *item = run->items + i;
-    run->ranks = most(run->ranks, (item->rank + 15) / 16 * 16);
+    ranks = most(ranks, (item->rank + 15) / 16 * 16);
     run->outputs = most(run->outputs, (item->outputs + 15) / 16 * 16);
-    if (item->a) work += item->rank * (w->K + item->outputs);
+    if (item->a) work += item->rows * item->rank * (w->K + item->outputs);
+    wide |= !few && item->rows > 1;
   }
   run->parts = work < ALONE ? 1 : (int64_t)threads;
-  const int few = run->M < 4;
-  run->scratchOfPart = run->ranks + run->outputs;
+  if (wide) {
+    const int64_t share = run->M / (run->parts == 1 ? 1 : 4 * run->parts);
+    run->height = least(HIGH, most(STEP_OF_ROWS, (share + STEP_OF_ROWS - 1) / STEP_OF_ROWS * STEP_OF_ROWS));
+  }
+  run->low = ranks * (few ? run->M : wide ? run->height : 1);
   const size_t chunkBytes = run->multiplies ? sizeof(Chunk) * (size_t)(run->M * run->chunksOfRow) : 0;
-  const int64_t numbers = few ? run->parts * run->scratchOfPart : run->parts * run->ranks + run->count * run->outputs;
+  const int64_t numbers = run->parts * run->low + (few || wide ? 0 : run->count * run->outputs);
   SCRATCH(scratch, chunkBytes + 4 * (size_t)numbers);
   if (!scratch) return ort_error(kernel->api, "Linear: no memory to compute in");
   run->chunks = (Chunk *)scratch;
   run->scratch = (float *)(scratch + chunkBytes);
-  run->sums = run->scratch + run->parts * run->ranks;
+  run->sums = run->scratch + run->parts * run->low;
   if (few) {
     if (run->multiplies)
       for (int64_t m = 0; m < run->M; m++) kernels->round(run->x + m * w->K, w->K, w->bits, run->chunks + m * run->chunksOfRow);
-    if (run->parts == 1) few_rows(run, 0);
-    else ort_parallel(kernel->api, context, few_rows, (size_t)run->parts, run);
-  } else if (run->parts == 1) {
-    begin_rows(run, 0);
-    end_rows(run, 0);
+    in_parts(kernel, context, run, few_rows);
   } else {
-    ort_parallel(kernel->api, context, begin_rows, (size_t)run->parts, run);
-    ort_parallel(kernel->api, context, end_rows, (size_t)run->parts, run);
+    if (run->multiplies || !wide) {
+      in_parts(kernel, context, run, begin_rows);
+      in_parts(kernel, context, run, end_rows);
+    }
+    if (wide) in_parts(kernel, context, run, take_blocks);
   }
   RELEASE(scratch);
   return NULL;
 }
 
-static int64_t read_items(const OrtContext *context, Api api, size_t index, const Item **items) {
-  const OrtValue *value = ort_input(api, context, index);
-  const int64_t count = value ? (int64_t)(ort_count(api, value) * 8 / sizeof(Item)) : 0;
-  if (count) *items = ort_data(api, value);
-  return count;
-}
-
-/* Whether each item is of a row and outputs that are there. */
-static int items_fit(const Linear *run) {
-  for (int64_t i = 0; i < run->count; i++) {
-    const Item *item = run->items + i;
-    if (item->row < 0 || item->row >= run->M || item->first < 0 || item->first > run->w.N || item->outputs < 0 ||
-        item->outputs > run->w.N - item->first || item->rank < 0)
+/* Reads inputs of structs and numbers, where they are there. Returns whether all items are whole, and for what is there. */
+static int read_items(const OrtContext *context, Api api, Linear *run, size_t items, size_t gates) {
+  enum { WIDTH = sizeof(Item) / 8 };
+  const OrtValue *value = ort_input(api, context, items), *weights = ort_input(api, context, gates);
+  const int64_t numbers = value ? (int64_t)ort_count(api, value) : 0;
+  if (numbers % WIDTH) return 0;
+  run->count = numbers / WIDTH;
+  if (run->count) run->items = ort_data(api, value);
+  run->gateCount = weights ? (int64_t)ort_count(api, weights) : 0;
+  if (run->gateCount) run->gates = ort_data(api, weights);
+  for (const Item *item = run->items; item < run->items + run->count; item++) {
+    if (item->row < 0 || item->rows < 1 || item->row > run->M || item->rows > run->M - item->row || item->first < 0 ||
+        item->first > run->w.N || item->outputs < 0 || item->outputs > run->w.N - item->first || item->rank < 0 || item->expert < -1 ||
+        item->expert >= run->gateCount || item->form < FLOAT32 || item->form > INT8 || (item->a && !item->b))
       return 0;
   }
   return 1;
+}
+
+/* For what the items of this product are fetched meanwhile. */
+static void read_next(const OrtContext *context, Api api, Linear *run) {
+  const OrtValue *value = ort_input(api, context, 5);
+  run->nextCount = value ? (int64_t)(ort_count(api, value) * 8 / sizeof(Item)) : 0;
+  if (run->nextCount) run->next = ort_data(api, value);
 }
 
 static OrtStatus *compute_linear(void *state, OrtContext *context) {
@@ -155,17 +196,14 @@ static OrtStatus *compute_linear(void *state, OrtContext *context) {
   run.M = (int64_t)ort_count(api, x) / kernel->K;
   run.bias = bias ? ort_data(api, bias) : NULL;
   run.chunksOfRow = (kernel->K + CHUNK - 1) / CHUNK;
-  run.count = read_items(context, api, 4, &run.items);
-  run.nextCount = read_items(context, api, 5, &run.next);
-  if (!items_fit(&run)) return ort_error(api, "Linear: an item is for a row or outputs that are not there");
+  if (!read_items(context, api, &run, 4, 6)) return ort_error(api, "Linear: an item is not whole, or for rows, outputs or a gate that are not there");
+  read_next(context, api, &run);
   const int64_t dims[2] = {run.M, kernel->N};
   run.y = ort_output(api, context, 0, dims, 2);
   if (run.M == 0) return NULL;
   if (!run.y) return ort_error(api, "Linear: no memory for the result");
   return run_linear(kernel, context, &run);
 }
-
-/* --- LowRank: what items do to y, where the product is another operator's --- */
 
 static OrtStatus *compute_low_rank(void *state, OrtContext *context) {
   const Kernel *kernel = state;
@@ -175,8 +213,7 @@ static OrtStatus *compute_low_rank(void *state, OrtContext *context) {
   run.w = (Quantized){NULL, NULL, kernel->N, kernel->K, 8, 32};
   run.x = ort_data(api, ort_input(api, context, 0));
   run.M = (int64_t)ort_count(api, y) / kernel->N;
-  run.count = read_items(context, api, 2, &run.items);
-  if (!items_fit(&run)) return ort_error(api, "LowRank: an item is for a row or outputs that are not there");
+  if (!read_items(context, api, &run, 2, 3)) return ort_error(api, "LowRank: an item is not whole, or for rows, outputs or a gate that are not there");
   const int64_t dims[2] = {run.M, kernel->N};
   run.y = ort_output(api, context, 0, dims, 2);
   if (run.M == 0) return NULL;
@@ -197,9 +234,9 @@ static void keep(int *inputs, int *outputs) { (void)inputs, (void)outputs; }
 static const Attribute linear_attributes[] = {ATTRIBUTE(WHOLE, "K", K), ATTRIBUTE(WHOLE, "N", N), ATTRIBUTE(WHOLE, "bits", bits),
                                               ATTRIBUTE(WHOLE, "block_size", block), ATTRIBUTE(WHOLE_OR_ZERO, "next_K", nextK), {0}};
 const Operator linear_operator = {
-    CUSTOM_OP(compute_linear), "Linear", {FLOAT, UINT8, FLOAT, FLOAT, INT64, INT64}, 6, 1, 1 << 3 | 1 << 4 | 1 << 5, linear_attributes};
+    CUSTOM_OP(compute_linear), "Linear", {FLOAT, UINT8, FLOAT, FLOAT, INT64, INT64, FLOAT}, 7, 1, 15 << 3, linear_attributes};
 
 static const Attribute low_rank_attributes[] = {ATTRIBUTE(WHOLE, "K", K), ATTRIBUTE(WHOLE, "N", N), {0}};
 const Operator low_rank_operator = {
-    CUSTOM_OP(compute_low_rank, .GetMayInplace = in_place, .ReleaseMayInplace = keep), "LowRank", {FLOAT, FLOAT, INT64}, 3, 1, 0,
+    CUSTOM_OP(compute_low_rank, .GetMayInplace = in_place, .ReleaseMayInplace = keep), "LowRank", {FLOAT, FLOAT, INT64, FLOAT}, 4, 1, 1 << 3,
     low_rank_attributes};

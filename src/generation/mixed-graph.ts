@@ -15,7 +15,7 @@ import { type Backbone, type Hooks, joinedSites, type Site, type SiteWeight, sit
 import { operators } from "../runtime/index.ts";
 
 /** Numbers of an item in a table, see `ITEM`. */
-export const ITEM_WIDTH = 12;
+export const ITEM_WIDTH = 14;
 
 /**
  * What adapters do to a module, by kind; a row that has nothing of a kind has no item and costs nothing.
@@ -88,7 +88,7 @@ export const vectorInputs = (kind: VectorKind, { path }: Site) => ({
 export const vectorWidth = (kind: VectorKind, { inFeatures, outFeatures }: Site): number =>
   kind === "input" ? inFeatures : outFeatures;
 
-/** Input of a group where milora's operators are: int64 [n, 12], see `ITEM`. */
+/** Input of a group where milora's operators are: int64 [n, 14], see `ITEM`. */
 export const itemTable = ({ name }: ItemGroup): string => `items.${name}`;
 
 /** The hooks of a decoding graph that adds items. */

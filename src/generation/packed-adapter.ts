@@ -20,6 +20,8 @@ export const ITEM = {
   factor: 9,
   gate: 10,
   ranks: 11,
+  rows: 12,
+  expert: 13,
 } as const;
 
 /** What an adapter does to a module. */
@@ -159,6 +161,8 @@ function pack(plan: Plan, base: bigint, form: PackedForm, operators: Operators):
   item[ITEM.first] = BigInt(first);
   item[ITEM.outputs] = BigInt(outFeatures);
   item[ITEM.form] = BigInt(PACKED_FORMS[form].code);
+  item[ITEM.rows] = 1n;
+  item[ITEM.expert] = -1n;
   numbers[ITEM.gate] = 1;
   if (low) {
     const { rank, ranks } = low;

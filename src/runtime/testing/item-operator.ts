@@ -20,6 +20,8 @@ import {
 /** One item, its numbers as JavaScript has them. */
 interface Change {
   row: number;
+  /** From `row` on; default 1. */
+  rows?: number;
   first: number;
   outputs: number;
   /** 0: only scale and bias. */
@@ -29,16 +31,21 @@ interface Change {
   biased?: boolean;
   factor?: number;
   gate?: number;
+  /** Its gate is multiplied with the input `gates` there. */
+  expert?: number;
 }
 
 /** Numbers of a struct Item of native/kernels.h. */
-const WIDTH = 12;
+const WIDTH = 14;
+
+/** With its numbers. */
+type Full = Change & { a: Float32Array; b: Float32Array; scale: Float32Array; bias: Float32Array };
 
 /** Items in native memory, and what they do in float64. */
 class Changes implements Disposable {
   readonly items: Tensor;
   readonly #own: Tensor[] = [];
-  readonly #changes: (Change & { a: Float32Array; b: Float32Array; scale: Float32Array; bias: Float32Array })[];
+  readonly #changes: Full[];
   readonly #K: number;
 
   constructor(changes: readonly Change[], K: number) {
@@ -46,7 +53,8 @@ class Changes implements Disposable {
     const data = new BigInt64Array(changes.length * WIDTH);
     const floatsOf = new Float64Array(data.buffer);
     this.#changes = changes.map((change, i) => {
-      const { row, first, outputs, rank, form = "float32", scaled, biased, factor = 1, gate = 1 } = change;
+      const { row, rows = 1, first, outputs, rank, form = "float32", scaled, biased } = change;
+      const { factor = 1, gate = 1, expert = -1 } = change;
       const a = onGrid(normals(10 * i + 1, rank * K, 0.1), form, (r) => r * K, rank);
       const b = onGrid(normals(10 * i + 2, outputs * rank, 0.1), form, (r) => r, rank); // [outputs, rank]
       const ranks = new Float32Array(rank).fill(1);
@@ -62,6 +70,7 @@ class Changes implements Disposable {
       data.set([...addresses, BigInt(PACKED_FORMS[form].code)], i * WIDTH + 4);
       floatsOf.set([factor, gate], i * WIDTH + 9);
       if (form === "int8" && rank > 0) data[i * WIDTH + 11] = this.#kept(ranks);
+      data.set([rows, expert].map(BigInt), i * WIDTH + 12);
       return { ...change, a, b, scale, bias };
     });
     this.items = Tensor.from("int64", [changes.length, WIDTH], data);
@@ -88,35 +97,42 @@ class Changes implements Disposable {
   }
 
   /** What becomes of y [M, N], made from x [M, K]. */
-  applied(x: Float32Array, y: Float32Array, N: number): Exact {
-    const K = this.#K;
+  applied(x: Float32Array, y: Float32Array, N: number, gates?: Float32Array): Exact {
     const values = Float64Array.from(y);
     const sizes = values.map(Math.abs);
-    for (const { row, first, outputs, rank, scaled, biased, factor = 1, gate = 1, a, b, scale, bias } of this
-      .#changes) {
-      const [low, lowSize] = [new Float64Array(rank), new Float64Array(rank)];
-      for (let r = 0; r < rank; r++) {
-        for (let i = 0; i < K; i++) {
-          const term = a[r * K + i]! * x[row * K + i]!;
-          low[r]! += term;
-          lowSize[r]! += Math.abs(term);
-        }
-      }
-      for (let o = 0; o < outputs; o++) {
-        const at = row * N + first + o;
-        let [sum, size] = [0, 0];
-        for (let r = 0; r < rank; r++) {
-          sum += b[o * rank + r]! * low[r]!;
-          size += Math.abs(b[o * rank + r]!) * lowSize[r]!;
-        }
-        const [by, plus] = [scaled ? scale[o]! : 1, biased ? bias[o]! : 0];
-        const t = (values[at]! + factor * sum) * by + plus;
-        const tSize = (sizes[at]! + Math.abs(factor) * size) * Math.abs(by) + Math.abs(plus);
-        values[at]! += gate * (t - values[at]!);
-        sizes[at]! += Math.abs(gate) * (tSize + sizes[at]!);
-      }
+    for (const change of this.#changes) {
+      const { row, rows = 1, gate = 1, expert } = change;
+      const by = gate * (expert === undefined ? 1 : gates![expert]!);
+      if (by === 0) continue;
+      for (let m = row; m < row + rows; m++) this.#apply(change, by, x, m, { values, sizes }, N);
     }
     return { values, sizes };
+  }
+
+  #apply(change: Full, gate: number, x: Float32Array, m: number, { values, sizes }: Exact, N: number): void {
+    const K = this.#K;
+    const { first, outputs, rank, scaled, biased, factor = 1, a, b, scale, bias } = change;
+    const [low, lowSize] = [new Float64Array(rank), new Float64Array(rank)];
+    for (let r = 0; r < rank; r++) {
+      for (let i = 0; i < K; i++) {
+        const term = a[r * K + i]! * x[m * K + i]!;
+        low[r]! += term;
+        lowSize[r]! += Math.abs(term);
+      }
+    }
+    for (let o = 0; o < outputs; o++) {
+      const at = m * N + first + o;
+      let [sum, size] = [0, 0];
+      for (let r = 0; r < rank; r++) {
+        sum += b[o * rank + r]! * low[r]!;
+        size += Math.abs(b[o * rank + r]!) * lowSize[r]!;
+      }
+      const [by, plus] = [scaled ? scale[o]! : 1, biased ? bias[o]! : 0];
+      const t = (values[at]! + factor * sum) * by + plus;
+      const tSize = (sizes[at]! + Math.abs(factor) * size) * Math.abs(by) + Math.abs(plus);
+      values[at]! += gate * (t - values[at]!);
+      sizes[at]! += Math.abs(gate) * (tSize + sizes[at]!);
+    }
   }
 
   [Symbol.dispose](): void {
