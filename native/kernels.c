@@ -2,6 +2,7 @@
 #include "kernels/adapters.h"
 #include "kernels/attention.h"
 #include "kernels/products.h"
+#include "kernels/router.h"
 #include "kernels/rows.h"
 
-const Kernels KERNELS = {round_row, multiply, project, expand, change, apply, pack, gate, add_norm, rotate, attend};
+const Kernels KERNELS = {round_row, multiply, project, expand, change, apply, pack, gate, add_norm, rotate, attend, route};

@@ -57,6 +57,25 @@ typedef struct {
   int lines;
 } Soon;
 
+/*
+ * MiLoRA's router of a layer, for one prompt: pool its tokens, then an activation, a product with `gate`, a softmax over the
+ * experts, and the `top_k` of them with the highest scores, of equal ones the first.
+ */
+typedef struct {
+  const float *pooler;      /* [d], for SELF_ATTENTION */
+  const float *numerator;   /* [7], for RATIONAL: the factors of 1, x .. x^6 */
+  const float *denominator; /* [5], of x .. x^5 */
+  const float *gate;        /* [experts, d]; NULL: there is no router, all is 0 */
+  int64_t pooling, activation, top_k;
+  int64_t weight;           /* what the gate of a chosen expert is */
+  int64_t rms;              /* 1: the pooled vector is RMS-normalised */
+  int64_t experts;
+} Router;
+
+enum { SELF_ATTENTION, MEAN, LAST, MAX };
+enum { RATIONAL, GELU, RELU, IDENTITY };
+enum { STRAIGHT_THROUGH, PROBABILITY, RENORMALIZED };
+
 typedef struct {
   /* Rounds x [K] into ceil(K / 128) chunks. */
   void (*round)(const float *x, int64_t K, int bits, Chunk *chunks);
@@ -86,6 +105,10 @@ typedef struct {
    * multiple of 16; `scores` has room for heads * (count + 15). */
   void (*attend)(const float *q, const float *k, const float *v, int64_t heads, int64_t width, int64_t count, float scale, float *scores,
                  float *y);
+  /* Gates and probabilities [experts] of a prompt whose tokens are rows of hidden [T, width]: count of them, at least one.
+   * `scratch` has room for count + width + experts and 45 more. */
+  void (*route)(const Router *router, const float *hidden, const int32_t *tokens, int64_t count, int64_t width, float *scratch,
+                float *gates, float *probabilities);
 } Kernels;
 
 extern const Kernels kernels_avx2;

@@ -12,24 +12,6 @@ static void rotate(const float *x, const float *cosine, const float *sine, int64
   for (int64_t i = 2 * pairs; i < width; i++) y[i] = x[i];
 }
 
-/* exp(x - max x) in place, zeros up to `padded`. Returns their sum. */
-static float exponentials(float *x, int64_t count, int64_t padded) {
-  float most = x[0];
-  for (int64_t p = 1; p < count; p++) most = x[p] > most ? x[p] : most;
-  for (int64_t p = count; p < padded; p++) x[p] = -__builtin_inff();
-  vec sum = zero();
-  for (int64_t p = 0; p < padded; p += LANES) {
-    vec e = exp_of(plus(load(x + p), all(-most)));
-    store(x + p, e);
-    if (p + LANES > count) {
-      for (int64_t i = count; i < padded; i++) x[i] = 0;
-      e = load(x + p);
-    }
-    sum = plus(sum, e);
-  }
-  return total(sum);
-}
-
 /* y [count, width] = scores [count, positions] v for up to four queries, which read v together. */
 INLINE void weigh(const float *v, int64_t width, int64_t positions, const float *scores, int64_t step, const float *inverse, float *y,
                   const int count, const int vectors, int64_t i) {

@@ -24,6 +24,13 @@ INLINE vec multiply_add(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); 
 INLINE vec plus(vec a, vec b) { return _mm512_add_ps(a, b); }
 INLINE vec minus(vec a, vec b) { return _mm512_sub_ps(a, b); }
 INLINE vec times(vec a, vec b) { return _mm512_mul_ps(a, b); }
+INLINE vec over(vec a, vec b) { return _mm512_div_ps(a, b); }
+INLINE vec absolute(vec a) { return _mm512_abs_ps(a); }
+INLINE vec signed_as(vec a, vec b) { return _mm512_or_ps(a, _mm512_and_ps(b, all(-0.0f))); }
+INLINE vec smaller(vec a, vec b) { return _mm512_min_ps(a, b); } /* b if one of them is NaN */
+INLINE vec larger(vec a, vec b) { return _mm512_max_ps(a, b); } /* likewise */
+INLINE vec if_more(vec a, vec b, vec yes, vec no) { return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), yes); }
+INLINE vec if_nan(vec a, vec yes, vec no) { return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), yes); }
 INLINE float total(vec a) { return _mm512_reduce_add_ps(a); }
 INLINE ivec load_whole(const void *p) { return _mm512_loadu_si512(p); }
 INLINE vec to_floats(ivec a) { return _mm512_cvtepi32_ps(a); }
@@ -44,6 +51,13 @@ INLINE vec multiply_add(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); 
 INLINE vec plus(vec a, vec b) { return _mm256_add_ps(a, b); }
 INLINE vec minus(vec a, vec b) { return _mm256_sub_ps(a, b); }
 INLINE vec times(vec a, vec b) { return _mm256_mul_ps(a, b); }
+INLINE vec over(vec a, vec b) { return _mm256_div_ps(a, b); }
+INLINE vec absolute(vec a) { return _mm256_andnot_ps(all(-0.0f), a); }
+INLINE vec signed_as(vec a, vec b) { return _mm256_or_ps(a, _mm256_and_ps(b, all(-0.0f))); }
+INLINE vec smaller(vec a, vec b) { return _mm256_min_ps(a, b); } /* b if one of them is NaN */
+INLINE vec larger(vec a, vec b) { return _mm256_max_ps(a, b); } /* likewise */
+INLINE vec if_more(vec a, vec b, vec yes, vec no) { return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
+INLINE vec if_nan(vec a, vec yes, vec no) { return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, a, _CMP_UNORD_Q)); }
 INLINE ivec load_whole(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 INLINE vec to_floats(ivec a) { return _mm256_cvtepi32_ps(a); }
 INLINE float total(vec a) {
@@ -73,11 +87,11 @@ INLINE void ahead(const void *p, int64_t bytes) { __builtin_prefetch((const char
 /* exp for x <= 0, to 2 units in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]. */
 INLINE vec exp_of(vec x) {
 #ifdef __AVX512VNNI__
-  x = _mm512_max_ps(all(-104.0f), x); /* in this order NaN stays */
+  x = larger(all(-104.0f), x); /* in this order NaN stays */
   const vec n = _mm512_roundscale_ps(_mm512_mul_ps(x, all(1.44269504f)), 8);
 #else
   const vec there = _mm256_cmp_ps(x, all(-87.0f), _CMP_NLT_UQ);
-  x = _mm256_max_ps(all(-87.0f), x); /* in this order NaN stays */
+  x = larger(all(-87.0f), x); /* in this order NaN stays */
   const vec n = _mm256_round_ps(_mm256_mul_ps(x, all(1.44269504f)), 8);
 #endif
   const vec t = multiply_add(n, all(-1.42860677e-6f), multiply_add(n, all(-0.693145752f), x)); /* ln 2 in two parts */
@@ -95,4 +109,23 @@ INLINE vec exp_of(vec x) {
   return _mm256_and_ps(times(p, _mm256_castsi256_ps(power)), there);
 #endif
 }
+
+/* exp(x - max x) in place, zeros up to `padded`. Returns their sum. */
+static float exponentials(float *x, int64_t count, int64_t padded) {
+  float most = x[0];
+  for (int64_t p = 1; p < count; p++) most = x[p] > most ? x[p] : most;
+  for (int64_t p = count; p < padded; p++) x[p] = -__builtin_inff();
+  vec sum = zero();
+  for (int64_t p = 0; p < padded; p += LANES) {
+    vec e = exp_of(plus(load(x + p), all(-most)));
+    store(x + p, e);
+    if (p + LANES > count) {
+      for (int64_t i = count; i < padded; i++) x[i] = 0;
+      e = load(x + p);
+    }
+    sum = plus(sum, e);
+  }
+  return total(sum);
+}
+
 #endif

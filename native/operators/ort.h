@@ -71,6 +71,16 @@ static inline size_t ort_count(Api api, const OrtValue *value) {
   ORT_CALL(api, 99, void, (OrtShape *))(shape);
   return count;
 }
+/* The sizes of a tensor that has `count` dimensions; 0 where it has not. */
+static inline int ort_dims(Api api, const OrtValue *value, int64_t *dims, size_t count) {
+  OrtShape *shape = NULL;
+  size_t own = 0;
+  ORT_CALL(api, 65, OrtStatus *, (const OrtValue *, OrtShape **))(value, &shape);
+  ORT_CALL(api, 61, OrtStatus *, (const OrtShape *, size_t *))(shape, &own);
+  if (own == count) ORT_CALL(api, 62, OrtStatus *, (const OrtShape *, int64_t *, size_t))(shape, dims, count);
+  ORT_CALL(api, 99, void, (OrtShape *))(shape);
+  return own == count;
+}
 static inline OrtStatus *ort_attribute(Api api, const OrtKernelInfo *info, const char *name, int64_t *value) {
   return ORT_CALL(api, 86, OrtStatus *, (const OrtKernelInfo *, const char *, int64_t *))(info, name, value);
 }

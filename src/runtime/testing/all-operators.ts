@@ -5,6 +5,7 @@ import { attentionTests, cachedAttention } from "./attention-operator.ts";
 import { itemTests, packTests } from "./item-operator.ts";
 import { linearTests } from "./linear-operator.ts";
 import { expectSame, floats, instructionsOf, linearNode, matrix, normals, Products, weightOf } from "./operators.ts";
+import { routeTests } from "./route-operator.ts";
 import { rowTests } from "./row-operators.ts";
 
 /** `limit`: the value of MILORA_OPERATORS. */
@@ -23,6 +24,7 @@ export function operatorTests(limit?: "avx2"): void {
     packTests();
     attentionTests();
     rowTests();
+    routeTests();
     sideBySide();
   });
 }
