@@ -5,6 +5,7 @@ import { attentionTests, cachedAttention } from "./attention-operator.ts";
 import { itemTests, packTests } from "./item-operator.ts";
 import { linearTests } from "./linear-operator.ts";
 import { expectSame, floats, instructionsOf, linearNode, matrix, normals, Products, weightOf } from "./operators.ts";
+import { rangeTests } from "./range-operator.ts";
 import { routeTests } from "./route-operator.ts";
 import { rowTests } from "./row-operators.ts";
 
@@ -21,6 +22,7 @@ export function operatorTests(limit?: "avx2"): void {
   describe.skipIf(operators() === undefined)("operators (left out where there is no library for the machine)", () => {
     linearTests();
     itemTests();
+    rangeTests();
     packTests();
     attentionTests();
     rowTests();
