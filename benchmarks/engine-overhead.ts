@@ -103,7 +103,7 @@ function graphCosts(shape: string, rounds: number): Record<string, Stages> {
         const graph =
           kind === "train LoRA" && adapter
             ? trainingGraph(backbone, adapter)
-            : buildProgram(backbone, { kind: "decode", adapter }).graph;
+            : buildProgram(backbone, { kind: "decode", adapter });
         times.push(performance.now());
         const model = exportOnnx(graph);
         times.push(performance.now());

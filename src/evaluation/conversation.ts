@@ -86,7 +86,7 @@ export async function answerTask(
   const whole = await loadSplit(task, form.split, { ...options.data, signal: options.signal });
   const documents = whole.documents.slice(0, options.limit);
   const template = options.template ?? conversationTemplate(tokenizer);
-  const context = await engine.contextOf(adapter);
+  const context = engine.contextOf(adapter);
   const decodings = documents.map((document) => decodingOf(form, document, template, context, options));
   const answers: string[][] = documents.map(() => []);
   const total = sum(documents.map(({ turns }) => turns!.length));

@@ -97,7 +97,7 @@ export async function evaluateTask(engine: Engine, task: Task, options: Evaluate
   const shots = count > 0 ? await loadShots(task, form, { ...data, signal }) : undefined;
   const contexts = contextsOf(form, documents, { count, pool: shots?.documents ?? [], seed });
   const { tokenizer } = engine.backbone;
-  const context = await engine.contextOf(adapter);
+  const context = engine.contextOf(adapter);
   const decoding = form.kind === "generate" ? decodingOf(form, context, options) : null;
   const template = form.kind === "generate" && form.promptIs === "instruction" ? (options.template ?? "alpaca") : null;
   const asks = documents.map((document, i): Ask => {

@@ -2,9 +2,13 @@
 import { InputError } from "../base/index.ts";
 import type { Adapter } from "../methods/index.ts";
 import { type Extent, KvCache } from "./cache.ts";
+import { takesItems } from "./pass.ts";
 import { PREFILL_TOKENS, type Shared } from "./prefill.ts";
 import { PromptReading } from "./reading.ts";
 import type { Resident, Residents } from "./residents.ts";
+
+/** A prompt that joins others spares a pass of its own, which costs about as much as this many tokens more in theirs. */
+const SPARED_TOKENS = 24;
 
 /** A prompt on its way into a batch. */
 export interface BatchPrompt {
@@ -42,10 +46,11 @@ export interface Admission extends Disposable {
   advance(signal?: AbortSignal): Promise<number>;
 }
 
-/** Prompts of one adapter that have been read. */
+/** Prompts that have been read together. */
 export interface ReadPrompts {
-  readonly resident: Resident;
   readonly prompts: readonly BatchPrompt[];
+  /** The adapter of each. */
+  readonly residents: readonly Resident[];
   readonly reading: PromptReading;
   /** Where their keys and values are, from row 0 on; undefined: in the batch's next rows. */
   readonly apart: KvCache | undefined;
@@ -103,49 +108,58 @@ export class PromptAdmission implements Admission {
   }
 
   async #begin(): Promise<ReadPrompts> {
-    const resident = await this.#batch.residents.enter(this.#queue[0]!.adapter);
+    const residents: Resident[] = [];
     let apart: KvCache | undefined;
     try {
-      const prompts = this.#next();
-      const { prefix, prepared } = resident;
+      const prompts = await this.#next(residents);
+      const { prefix } = residents[0]!;
       this.#check(prefix, prompts);
-      const sequences = prompts.map(({ tokens }) => tokens);
-      const length = prefix + Math.max(...sequences.map((tokens) => tokens.length));
+      const width = Math.max(...prompts.map(({ tokens }) => tokens.length));
       // Rows come and go between the slices of a long one.
-      if (prompts.length === 1 && length - prefix > (this.#sliceTokens ?? Number.POSITIVE_INFINITY)) {
-        apart = new KvCache(this.#shared.backbone.config, this.#shared.pool, 1, length);
+      if (prompts.length === 1 && width > (this.#sliceTokens ?? Number.POSITIVE_INFINITY)) {
+        apart = new KvCache(this.#shared.backbone.config, this.#shared.pool, 1, prefix + width);
       }
-      const reading = new PromptReading(this.#shared, resident, prepared, sequences, {
-        positions: sequences.map((tokens, row) => [row, tokens.length - 1]),
-        ...(apart ? { cache: apart, first: 0 } : this.#batch.place({ rows: prompts.length, positions: length })),
-        sharing: { scope: prompts[0]!.scope },
+      const read = prompts.map(({ tokens, scope }, i) => ({ adapter: residents[i]!, tokens, scope }));
+      const reading = new PromptReading(this.#shared, read, {
+        positions: prompts.map(({ tokens }, row) => [row, tokens.length - 1]),
+        ...(apart
+          ? { cache: apart, first: 0 }
+          : this.#batch.place({ rows: prompts.length, positions: prefix + width })),
+        shares: true,
         sliceTokens: this.#sliceTokens,
       });
-      return { resident, prompts, reading, apart };
+      return { residents, prompts, reading, apart };
     } catch (error) {
       apart?.[Symbol.dispose]();
-      this.#batch.residents.leave(resident);
+      for (const resident of residents) this.#batch.residents.leave(resident);
       throw error;
     }
   }
 
-  /** The next prompts that are read together, alike in adapter and scope. */
-  #next(): BatchPrompt[] {
+  /** The next prompts that are read together: of one adapter, or of several that take items. Their adapters enter. */
+  async #next(residents: Resident[]): Promise<BatchPrompt[]> {
     const limit = Math.min(this.#sliceTokens ?? PREFILL_TOKENS, PREFILL_TOKENS);
-    const { adapter, scope } = this.#queue[0]!;
     const { prefixes } = this.#shared;
+    const prompts: BatchPrompt[] = [];
     let width = 0;
-    let end = 0;
-    for (const prompt of this.#queue) {
+    let tokens = 0;
+    for (const [at, prompt] of this.#queue.entries()) {
       width = Math.max(width, prompt.tokens.length);
-      const fits = prompt.adapter === adapter && prompt.scope === scope && width * (end + 1) <= limit;
-      if (end > 0 && !fits) break;
-      const apart = prefixes?.standsApart(prompt, this.#queue[end + 1]) ?? false;
-      if (end > 0 && apart) break;
-      end++;
+      tokens += prompt.tokens.length;
+      const padded = width * (at + 1);
+      if (at > 0 && (padded > limit || padded - tokens > SPARED_TOKENS * at)) break;
+      const apart = prefixes?.standsApart(prompt, this.#queue[at + 1]) ?? false;
+      if (at > 0 && apart) break;
+      const resident = await this.#batch.residents.enter(prompt.adapter);
+      if (at > 0 && !readTogether(residents[0]!, resident)) {
+        this.#batch.residents.leave(resident);
+        break;
+      }
+      residents.push(resident);
+      prompts.push(prompt);
       if (apart) break;
     }
-    return this.#queue.slice(0, end);
+    return prompts;
   }
 
   #check(prefix: number, prompts: readonly BatchPrompt[]): void {
@@ -162,6 +176,11 @@ export class PromptAdmission implements Admission {
     this.#current = undefined;
     current.reading[Symbol.dispose]();
     current.apart?.[Symbol.dispose]();
-    this.#batch.residents.leave(current.resident);
+    for (const resident of current.residents) this.#batch.residents.leave(resident);
   }
+}
+
+/** Whether the prompts of two adapters can be read in one pass. */
+function readTogether(a: Resident, b: Resident): boolean {
+  return a.id === b.id || (takesItems(a) && takesItems(b));
 }

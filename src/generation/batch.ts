@@ -9,11 +9,11 @@ import {
   type ReadPrompts,
 } from "./admission.ts";
 import { type Extent, initialCapacity, KvCache } from "./cache.ts";
-import { REPORT, STATE } from "./graphs.ts";
+import { STATE } from "./graphs.ts";
 import type { Shared } from "./prefill.ts";
 import type { RouteReport } from "./request.ts";
 import { Residents } from "./residents.ts";
-import { readRoutes } from "./routes.ts";
+import { readRoute } from "./routes.ts";
 import { type Row, Steps } from "./steps.ts";
 
 /** Tokens of a slice where nothing else is asked for. */
@@ -106,8 +106,8 @@ export class Batch implements Disposable {
   }
 
   /**
-   * Reads prompts into the next rows, in their order. Those of one adapter that stand next to each other are read
-   * together, in as few runs as the limit on tokens allows. If it fails, `truncate` to the rows before.
+   * Reads prompts into the next rows, in their order. Those that stand next to each other are read together as far as
+   * their adapters, the limit on tokens and their lengths allow. If it fails, `truncate` to the rows before.
    *
    * @throws InputError PROMPT_TOO_LONG when an attention prefix leaves too little of the context
    */
@@ -199,36 +199,34 @@ export class Batch implements Disposable {
   }
 
   /** Makes rows of prompts that have been read. */
-  async #enter({ resident, prompts, reading, apart }: ReadPrompts): Promise<void> {
+  async #enter({ residents, prompts, reading, apart }: ReadPrompts): Promise<void> {
     const { sessions, runner, backbone } = this.#shared;
     const { vocabSize } = backbone.config;
-    const { adapter, prepared } = resident;
     const first = this.rows;
     const rows = prompts.length;
-    const lengths = prompts.map(({ tokens }) => resident.prefix + tokens.length);
+    const lengths = prompts.map(({ tokens }, i) => residents[i]!.prefix + tokens.length);
     if (apart) {
       this.#reserve({ rows: first + 1, positions: lengths[0]! });
       this.#cache.copyFrom(apart, first, lengths[0]!);
     }
     using logits = this.#logits.view(first * vocabSize, [rows, vocabSize]);
     using logProbs = this.#logProbs.view(first * vocabSize, [rows, vocabSize]);
-    using head = await sessions.lease({ kind: "head", adapter });
+    // One that changes the head is read by itself.
+    using head = await sessions.lease({ kind: "head", adapter: residents[0]!.adapter });
     using binding = head.session.bind();
-    prepared.bind(head.session, binding);
+    residents[0]!.bind(head.session, binding);
     binding.input("hidden", reading.hidden).output("logits", logits).output("logProbs", logProbs);
     await runner.run(head.session, binding, rows);
-    for (const [name, { shape, data }] of reading.outputs) {
-      if (!name.startsWith(STATE)) continue;
-      using view = this.#stateView(name.slice(STATE.length), shape.slice(1), first, rows);
-      (view.data as Float32Array).set(data);
-    }
-    const routing = adapter?.method.routing?.(adapter.config);
-    const gates = reading.outputs.get(`${STATE}gates`)?.data;
-    const probabilities = reading.outputs.get(`${REPORT}probabilities`)?.data;
-    const routes = routing && gates && probabilities ? readRoutes(routing, rows, gates, probabilities) : [];
-    for (const [row, length] of lengths.entries()) {
+    for (const [i, resident] of residents.entries()) {
+      const outputs = reading.outputsOf(i);
+      for (const [name, { shape, data }] of outputs) {
+        if (!name.startsWith(STATE)) continue;
+        using view = this.#stateView(name.slice(STATE.length), shape.slice(1), first + i, 1);
+        (view.data as Float32Array).set(data);
+      }
       this.#residents.stay(resident);
-      this.#rows.push({ resident, route: routes[row], reused: reading.reused, length });
+      const route = readRoute(resident.adapter, outputs);
+      this.#rows.push({ resident, route, reused: reading.reused, length: lengths[i]! });
     }
     this.#steps.changed();
   }

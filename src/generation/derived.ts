@@ -8,25 +8,37 @@ import type { Runner } from "./runner.ts";
 
 type Tensors = ReadonlyMap<string, Tensor>;
 
+/** What follows from an adapter. */
+interface Derived {
+  /** By the names of graph inputs. */
+  readonly tensors: Tensors;
+  /** What it does, for rows of several adapters at once; undefined where its method cannot be put so. */
+  readonly lowered: readonly LoweredModule[] | undefined;
+  /** The same for milora's operators; undefined where those are not, or nothing is done. */
+  readonly packed: PackedAdapter | undefined;
+}
+
 interface Entry {
-  readonly tensors: Promise<Tensors>;
-  packing: Promise<PackedAdapter> | undefined;
+  readonly making: Promise<Derived>;
   /** Once it is there. */
-  packed: PackedAdapter | undefined;
+  made: Derived | undefined;
   uses: number;
   /** To be released when the last user has gone. */
   forgotten: boolean;
 }
 
-/** An adapter with everything its graphs take. Its tensors stay at least until it is given back. */
-export interface PreparedAdapter extends Disposable {
+/** An adapter, or none, with everything its graphs take. Its tensors stay at least until it is given back. */
+export interface PreparedAdapter extends Omit<Derived, "tensors">, Disposable {
   readonly adapter: Adapter | undefined;
-  /** The numbers of a derived tensor. */
-  derived(name: string): Float32Array;
-  /** For milora's operators; undefined where those are not, or there is nothing to pack. */
-  packed(lowered: readonly LoweredModule[] | undefined): Promise<PackedAdapter | undefined>;
+  /** Places before a sequence's own tokens that its attention prefix takes in the cache. */
+  readonly prefix: number;
   /** Binds the adapter's tensors to the inputs that a session has for them. */
   bind(session: Session, binding: Binding): void;
+}
+
+/** See `PreparedAdapter.prefix`. */
+export function prefixOf(adapter: Adapter | undefined): number {
+  return adapter?.method.prefixLength?.(adapter.config) ?? 0;
 }
 
 /** How many adapters' tensors, and bytes of packed numbers, are kept while unused. */
@@ -49,36 +61,36 @@ export class AdapterCache implements Disposable {
     this.#runner = runner;
   }
 
-  /** @param session any session of the adapter: it shows whether there is something to derive */
-  async prepare(adapter: Adapter | undefined, session: Session): Promise<PreparedAdapter> {
-    const derives = session.inputs.some(({ name }) => name.startsWith(DERIVED));
-    const entry = adapter && this.#enter(adapter, derives);
+  async prepare(adapter: Adapter | undefined): Promise<PreparedAdapter> {
+    if (!adapter) return BARE;
+    const entry = this.#enter(adapter);
     let returned = false;
     const giveBack = (): void => {
-      if (returned || !entry) return;
+      if (returned) return;
       returned = true;
       entry.uses--;
       if (entry.forgotten && entry.uses === 0) release(entry);
     };
-    let derived: Tensors;
     try {
-      derived = (await entry?.tensors) ?? new Map();
+      entry.made = await entry.making;
     } catch (error) {
       giveBack();
       // Meanwhile it may have been forgotten and derived again.
-      if (this.#entries.get(adapter!) === entry) this.#entries.delete(adapter!);
+      if (this.#entries.get(adapter) === entry) this.#entries.delete(adapter);
       throw error;
     }
+    const { tensors, lowered, packed } = entry.made;
     return {
       adapter,
-      derived: (name) => derived.get(DERIVED + name)!.data as Float32Array,
-      packed: async (lowered) => entry && lowered && this.#pack(entry, lowered),
-      bind(target, binding) {
-        for (const { name } of target.inputs) {
+      prefix: prefixOf(adapter),
+      lowered,
+      packed,
+      bind(session, binding) {
+        for (const { name } of session.inputs) {
           if (name.startsWith(ADAPTER_INPUT)) {
-            binding.input(name, adapter!.tensors.get(name.slice(ADAPTER_INPUT.length))!);
+            binding.input(name, adapter.tensors.get(name.slice(ADAPTER_INPUT.length))!);
           } else if (name.startsWith(DERIVED)) {
-            binding.input(name, derived.get(name)!);
+            binding.input(name, tensors.get(name)!);
           }
         }
       },
@@ -101,42 +113,44 @@ export class AdapterCache implements Disposable {
     this.#entries.clear();
   }
 
-  #enter(adapter: Adapter, derives: boolean): Entry {
+  #enter(adapter: Adapter): Entry {
     let entry = this.#entries.get(adapter);
-    if (entry) {
+    if (entry)
       this.#entries.delete(adapter); // to be put at the end again
-    } else {
-      const tensors = derives ? this.#derive(adapter) : Promise.resolve(new Map<string, Tensor>());
-      entry = { tensors, packing: undefined, packed: undefined, uses: 0, forgotten: false };
-    }
+    else entry = { making: this.#make(adapter), made: undefined, uses: 0, forgotten: false };
     this.#entries.set(adapter, entry);
     entry.uses++;
     this.#evict();
     return entry;
   }
 
-  async #pack(entry: Entry, lowered: readonly LoweredModule[]): Promise<PackedAdapter | undefined> {
-    const own = operators();
-    if (!own || lowered.length === 0) return undefined;
-    entry.packing ??= PackedAdapter.create(lowered, this.#backbone, this.#precision, own);
-    try {
-      entry.packed = await entry.packing;
-    } catch (error) {
-      entry.packing = undefined;
-      throw error;
-    }
-    return entry.packed;
-  }
-
   #evict(): void {
     let bytes = 0;
-    for (const { packed, uses } of this.#entries.values()) if (uses === 0) bytes += packed?.byteLength ?? 0;
+    for (const { made, uses } of this.#entries.values()) if (uses === 0) bytes += made?.packed?.byteLength ?? 0;
     for (const [adapter, entry] of this.#entries) {
       const gone = [...adapter.tensors.values()].some((tensor) => tensor.disposed);
       if (entry.uses > 0 || (!gone && this.#entries.size <= KEPT && bytes <= KEPT_BYTES)) continue;
       this.#entries.delete(adapter);
-      bytes -= entry.packed?.byteLength ?? 0;
+      bytes -= entry.made?.packed?.byteLength ?? 0;
       release(entry);
+    }
+  }
+
+  async #make(adapter: Adapter): Promise<Derived> {
+    const tensors = this.#sessions.derives(adapter) ? await this.#derive(adapter) : new Map<string, Tensor>();
+    try {
+      const { method, config, backbone } = adapter;
+      const derived = (name: string) => tensors.get(DERIVED + name)!.data as Float32Array;
+      const context = { config, backbone, values: (key: string) => adapter.values(key), derived };
+      const lowered = method.lower?.(context);
+      const own = operators();
+      if (!own || !lowered) return { tensors, lowered, packed: undefined };
+      const numbers = { modules: lowered, routers: method.lowerRouters?.(context) ?? [] };
+      const packed = await PackedAdapter.create(numbers, this.#backbone, this.#precision, own);
+      return { tensors, lowered, packed };
+    } catch (error) {
+      disposeAll(tensors);
+      throw error;
     }
   }
 
@@ -162,17 +176,27 @@ export class AdapterCache implements Disposable {
   }
 }
 
+/** The backbone alone. */
+const BARE: PreparedAdapter = {
+  adapter: undefined,
+  prefix: 0,
+  lowered: [],
+  packed: undefined,
+  bind() {},
+  [Symbol.dispose]() {},
+};
+
 function disposeAll(tensors: Tensors): void {
   for (const tensor of tensors.values()) tensor.dispose();
 }
 
+function free({ tensors, packed }: Derived): void {
+  disposeAll(tensors);
+  packed?.[Symbol.dispose]();
+}
+
 /** Whatever failed has nothing to release. */
-function release({ tensors, packing, packed }: Entry): void {
-  tensors.then(disposeAll, () => {});
-  if (packed) packed[Symbol.dispose]();
-  else
-    packing?.then(
-      (late) => late[Symbol.dispose](),
-      () => {},
-    );
+function release({ making, made }: Entry): void {
+  if (made) free(made);
+  else making.then(free, () => {});
 }

@@ -4,7 +4,7 @@ import type { Backbone } from "../models/index.ts";
 import { Batch } from "./batch.ts";
 import { BufferPool } from "./cache.ts";
 import { decodeJobs } from "./decode.ts";
-import { AdapterCache } from "./derived.ts";
+import { AdapterCache, prefixOf } from "./derived.ts";
 import { GenerationError, Problems } from "./errors.ts";
 import { SessionCache } from "./graphs.ts";
 import { groupBy } from "./group.ts";
@@ -37,7 +37,7 @@ export interface EngineOptions {
   /** Decode sessions kept for single routes of routed adapters; default 8, 0 for none. */
   readonly routeSessions?: number;
   /**
-   * How decoding holds the A and B of adapters under milora's operators: float16 halves what a step reads of them, int8
+   * How generation holds the A and B of adapters under milora's operators: float16 halves what a step reads of them, int8
    * (a scale for each rank) quarters it.
    * Default: float16 where the backbone's weights are rounded themselves (int4, int8), else float32.
    */
@@ -100,11 +100,8 @@ export class Engine implements Disposable {
   }
 
   /** Most tokens of a sequence under an adapter: the context, less the adapter's attention prefix. */
-  async contextOf(adapter?: Adapter): Promise<number> {
-    if (!adapter) return this.#shared.context;
-    using _call = this.#enter();
-    using lease = await this.#shared.sessions.lease({ kind: "prefill", adapter });
-    return this.#shared.context - lease.prefix;
+  contextOf(adapter?: Adapter): number {
+    return this.#shared.context - prefixOf(adapter);
   }
 
   /** Number of open sessions; for metrics and tests. */

@@ -29,7 +29,7 @@ const routed = (expert: number): Program => ({ kind: "decode", adapter, route: r
 test("prompts and decoding read the same quantised weights, which are then packed once", () => {
   using quantised = Backbone.random(backbone.config, { weights: "int4" });
   const weightsOf = (program: Program) => {
-    const model = exportOnnx(buildProgram(quantised, program).graph);
+    const model = exportOnnx(buildProgram(quantised, program));
     return new Set(
       Buffer.from(model)
         .toString("latin1")

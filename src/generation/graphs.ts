@@ -1,10 +1,20 @@
 /** @file The graphs that generation runs, and the sessions made from them: one per method config, shared by its adapters. */
-import { argmax, exportOnnx, Graph, gather, gatherElements, logSoftmax, mulDims, reshape } from "../graph/index.ts";
-import { type Adapter, buildMethod, type Route } from "../methods/index.ts";
+import {
+  argmax,
+  exportOnnx,
+  Graph,
+  gather,
+  gatherElements,
+  logSoftmax,
+  mulDims,
+  reshape,
+  type Value,
+} from "../graph/index.ts";
+import { type Adapter, buildMethod, type MethodGraph, type Route } from "../methods/index.ts";
 import type { Backbone, Hooks } from "../models/index.ts";
 import { PrepackedWeights, Session } from "../runtime/index.ts";
 import { GenerationError } from "./errors.ts";
-import { type ItemKinds, itemHooks } from "./mixed-graph.ts";
+import { type ItemKinds, itemHooks, promptItems } from "./mixed-graph.ts";
 
 /** Graph inputs and outputs of a method's state and reports begin with these. */
 export const STATE = "state.";
@@ -28,6 +38,8 @@ export interface PrefillPart {
 /**
  * What a graph is for.
  * - `prefill`: prompts → hidden states of chosen positions, KV cache, the method's state and reports; or a part of that.
+ * - `mixedPrefill`: the same for prompts of many adapters, whose methods have the form of items and among whose routers
+ *   none has more than so many experts; under milora's operators only.
  * - `decode`: one token a row → logits; no router. Under a `route` all rows share it.
  * - `mixed`: the same for rows of many adapters, whose methods have the form of items.
  * - `derive`: an adapter's tensors → those that follow from them and the frozen weights alone.
@@ -36,18 +48,12 @@ export interface PrefillPart {
  */
 export type Program =
   | { readonly kind: "prefill"; readonly adapter: Adapter | undefined; readonly part?: PrefillPart }
+  | { readonly kind: "mixedPrefill"; readonly experts: number; readonly part?: PrefillPart }
   | { readonly kind: "decode"; readonly adapter: Adapter | undefined; readonly route?: SharedRoute | undefined }
   | { readonly kind: "mixed"; readonly items: ItemKinds }
   | { readonly kind: "derive"; readonly adapter: Adapter }
   | { readonly kind: "head"; readonly adapter: Adapter | undefined }
   | { readonly kind: "pick"; readonly adapter: Adapter | undefined };
-
-/** A program's graph. */
-export interface ProgramGraph {
-  readonly graph: Graph;
-  /** Prefill: places before a sequence's own tokens that the method's attention prefix takes in the cache. */
-  readonly prefix: number;
-}
 
 /** Prefill and decoding are given what was derived from the adapter once. */
 const GIVEN = { derived: "input" } as const;
@@ -61,11 +67,16 @@ function cachedAttention(graph: Graph) {
   } as const;
 }
 
-function buildPrefill(
-  backbone: Backbone,
-  adapter: Adapter | undefined,
-  { layers, continued }: PrefillPart = {},
-): ProgramGraph {
+type PrefillProgram = Extract<Program, { readonly kind: "prefill" | "mixedPrefill" }>;
+
+/** What a pass over prompts has besides the backbone. */
+function prefillMethod(graph: Graph, backbone: Backbone, program: PrefillProgram, promptMask: Value) {
+  if (program.kind === "mixedPrefill") return promptItems(graph, backbone, promptMask, program.experts);
+  return program.adapter && buildMethod(graph, program.adapter, { kind: "prefill", promptMask }, GIVEN);
+}
+
+function buildPrefill(backbone: Backbone, program: PrefillProgram): Graph {
+  const { layers, continued } = program.part ?? {};
   const { hiddenSize: d, numLayers } = backbone.config;
   const { from, to } = layers ?? { from: 0, to: numLayers };
   const graph = new Graph("prefill");
@@ -75,17 +86,9 @@ function buildPrefill(
   const tokens = graph.input("tokens", "int64", ["B", "T"]);
   const attention = cachedAttention(graph);
   const promptMask = graph.input("promptMask", "float32", ["B", "T"]);
-  const method = adapter && buildMethod(graph, adapter, { kind: "prefill", promptMask }, GIVEN);
-  let prefix = 0;
-  const { prefix: given, ...others } = method?.hooks ?? {};
-  const hooks: Hooks = others;
-  if (given && !continued) {
-    hooks.prefix = (layer, own) => {
-      const found = given(layer, own);
-      prefix = found?.length ?? 0;
-      return found;
-    };
-  }
+  const method: MethodGraph | undefined = prefillMethod(graph, backbone, program, promptMask);
+  const { prefix, ...others } = method?.hooks ?? {};
+  const hooks: Hooks = prefix && !continued ? { ...others, prefix } : others;
   const range = { from, to, ...(stream && { hidden: stream }) };
   const { hidden } = backbone.forward(graph, { tokens, attention, hooks, layers: range });
   if (to < numLayers) {
@@ -96,7 +99,7 @@ function buildPrefill(
   }
   for (const [name, value] of method?.state?.() ?? []) graph.output(STATE + name, value);
   for (const [name, value] of method?.reports?.() ?? []) graph.output(REPORT + name, value);
-  return { graph, prefix };
+  return graph;
 }
 
 function buildDecode(backbone: Backbone, adapter: Adapter | undefined, route: Route | undefined): Graph {
@@ -157,18 +160,19 @@ function buildHead(backbone: Backbone, kind: "head" | "pick", adapter: Adapter |
 }
 
 /** Builds the graph of a program. Exported for tests, which look for what must not be in it. */
-export function buildProgram(backbone: Backbone, program: Program): ProgramGraph {
+export function buildProgram(backbone: Backbone, program: Program): Graph {
   switch (program.kind) {
     case "prefill":
-      return buildPrefill(backbone, program.adapter, program.part);
+    case "mixedPrefill":
+      return buildPrefill(backbone, program);
     case "decode":
-      return { graph: buildDecode(backbone, program.adapter, program.route?.route), prefix: 0 };
+      return buildDecode(backbone, program.adapter, program.route?.route);
     case "mixed":
-      return { graph: buildMixed(backbone, program.items), prefix: 0 };
+      return buildMixed(backbone, program.items);
     case "derive":
-      return { graph: buildDerive(backbone, program.adapter), prefix: 0 };
+      return buildDerive(backbone, program.adapter);
     default:
-      return { graph: buildHead(backbone, program.kind, program.adapter), prefix: 0 };
+      return buildHead(backbone, program.kind, program.adapter);
   }
 }
 
@@ -185,20 +189,20 @@ function adapterKey(adapter: Adapter | undefined): string {
   return key;
 }
 
-function partKey(program: Program): string {
-  if (program.kind !== "prefill" || !program.part) return "";
-  const { layers, continued } = program.part;
+function partKey({ layers, continued }: PrefillPart, adapter?: Adapter): string {
   // Only an attention prefix makes a difference between a beginning and what goes on from it.
-  const goesOn = continued && program.adapter?.method.prefixLength !== undefined;
+  const goesOn = continued && adapter?.method.prefixLength !== undefined;
   return [layers ? `${layers.from}-${layers.to}` : "", goesOn ? "continued" : ""].join("");
 }
 
 function keyOf(program: Program): string {
   if (program.kind === "mixed") return ["mixed", ...program.items].join("|");
+  if (program.kind === "mixedPrefill") return [program.kind, program.experts, partKey(program.part ?? {})].join("|");
   const isHead = program.kind === "head" || program.kind === "pick";
   if (isHead && !program.adapter?.method.changesHead) return program.kind;
   const route = program.kind === "decode" ? program.route?.key : undefined;
-  return [program.kind, adapterKey(program.adapter), route ?? "", partKey(program)].join("|");
+  const part = program.kind === "prefill" ? partKey(program.part ?? {}, program.adapter) : "";
+  return [program.kind, adapterKey(program.adapter), route ?? "", part].join("|");
 }
 
 /** Decode steps after which a route gets a session of its own. */
@@ -214,18 +218,13 @@ const CONFIGS = 192;
 
 function poolOf(program: Program): Pool {
   if (program.kind === "decode" && program.route !== undefined) return "routes";
-  return program.kind === "prefill" && program.part?.layers !== undefined ? "stages" : "configs";
-}
-
-interface Made {
-  readonly session: Session;
-  readonly prefix: number;
+  return "part" in program && program.part?.layers !== undefined ? "stages" : "configs";
 }
 
 interface Entry {
-  readonly making: Promise<Made>;
+  readonly making: Promise<Session>;
   /** Once it is there; before that it is in use. */
-  made: Made | undefined;
+  made: Session | undefined;
   uses: number;
   readonly pool: Pool;
 }
@@ -233,8 +232,6 @@ interface Entry {
 /** A session in use. It stays open at least until it is given back. */
 export interface Lease extends Disposable {
   readonly session: Session;
-  /** See `ProgramGraph`. */
-  readonly prefix: number;
 }
 
 export interface SessionCacheOptions {
@@ -256,6 +253,8 @@ export class SessionCache implements Disposable {
   readonly #entries = new Map<string, Entry>();
   /** Decode steps by route that has no session of its own; least recently used first. */
   readonly #steps = new Map<string, number>();
+  /** By what decides an adapter's graph. */
+  readonly #derives = new Map<string, boolean>();
   #closed = false;
 
   constructor(backbone: Backbone, options: SessionCacheOptions) {
@@ -288,6 +287,15 @@ export class SessionCache implements Disposable {
     return steps > HOT_STEPS;
   }
 
+  /** Whether something is to be computed from an adapter's tensors and the frozen weights alone. */
+  derives(adapter: Adapter): boolean {
+    const key = adapterKey(adapter);
+    const known =
+      this.#derives.get(key) ?? buildProgram(this.#backbone, { kind: "derive", adapter }).outputs.length > 0;
+    this.#derives.set(key, known);
+    return known;
+  }
+
   /** A program's session, which is made when there is none; others go on meanwhile. */
   async lease(program: Program): Promise<Lease> {
     this.#requireOpen();
@@ -309,11 +317,11 @@ export class SessionCache implements Disposable {
       if (this.#entries.get(key) === held) this.#entries.delete(key);
       throw error;
     }
-    if (this.#closed) held.made.session.dispose();
+    if (this.#closed) held.made.dispose();
     this.#requireOpen();
     let returned = false;
     return {
-      ...held.made,
+      session: held.made,
       [Symbol.dispose]() {
         if (!returned) held.uses--;
         returned = true;
@@ -321,18 +329,18 @@ export class SessionCache implements Disposable {
     };
   }
 
-  async #make(program: Program): Promise<Made> {
-    const { graph, prefix } = buildProgram(this.#backbone, program);
+  async #make(program: Program): Promise<Session> {
+    const graph = buildProgram(this.#backbone, program);
     const making = Session.createAsync(exportOnnx(graph), {
       initializers: this.#backbone.initializers(), // asked for after the graph: a graph may add to them
       prepacked: this.#prepacked,
       // A plan of the memory is kept for every shape that was ever run, and prompts and items have ever new ones.
-      memoryPattern: !["prefill", "pick", "mixed"].includes(program.kind),
+      memoryPattern: !["prefill", "mixedPrefill", "pick", "mixed"].includes(program.kind),
       // There is a session for every method config and every stage, and they run one after another.
-      sharedArena: program.kind === "prefill",
+      sharedArena: program.kind === "prefill" || program.kind === "mixedPrefill",
       ...this.#options.session,
     });
-    return { session: await this.#backbone.whilePacking(making), prefix };
+    return this.#backbone.whilePacking(making);
   }
 
   #requireOpen(): void {
@@ -351,13 +359,13 @@ export class SessionCache implements Disposable {
     const oldest = alike.find(([, entry]) => entry.uses === 0);
     if (!oldest) return;
     this.#entries.delete(oldest[0]);
-    oldest[1].made?.session.dispose();
+    oldest[1].made?.dispose();
   }
 
   /** Sessions in the making are closed when they are there. */
   [Symbol.dispose](): void {
     this.#closed = true;
-    for (const { made } of this.#entries.values()) made?.session.dispose();
+    for (const { made } of this.#entries.values()) made?.dispose();
     this.#entries.clear();
     this.#prepacked[Symbol.dispose]();
   }

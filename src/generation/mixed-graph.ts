@@ -1,21 +1,27 @@
-/** @file One token for rows of many adapters in one graph: the backbone, and what items add to the rows they belong to. */
+/** @file Rows of many adapters in one graph: the backbone, and what items add to the rows they belong to. */
 import {
   add,
   applyItems,
+  concat,
   fusedMatmul,
   type Graph,
   gather,
   mul,
   mulDims,
   reshape,
+  routePrompts,
   scatterRows,
   type Value,
 } from "../graph/index.ts";
+import type { MethodGraph } from "../methods/index.ts";
 import { type Backbone, type Hooks, joinedSites, type Site, type SiteWeight, sitesOf } from "../models/index.ts";
 import { operators } from "../runtime/index.ts";
 
 /** Numbers of an item in a table, see `ITEM`. */
 export const ITEM_WIDTH = 14;
+
+/** Numbers of a router in a table, see `PackedAdapter`. */
+export const ROUTER_WIDTH = 10;
 
 /**
  * What adapters do to a module, by kind; a row that has nothing of a kind has no item and costs nothing.
@@ -88,19 +94,56 @@ export const vectorInputs = (kind: VectorKind, { path }: Site) => ({
 export const vectorWidth = (kind: VectorKind, { inFeatures, outFeatures }: Site): number =>
   kind === "input" ? inFeatures : outFeatures;
 
-/** Input of a group where milora's operators are: int64 [n, 14], see `ITEM`. */
+/** Input of a group where milora's operators are: int64 [n, ITEM_WIDTH], see `ITEM`. */
 export const itemTable = ({ name }: ItemGroup): string => `items.${name}`;
+/** Input for the routers of prompts: int64 [layers, B, ROUTER_WIDTH], see `PackedAdapter`. */
+export const ROUTERS = "routers";
 
 /** The hooks of a decoding graph that adds items. */
 export function itemHooks(graph: Graph, backbone: Backbone, kinds: ItemKinds): Hooks {
-  const groups = new Map(itemGroups(backbone).map((group) => [group.name, group]));
-  return operators() ? tableHooks(graph, groups, kinds) : copyHooks(graph, groups, kinds);
+  const groups = groupsOf(backbone);
+  return operators() ? tableHooks(graph, groups, { kinds, ahead: true }) : copyHooks(graph, groups, kinds);
+}
+
+/**
+ * What the adapters of prompts do while those are read, as a method would: with milora's operators, by tables.
+ * @param mask 1 on prompt tokens, float32 [B, T]
+ * @param experts that routers choose among, at most; 0: there are none
+ */
+export function promptItems(graph: Graph, backbone: Backbone, mask: Value, experts: number): MethodGraph {
+  const groups = groupsOf(backbone);
+  if (experts === 0) return { hooks: tableHooks(graph, groups, { kinds: [], ahead: false }) };
+  const B = mask.shape[0]!;
+  const routers = graph.input(ROUTERS, "int64", [backbone.config.numLayers, B, ROUTER_WIDTH]);
+  const routes: ReturnType<typeof routePrompts>[] = [];
+  const gates = () => routes.at(-1)!.gates; // of the layer that is being built
+  const perLayer = (values: readonly Value[]) => reshape(concat(values, 1), [B, values.length, experts]); // [B, L, E]
+  return {
+    hooks: {
+      ...tableHooks(graph, groups, { kinds: [], ahead: false, gates }),
+      beforeLayer: (layer, hidden) => void routes.push(routePrompts(hidden, mask, routers, { layer, experts })),
+    },
+    state: () => new Map([["gates", perLayer(routes.map((route) => route.gates))]]),
+    reports: () => new Map([["probabilities", perLayer(routes.map(({ probabilities }) => probabilities))]]),
+  };
 }
 
 type Groups = ReadonlyMap<string, ItemGroup>;
 
+function groupsOf(backbone: Backbone): Groups {
+  return new Map(itemGroups(backbone).map((group) => [group.name, group]));
+}
+
+interface TableOptions {
+  readonly kinds: ItemKinds;
+  /** Whether the memory of a group's items is fetched during the product before. */
+  readonly ahead: boolean;
+  /** What items with an expert are weighted with. */
+  gates?(): Value;
+}
+
 /** With milora's operators: tables say where the numbers of items are. */
-function tableHooks(graph: Graph, groups: Groups, kinds: ItemKinds): Hooks {
+function tableHooks(graph: Graph, groups: Groups, { kinds, ahead, gates }: TableOptions): Hooks {
   const order = [...groups.values()];
   const tables = new Map<string, Value>();
   const tableOf = (group: ItemGroup): Value => {
@@ -111,9 +154,9 @@ function tableHooks(graph: Graph, groups: Groups, kinds: ItemKinds): Hooks {
   };
   const joined: NonNullable<Hooks["joined"]> = ([first], x, y) => {
     const group = groups.get(first!.path)!;
-    const next = order[order.indexOf(group) + 1];
-    const soon = next && { items: tableOf(next), inFeatures: next.sites[0]!.inFeatures };
-    return applyItems(x, y, tableOf(group), { next: soon });
+    const after = ahead ? order[order.indexOf(group) + 1] : undefined;
+    const next = after && { items: tableOf(after), inFeatures: after.sites[0]!.inFeatures };
+    return applyItems(x, y, tableOf(group), { next, gates: gates?.() });
   };
   return {
     joined,

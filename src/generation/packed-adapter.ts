@@ -1,10 +1,10 @@
 /** @file An adapter's numbers as milora's operators read them: one copy for all rows, in which B is banded. */
 import { setImmediate } from "node:timers/promises";
 import { sum } from "../base/index.ts";
-import type { LoweredModule } from "../methods/index.ts";
+import type { LoweredModule, LoweredRouter } from "../methods/index.ts";
 import type { Backbone, Site } from "../models/index.ts";
 import { type Operators, PACKED_FORMS, type PackedForm, Tensor } from "../runtime/index.ts";
-import { ITEM_WIDTH, type ItemGroup, itemGroups } from "./mixed-graph.ts";
+import { ITEM_WIDTH, type ItemGroup, itemGroups, ROUTER_WIDTH } from "./mixed-graph.ts";
 
 /** Places of the `ITEM_WIDTH` numbers of an item, see struct Item of native/kernels.h. */
 export const ITEM = {
@@ -23,6 +23,11 @@ export const ITEM = {
   rows: 12,
   expert: 13,
 } as const;
+
+/** Numbers of struct Router of native/kernels.h in place of words; order of its words below. */
+const POOLING = { self_attention: 0n, mean: 1n, last: 2n, max: 3n } as const;
+const ACTIVATION = { rational: 0n, gelu: 1n, relu: 2n, identity: 3n } as const;
+const WEIGHTING = { straight_through: 0n, probability: 1n, renormalized: 2n } as const;
 
 /** What an adapter does to a module. */
 export interface PackedModule {
@@ -45,28 +50,43 @@ const SLICE_MS = 2;
 /** What A and B are held as; int8 has a scale for each rank. */
 export type AdapterPrecision = PackedForm;
 
+/** What an adapter does, in numbers. */
+export interface LoweredAdapter {
+  readonly modules: readonly LoweredModule[];
+  /** By layer; none where its method does not choose experts. */
+  readonly routers: readonly LoweredRouter[];
+}
+
 export class PackedAdapter implements Disposable {
   readonly modules: readonly PackedModule[];
+  /** Its routers for a row each, int64 [layers, 10]; empty where it has none. */
+  readonly routers: BigInt64Array;
+  /** Experts of a layer; 0 where there is no router. */
+  readonly experts: number;
   readonly #memory: Tensor;
 
-  private constructor(modules: readonly PackedModule[], memory: Tensor) {
+  private constructor(modules: readonly PackedModule[], routers: BigInt64Array, experts: number, memory: Tensor) {
     this.modules = modules;
+    this.routers = routers;
+    this.experts = experts;
     this.#memory = memory;
   }
 
   static async create(
-    lowered: readonly LoweredModule[],
+    lowered: LoweredAdapter,
     backbone: Backbone,
     precision: AdapterPrecision,
     operators: Operators,
   ): Promise<PackedAdapter> {
-    const plans = planOf(lowered, backbone, precision);
+    const plans = planOf(lowered.modules, backbone, precision);
     const last = plans.at(-1);
-    const memory = Tensor.allocate("uint8", [last ? last.at + last.bytes : 0]);
-    const base = last ? memory.address : 0n;
-    if (last) operators.useLargePages(base, memory.byteLength);
+    const ofModules = last ? last.at + last.bytes : 0;
+    const memory = Tensor.allocate("uint8", [ofModules + sum(lowered.routers.map(bytesOf))]);
+    const base = memory.byteLength > 0 ? memory.address : 0n;
+    if (memory.byteLength > 0) operators.useLargePages(base, memory.byteLength);
     const modules: PackedModule[] = [];
     try {
+      const routers = packRouters(lowered.routers, base + BigInt(ofModules), operators);
       let began = performance.now();
       for (const plan of plans) {
         modules.push(pack(plan, base, precision, operators));
@@ -74,11 +94,11 @@ export class PackedAdapter implements Disposable {
         await setImmediate();
         began = performance.now();
       }
+      return new PackedAdapter(modules, routers, lowered.routers[0]?.experts ?? 0, memory);
     } catch (error) {
       memory.dispose();
       throw error;
     }
-    return new PackedAdapter(modules, memory);
   }
 
   get byteLength(): number {
@@ -102,6 +122,30 @@ interface Plan {
 }
 
 const aligned = (bytes: number): number => Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+
+const vectorsOf = ({ pooler, coefficients, gate }: LoweredRouter) => [pooler, ...(coefficients ?? []), gate];
+const bytesOf = (router: LoweredRouter): number =>
+  sum(vectorsOf(router).map((vector) => aligned(vector?.byteLength ?? 0)));
+
+/** Copies the numbers of routers to `at`; returns structs Router of native/kernels.h, int64 [layers, 10]. */
+function packRouters(routers: readonly LoweredRouter[], at: bigint, operators: Operators): BigInt64Array {
+  const structs = new BigInt64Array(routers.length * ROUTER_WIDTH);
+  const vector = (source: Float32Array | undefined): bigint => {
+    if (!source) return 0n;
+    const place = at;
+    at += BigInt(aligned(source.byteLength));
+    operators.pack(source, 1, source.length, { banded: false, form: "float32" }, place);
+    return place;
+  };
+  for (const [layer, router] of routers.entries()) {
+    const [numerator, denominator] = router.coefficients ?? [];
+    const addresses = [router.pooler, numerator, denominator, router.gate].map(vector);
+    const kinds = [POOLING[router.pooling], ACTIVATION[router.activation]];
+    const rest = [BigInt(router.topK), WEIGHTING[router.weighting], BigInt(router.normalized), BigInt(router.experts)];
+    structs.set([...addresses, ...kinds, ...rest], layer * ROUTER_WIDTH);
+  }
+  return structs;
+}
 
 function planOf(lowered: readonly LoweredModule[], backbone: Backbone, form: PackedForm): Plan[] {
   const places = new Map<string, { group: ItemGroup; first: number }>();

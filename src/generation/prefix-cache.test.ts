@@ -140,11 +140,10 @@ test("the keys and values of a causal method's prompt do not depend on what foll
 
 /** A cache with what reading a prompt leaves in its row. */
 async function filled({ shared }: Bench, adapter: Adapter | undefined, tokens: readonly number[]): Promise<KvCache> {
-  using lease = await shared.sessions.lease({ kind: "prefill", adapter });
-  using prepared = await shared.adapters.prepare(adapter, lease.session);
+  using prepared = await shared.adapters.prepare(adapter);
   const cache = new KvCache(shared.backbone.config, shared.pool, 1, 100);
-  const where = { cache, first: 0, positions: [[0, tokens.length - 1]] as const };
-  using reading = new PromptReading(shared, lease, prepared, [tokens], where);
+  const where = { cache, first: 0, positions: [[0, tokens.length - 1]] as const, shares: false };
+  using reading = new PromptReading(shared, [{ adapter: prepared, tokens }], where);
   await reading.advance();
   return cache;
 }

@@ -26,6 +26,7 @@ const prefixes: Method = {
     })),
   countParameters: () => ({ tunable: {}, activated: {} }),
   isIdentity: () => false,
+  prefixLength: () => LENGTH,
   build: ({ parameter }) => ({
     hooks: {
       prefix: (layer) => ({ length: LENGTH, key: parameter(`${layer}.key`), value: parameter(`${layer}.value`) }),
@@ -103,6 +104,6 @@ test("the prefix counts against the context", async () => {
 });
 
 test("a prefix leaves that much less of the context", async () => {
-  expect(await engine.contextOf()).toBe(40);
-  expect(await engine.contextOf(adapter)).toBe(40 - LENGTH);
+  expect(engine.contextOf()).toBe(40);
+  expect(engine.contextOf(adapter)).toBe(40 - LENGTH);
 });

@@ -2,11 +2,18 @@
 import { steadyLength } from "../models/index.ts";
 import { RuntimeError, Tensor } from "../runtime/index.ts";
 import { bindCache, type KvCache } from "./cache.ts";
-import type { PreparedAdapter } from "./derived.ts";
-import type { Lease } from "./graphs.ts";
+import { type MethodOutput, type Pass, type PassPrompt, passOf } from "./pass.ts";
 import type { Shared } from "./prefill.ts";
 import { type CachedPrompt, isCausal } from "./prefix-cache.ts";
 import { planSlices, type Slice, type Span } from "./slices.ts";
+
+/** A sequence to be read under its adapter. */
+export interface ReadingPrompt extends PassPrompt {
+  /** How many of its tokens count as the prompt, for a method that reads prompts; default all. */
+  readonly promptLength?: number | undefined;
+  /** What was read is shared with prompts of the same scope. */
+  readonly scope?: string | undefined;
+}
 
 export interface ReadingOptions {
   /** Row and position of every hidden state that is wanted. */
@@ -14,35 +21,28 @@ export interface ReadingOptions {
   readonly cache: KvCache;
   /** Row of the cache that the first prompt takes. */
   readonly first: number;
-  /** How many tokens of each row count as its prompt (for a method that reads prompts); default all. */
-  readonly promptLengths?: readonly number[] | undefined;
-  /** For whom prompts are looked for among those read before, and kept. Default: neither is done. */
-  readonly sharing?: { readonly scope: string | undefined } | undefined;
+  /** Whether prompts are looked for among those read before, and kept. */
+  readonly shares: boolean;
   /** About how many tokens a slice reads; default: all is one. */
   readonly sliceTokens?: number | undefined;
-}
-
-/** An output of a method's graph for some prompts, float32 [rows, layers, …]. */
-export interface MethodOutput {
-  readonly shape: readonly number[];
-  readonly data: Float32Array;
 }
 
 /** What a run of the session gives besides keys and values. */
 type Results = Map<string, Tensor>;
 
 /**
- * Reads right-padded sequences of one adapter: `advance` until it says that all is read. Of a single sequence, what is
- * known of it is not read again.
+ * Reads right-padded sequences, of one adapter or of several that take items: `advance` until it says that all is read. Of
+ * a single sequence, what is known of it is not read again.
  */
 export class PromptReading implements Disposable {
   /** Tokens of a single prompt that are known already. */
   readonly reused: number;
   readonly #shared: Shared;
-  readonly #lease: Lease;
-  readonly #adapter: PreparedAdapter;
-  readonly #sequences: readonly (readonly number[])[];
+  readonly #prompts: readonly ReadingPrompt[];
   readonly #options: ReadingOptions;
+  readonly #pass: Pass;
+  /** Places of the attention prefix before each sequence. */
+  readonly #prefix: number;
   readonly #width: number;
   readonly #slices: Slice[];
   readonly #hidden: Tensor;
@@ -50,23 +50,16 @@ export class PromptReading implements Disposable {
   /** The residual stream after the last stage, float32 [rows, T, d]. */
   #stream: Tensor | undefined;
 
-  /** @param lease of the adapter's prefill */
-  constructor(
-    shared: Shared,
-    lease: Lease,
-    adapter: PreparedAdapter,
-    sequences: readonly (readonly number[])[],
-    options: ReadingOptions,
-  ) {
+  constructor(shared: Shared, prompts: readonly ReadingPrompt[], options: ReadingOptions) {
     const { config } = shared.backbone;
     this.#shared = shared;
-    this.#lease = lease;
-    this.#adapter = adapter;
-    this.#sequences = sequences;
+    this.#prompts = prompts;
     this.#options = options;
-    this.#width = Math.max(...sequences.map((sequence) => sequence.length));
+    this.#pass = passOf(prompts);
+    this.#prefix = prompts[0]!.adapter.prefix;
+    this.#width = Math.max(...prompts.map(({ tokens }) => tokens.length));
     this.#hidden = Tensor.allocate("float32", [options.positions.length, config.hiddenSize]);
-    const rows = sequences.length;
+    const rows = prompts.length;
     const from = this.#restore();
     this.reused = from;
     const size = { rows, tokens: { from, to: this.#width }, layers: config.numLayers };
@@ -85,9 +78,14 @@ export class PromptReading implements Disposable {
     return this.#hidden;
   }
 
-  /** What the method's graph gave, by the names of its outputs, when all is read. */
-  get outputs(): ReadonlyMap<string, MethodOutput> {
-    return this.#outputs;
+  /** What the methods' graph gave for a prompt, by the names of its outputs, when all is read. */
+  outputsOf(row: number): Map<string, MethodOutput> {
+    const own = new Map<string, MethodOutput>();
+    for (const [name, output] of this.#outputs) {
+      const part = this.#pass.outputOf(row, output);
+      if (part) own.set(name, part);
+    }
+    return own;
   }
 
   /**
@@ -116,22 +114,26 @@ export class PromptReading implements Disposable {
 
   /** Whether tokens may be read without those after them: by the method, and by rotations that depend on the length. */
   get #divisible(): boolean {
-    return isCausal(this.#adapter) && this.#lease.prefix + this.#width <= steadyLength(this.#shared.backbone.config);
+    return isCausal(this.#prompts[0]!.adapter) && this.#isSteady;
+  }
+
+  /** Whether rotations are those of a shorter sequence, too: all of a pass are rotated as the longest is. */
+  get #isSteady(): boolean {
+    return this.#prefix + this.#width <= steadyLength(this.#shared.backbone.config);
   }
 
   /** Runs some tokens through some layers. */
   async #run(tokens: Span, layers: Span | undefined, signal: AbortSignal | undefined): Promise<void> {
     const { cache, first, positions } = this.#options;
-    const rows = this.#sequences.length;
+    const rows = this.#prompts.length;
     const length = tokens.to - tokens.from;
     const wanted = [...positions.keys()].filter((i) => tokens.from <= positions[i]![1] && positions[i]![1] < tokens.to);
     const made: Tensor[] = [];
     const results: Results = new Map();
     const whole = layers === undefined && tokens.from === 0;
-    const part = { ...(layers && { layers }), continued: tokens.from > 0 };
-    const { adapter } = this.#adapter;
-    using lease = whole ? undefined : await this.#shared.sessions.lease({ kind: "prefill", adapter, part });
-    const { session } = lease ?? this.#lease;
+    const part = whole ? undefined : { ...(layers && { layers }), continued: tokens.from > 0 };
+    using lease = await this.#shared.sessions.lease(this.#pass.program(part));
+    const { session } = lease;
     try {
       using binding = session.bind();
       const asked = wanted.map((i) => positions[i]!);
@@ -142,7 +144,7 @@ export class PromptReading implements Disposable {
         if (feed !== this.#stream) made.push(feed);
         binding.input(name, feed);
       }
-      this.#adapter.bind(session, binding);
+      made.push(...this.#pass.bind(session, binding, tokens));
       made.push(...bindCache(binding, cache, first, rows, layers));
       const sizes: Record<string, number> = { B: rows, T: length, R: Math.max(1, asked.length) };
       for (const { name, shape } of session.outputs) {
@@ -169,26 +171,24 @@ export class PromptReading implements Disposable {
     { from, to }: Span,
     positions: readonly (readonly [row: number, position: number])[],
   ): Record<string, () => Tensor | undefined> {
-    const rows = this.#sequences.length;
+    const rows = this.#prompts.length;
     const length = to - from;
     // Attention is told that every sequence is as long as the longest. It is causal, so no real token sees padding,
     // and what padding leaves in the cache is overwritten before a sequence gets there. Told the true lengths, it
     // would leave numbers of padded positions undefined, and a NaN there would reach the router's sums.
-    const end = this.#lease.prefix + to;
+    const end = this.#prefix + to;
     return {
       stream: () => this.#stream,
       tokens: () => {
         const ids = new BigInt64Array(rows * length); // padded with token 0
-        this.#sequences.forEach((sequence, row) => {
-          for (let t = from; t < Math.min(to, sequence.length); t++)
-            ids[row * length + t - from] = BigInt(sequence[t]!);
+        this.#prompts.forEach(({ tokens }, row) => {
+          for (let t = from; t < Math.min(to, tokens.length); t++) ids[row * length + t - from] = BigInt(tokens[t]!);
         });
         return Tensor.from("int64", [rows, length], ids);
       },
       promptMask: () => {
         const mask = new Float32Array(rows * length);
-        this.#sequences.forEach((sequence, row) => {
-          const prompt = this.#options.promptLengths?.[row] ?? sequence.length;
+        this.#prompts.forEach(({ tokens, promptLength: prompt = tokens.length }, row) => {
           mask.fill(1, row * length, row * length + Math.max(0, Math.min(prompt, to) - from));
         });
         return Tensor.from("float32", [rows, length], mask);
@@ -226,19 +226,17 @@ export class PromptReading implements Disposable {
   }
 
   #query(row: number): CachedPrompt {
-    const sequence = this.#sequences[row]!;
-    const tokens = sequence.slice(0, this.#options.promptLengths?.[row]);
-    const scope = this.#options.sharing?.scope;
-    return { adapter: this.#adapter.adapter, scope, tokens, prefix: this.#lease.prefix };
+    const { adapter, tokens, promptLength, scope } = this.#prompts[row]!;
+    return { adapter: adapter.adapter, scope, tokens: tokens.slice(0, promptLength), prefix: this.#prefix };
   }
 
   /** Fills the row of a single sequence with what is known; returns how many tokens that spares. */
   #restore(): number {
-    const { cache, first, positions, sharing } = this.#options;
+    const { cache, first, positions, shares } = this.#options;
     const { prefixes } = this.#shared;
-    if (!prefixes || !sharing) return 0;
-    if (this.#sequences.length > 1) {
-      for (const _ of this.#sequences) prefixes.missed();
+    if (!prefixes || !shares) return 0;
+    if (this.#prompts.length > 1) {
+      for (const _ of this.#prompts) prefixes.missed();
       return 0;
     }
     // Positions that are asked for have to be read.
@@ -253,37 +251,29 @@ export class PromptReading implements Disposable {
 
   /** Whether the last token of each prompt is all that is asked for. */
   get #wantsLast(): boolean {
-    const { positions, promptLengths } = this.#options;
+    const { positions } = this.#options;
     return (
-      promptLengths === undefined &&
-      positions.length === this.#sequences.length &&
-      positions.every(([row, at], i) => row === i && at === this.#sequences[row]!.length - 1)
+      positions.length === this.#prompts.length &&
+      positions.every(([row, at], i) => row === i && at === this.#prompts[row]!.tokens.length - 1) &&
+      this.#prompts.every(({ promptLength }) => promptLength === undefined)
     );
   }
 
   #keep(): void {
-    const { cache, first, sharing } = this.#options;
+    const { cache, first, shares } = this.#options;
     const { prefixes } = this.#shared;
-    if (!prefixes || !sharing) return;
-    const steady = steadyLength(this.#shared.backbone.config);
-    for (const row of this.#sequences.keys()) {
+    if (!prefixes || !shares) return;
+    const width = this.#shared.backbone.config.hiddenSize;
+    for (const row of this.#prompts.keys()) {
       const query = this.#query(row);
       if (isCausal(query)) {
-        // All of a batch are rotated as the longest is.
-        if (this.#lease.prefix + this.#width <= steady) prefixes.keep(query, cache, first + row);
-      } else if (this.#wantsLast && (this.#sequences.length === 1 || this.#lease.prefix + this.#width <= steady)) {
-        const hidden = rowOf({ shape: this.#hidden.shape, data: this.#hidden.data as Float32Array }, row).data;
-        const outputs = new Map([...this.#outputs].map(([name, output]) => [name, rowOf(output, row)]));
-        prefixes.keepWhole(query, cache, first + row, { hidden, outputs });
+        if (this.#isSteady) prefixes.keep(query, cache, first + row);
+      } else if (this.#wantsLast && (this.#prompts.length === 1 || this.#isSteady)) {
+        const hidden = (this.#hidden.data as Float32Array).slice(row * width, (row + 1) * width);
+        prefixes.keepWhole(query, cache, first + row, { hidden, outputs: this.outputsOf(row) });
       }
     }
   }
-}
-
-/** One row of an output, as a copy. */
-function rowOf({ shape: [rows, ...rest], data }: MethodOutput, row: number): MethodOutput {
-  const size = data.length / rows!;
-  return { shape: [1, ...rest], data: data.slice(row * size, (row + 1) * size) };
 }
 
 /** An output with that of further layers behind it. */

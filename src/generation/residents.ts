@@ -1,20 +1,11 @@
 /** @file The adapters of a batch's rows: what their graphs take is held from the first row of an adapter to the last. */
-import type { Adapter, LoweredModule } from "../methods/index.ts";
+import type { Adapter } from "../methods/index.ts";
 import type { PreparedAdapter } from "./derived.ts";
-import type { Lease } from "./graphs.ts";
-import type { PackedAdapter } from "./packed-adapter.ts";
 import type { Shared } from "./prefill.ts";
 
-/** An adapter, or none, with what reading its prompts takes. */
-export interface Resident extends Lease {
+export interface Resident extends PreparedAdapter {
   /** Different for each that a batch has had. */
   readonly id: number;
-  readonly adapter: Adapter | undefined;
-  readonly prepared: PreparedAdapter;
-  /** What it does in decoding, for rows of several adapters at once; undefined where its method cannot be put so. */
-  readonly lowered: readonly LoweredModule[] | undefined;
-  /** The same for milora's operators, where they are. */
-  readonly packed: PackedAdapter | undefined;
 }
 
 /** Counts the rows of each adapter of a batch; one without rows is given back. */
@@ -65,33 +56,6 @@ export class Residents implements Disposable {
   }
 
   async #make(adapter: Adapter | undefined): Promise<Resident> {
-    const { sessions, adapters } = this.#shared;
-    const lease = await sessions.lease({ kind: "prefill", adapter });
-    let prepared: PreparedAdapter | undefined;
-    const close = (): void => {
-      prepared?.[Symbol.dispose]();
-      lease[Symbol.dispose]();
-    };
-    try {
-      prepared = await adapters.prepare(adapter, lease.session);
-      const lowered = lower(adapter, prepared);
-      const packed = await prepared.packed(lowered);
-      const { session, prefix } = lease;
-      return { id: this.#made++, adapter, session, prefix, prepared, lowered, packed, [Symbol.dispose]: close };
-    } catch (error) {
-      close();
-      throw error;
-    }
+    return { ...(await this.#shared.adapters.prepare(adapter)), id: this.#made++ };
   }
-}
-
-function lower(adapter: Adapter | undefined, prepared: PreparedAdapter): Resident["lowered"] {
-  if (!adapter) return [];
-  const { method, config, backbone } = adapter;
-  return method.lower?.({
-    config,
-    backbone,
-    values: (key) => adapter.values(key),
-    derived: (name) => prepared.derived(name),
-  });
 }

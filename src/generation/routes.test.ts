@@ -44,7 +44,7 @@ const prompts = [[1, 5, 9], [1, 60], [7, 7, 7, 7, 7, 7], [1, 44, 23, 90, 11, 17,
 
 /** Names of everything in an exported program. */
 function contents(program: Program): { inputs: string[]; weights: string[]; nodes: string[] } {
-  const { graph } = fromBinary(ModelProtoSchema, exportOnnx(buildProgram(backbone, program).graph));
+  const { graph } = fromBinary(ModelProtoSchema, exportOnnx(buildProgram(backbone, program)));
   return {
     inputs: graph!.input.map((value) => value.name!),
     weights: graph!.initializer.map((value) => value.name!),

@@ -1,6 +1,6 @@
 /** @file Which experts each row of a batch uses: decided once, in prefill, and kept as long as the sequence lives. */
-import type { Route, Routing } from "../methods/index.ts";
-import type { SharedRoute } from "./graphs.ts";
+import type { Adapter, Route, Routing } from "../methods/index.ts";
+import { REPORT, type SharedRoute, STATE } from "./graphs.ts";
 import type { RouteReport } from "./request.ts";
 
 /** The route of one row. */
@@ -25,20 +25,17 @@ export function reportRoute(routing: Routing, route: Route, probabilities: Float
   };
 }
 
-/** The routes of rows from what prefill returned for them, float32 [rows, layers, experts] each. */
-export function readRoutes(
-  routing: Routing,
-  rows: number,
-  gates: Float32Array,
-  probabilities: Float32Array,
-): RowRoute[] {
-  const size = gates.length / rows;
-  return Array.from({ length: rows }, (_, row) => {
-    const [start, end] = [row * size, (row + 1) * size];
-    const route = routeOf(gates.subarray(start, end), routing.experts.length);
-    const report = reportRoute(routing, route, probabilities.subarray(start, end));
-    return { route, key: JSON.stringify(route), report };
-  });
+/** The route of a prompt from what its pass gave; undefined where its adapter does not choose experts. */
+export function readRoute(
+  adapter: Adapter | undefined,
+  outputs: ReadonlyMap<string, { readonly data: Float32Array }>,
+): RowRoute | undefined {
+  const routing = adapter?.method.routing?.(adapter.config);
+  const gates = outputs.get(`${STATE}gates`)?.data;
+  const probabilities = outputs.get(`${REPORT}probabilities`)?.data;
+  if (!routing || !gates || !probabilities) return undefined;
+  const route = routeOf(gates, routing.experts.length);
+  return { route, key: JSON.stringify(route), report: reportRoute(routing, route, probabilities) };
 }
 
 /** The route that all rows share, if they do. */

@@ -3,11 +3,11 @@ import type { Adapter } from "../methods/index.ts";
 import { Tensor } from "../runtime/index.ts";
 import { KvCache } from "./cache.ts";
 import type { PreparedAdapter } from "./derived.ts";
-import { REPORT, STATE } from "./graphs.ts";
-import { PREFILL_TOKENS, readPrompts, type Shared } from "./prefill.ts";
+import { PREFILL_TOKENS, type Shared } from "./prefill.ts";
 import { isCausal } from "./prefix-cache.ts";
+import { PromptReading } from "./reading.ts";
 import type { RouteReport, TokenLogprob } from "./request.ts";
-import { reportRoute, routeOf } from "./routes.ts";
+import { readRoute } from "./routes.ts";
 import { likeliest } from "./sampler.ts";
 
 /** A sequence whose tokens from `from` (at least 1) on are to be scored. */
@@ -120,60 +120,44 @@ async function scoreBatch(
   const lastRows = sequences.flatMap(({ last }, row) => (last ? [row] : []));
   for (const row of lastRows) positions.push([row, sequences[row]!.tokens.length - 1]);
 
-  const made: Tensor[] = [];
-  const extra = new Map<string, Float32Array>();
-  try {
-    using lease = await shared.sessions.lease({ kind: "prefill", adapter });
-    using prepared = await shared.adapters.prepare(adapter, lease.session);
-    using cache = new KvCache(config, shared.pool, rows, lease.prefix + longest);
-    const hidden = await readPrompts(shared, lease, prepared, fed, {
-      positions,
-      cache,
-      first: 0,
-      promptLengths: sequences.map(({ promptLength }) => promptLength),
-      sharing: { scope },
-      signal,
-      output(name, shape) {
-        if (name !== `${STATE}gates` && !name.startsWith(REPORT)) return undefined;
-        const tensor = Tensor.allocate("float32", shape);
-        made.push(tensor);
-        extra.set(name, tensor.data as Float32Array);
-        return tensor;
-      },
-    });
-    made.push(hidden);
-    const head = { adapter, prepared, hidden };
-    const { picked, best } = await pick(shared, head, targets);
-    const wanted = sequences.flatMap(({ tokens, from, top }) => new Array<number>(tokens.length - from).fill(top ?? 0));
-    const tops = wanted.map((): TokenLogprob[] => []);
-    const lasts: Distribution[] = [];
-    const asked = wanted.flatMap((top, at) => (top > 0 ? [at] : []));
-    for (const at of lastRows.keys()) asked.push(targets.length + at);
-    await distributions(shared, head, asked, (at, logits, logProbs) => {
-      if (at < targets.length) tops[at] = likeliest(logProbs, wanted[at]!);
-      else lasts.push({ logits: logits.slice(), logProbs: logProbs.slice() });
-    });
-    let at = 0;
-    return sequences.map(({ tokens, from }, row) => {
-      const first = at;
-      const logprobs: number[] = [];
-      let greedy = true;
-      for (let t = from; t < tokens.length; t++, at++) {
-        logprobs.push(picked[at]!);
-        if (best[at] !== BigInt(tokens[t]!)) greedy = false;
-      }
-      const last = lasts[lastRows.indexOf(row)];
-      const route = routeReport(adapter, extra, row, rows);
-      return { logprobs, greedy, tops: tops.slice(first, at), ...(last && { last }), ...(route && { route }) };
-    });
-  } finally {
-    for (const tensor of made) tensor.dispose();
-  }
+  using prepared = await shared.adapters.prepare(adapter);
+  using cache = new KvCache(config, shared.pool, rows, prepared.prefix + longest);
+  const prompts = sequences.map(({ promptLength }, row) => ({
+    adapter: prepared,
+    tokens: fed[row]!,
+    promptLength,
+    scope,
+  }));
+  using reading = new PromptReading(shared, prompts, { positions, cache, first: 0, shares: true });
+  while (!(await reading.advance(signal)));
+  const head = { prepared, hidden: reading.hidden };
+  const { picked, best } = await pick(shared, head, targets);
+  const wanted = sequences.flatMap(({ tokens, from, top }) => new Array<number>(tokens.length - from).fill(top ?? 0));
+  const tops = wanted.map((): TokenLogprob[] => []);
+  const lasts: Distribution[] = [];
+  const asked = wanted.flatMap((top, at) => (top > 0 ? [at] : []));
+  for (const at of lastRows.keys()) asked.push(targets.length + at);
+  await distributions(shared, head, asked, (at, logits, logProbs) => {
+    if (at < targets.length) tops[at] = likeliest(logProbs, wanted[at]!);
+    else lasts.push({ logits: logits.slice(), logProbs: logProbs.slice() });
+  });
+  let at = 0;
+  return sequences.map(({ tokens, from }, row) => {
+    const first = at;
+    const logprobs: number[] = [];
+    let greedy = true;
+    for (let t = from; t < tokens.length; t++, at++) {
+      logprobs.push(picked[at]!);
+      if (best[at] !== BigInt(tokens[t]!)) greedy = false;
+    }
+    const last = lasts[lastRows.indexOf(row)];
+    const route = readRoute(adapter, reading.outputsOf(row))?.report;
+    return { logprobs, greedy, tops: tops.slice(first, at), ...(last && { last }), ...(route && { route }) };
+  });
 }
 
 /** Hidden states [R, d] and whose they are. */
 interface HeadInput {
-  readonly adapter: Adapter | undefined;
   readonly prepared: PreparedAdapter;
   readonly hidden: Tensor;
 }
@@ -181,14 +165,14 @@ interface HeadInput {
 /** Log-probability of each target under the first rows of `hidden`, and the arg-max tokens. */
 async function pick(
   shared: Shared,
-  { adapter, prepared, hidden }: HeadInput,
+  { prepared, hidden }: HeadInput,
   targets: readonly number[],
 ): Promise<{ picked: Float32Array; best: BigInt64Array }> {
   const { hiddenSize, vocabSize } = shared.backbone.config;
   const picked = new Float32Array(targets.length);
   const best = new BigInt64Array(targets.length);
   const chunk = Math.max(1, Math.floor(LOGITS / vocabSize));
-  using lease = await shared.sessions.lease({ kind: "pick", adapter });
+  using lease = await shared.sessions.lease({ kind: "pick", adapter: prepared.adapter });
   const { session } = lease;
   for (let first = 0; first < targets.length; first += chunk) {
     const count = Math.min(chunk, targets.length - first);
@@ -210,14 +194,14 @@ async function pick(
 /** Shows what the model says after the hidden states `rows` (ascending), float32 [V] each and only until `visit` returns. */
 async function distributions(
   shared: Shared,
-  { adapter, prepared, hidden }: HeadInput,
+  { prepared, hidden }: HeadInput,
   rows: readonly number[],
   visit: (row: number, logits: Float32Array, logProbs: Float32Array) => void,
 ): Promise<void> {
   if (rows.length === 0) return;
   const { hiddenSize, vocabSize } = shared.backbone.config;
   const chunk = Math.max(1, Math.min(rows.length, Math.floor(LOGITS / (8 * vocabSize))));
-  using lease = await shared.sessions.lease({ kind: "head", adapter });
+  using lease = await shared.sessions.lease({ kind: "head", adapter: prepared.adapter });
   using logits = Tensor.allocate("float32", [chunk, vocabSize]);
   using logProbs = Tensor.allocate("float32", [chunk, vocabSize]);
   for (let at = 0; at < rows.length; ) {
@@ -238,19 +222,4 @@ async function distributions(
     }
     at += count;
   }
-}
-
-function routeReport(
-  adapter: Adapter | undefined,
-  values: ReadonlyMap<string, Float32Array>,
-  row: number,
-  rows: number,
-): RouteReport | undefined {
-  const routing = adapter?.method.routing?.(adapter.config);
-  const gates = values.get(`${STATE}gates`);
-  const probabilities = values.get(`${REPORT}probabilities`);
-  if (!routing || !gates || !probabilities) return undefined;
-  const size = gates.length / rows;
-  const of = (all: Float32Array) => all.subarray(row * size, (row + 1) * size);
-  return reportRoute(routing, routeOf(of(gates), routing.experts.length), of(probabilities));
 }

@@ -180,7 +180,7 @@ export class Steps implements Disposable {
     const binding = session.bind();
     const bound = { resident, binding, lease, views, totalLength };
     try {
-      resident?.prepared.bind(session, binding);
+      resident?.bind(session, binding);
       views.push(...bindCache(binding, cache, first, rows));
       binding
         .input("tokens", view(this.#tokens))

@@ -250,7 +250,7 @@ export interface Method<C = unknown> {
   routing?(config: C): Routing;
   /** Its hooks change the language-model head too: then the head is not one that all adapters share. */
   readonly changesHead?: boolean;
-  /** Positions that an attention prefix takes before every sequence; they are missing from the context. */
+  /** Positions that its attention prefix (`Hooks.prefix`) takes before every sequence; they are missing from the context. */
   prefixLength?(config: C): number;
   /** All parameters, in file order. Throws `InputError` when the config does not fit the backbone. */
   parameters(config: C, backbone: BackboneConfig): readonly ParameterSpec[];
@@ -260,8 +260,9 @@ export interface Method<C = unknown> {
   isIdentity(config: C, backbone: BackboneConfig, values: (key: string) => Float32Array): boolean;
   build(context: BuildContext<C>): MethodGraph;
   /**
-   * What it does in the form that all such methods share, so that sequences of different adapters are one batch; modules
-   * it leaves alone are not listed. Undefined, or no such function, where it does not have that form.
+   * What it does, but for an attention prefix, in the form that all such methods share, so that sequences of different
+   * adapters are one batch; modules it leaves alone are not listed. Undefined, or no such function, where it does not have
+   * that form.
    */
   lower?(context: LowerContext<C>): readonly LoweredModule[] | undefined;
   /** Beside `lower`, where `properties.routed`: the router of each layer, whose gates are those of `LoweredModule.expert`. */

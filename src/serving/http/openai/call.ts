@@ -156,7 +156,7 @@ export class Call {
   async #newTokens({ prompts, options, fitted }: Ask, adapter?: Adapter): Promise<number> {
     if (!fitted) return options.maxNewTokens;
     const longest = Math.max(...prompts.map((prompt) => prompt.length));
-    const room = (await this.#services.engine.contextOf(adapter)) - longest;
+    const room = this.#services.engine.contextOf(adapter) - longest;
     return Math.max(1, Math.min(options.maxNewTokens, room));
   }
 
