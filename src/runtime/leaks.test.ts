@@ -3,7 +3,9 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { operators, PrepackedWeights, Session, Tensor } from "./index.ts";
+import { Changes, linear as linearItems } from "./testing/items.ts";
 import { linearNode, normals, Products, weightOf } from "./testing/operators.ts";
+import { routing, runRoute, TestRouter } from "./testing/route-operator.ts";
 import { ADD, linear, testModel } from "./testing.ts";
 
 setFlagsFromString("--expose-gc");
@@ -112,6 +114,25 @@ describe("memory stays flat", () => {
       products.run(numbers.subarray(0, K * (1 + ((round++ * 101) % 300))), K);
     });
     // 400 times the rounded rows, 60 KiB on average, would cost 20 MiB.
+    expect(growth).toBeLessThan(4 * MiB);
+  });
+
+  it.skipIf(operators() === undefined)("over adapters of many rows, routers of prompts, and refusals", async () => {
+    const [K, N, M] = [256, 64, 200];
+    using products = linearItems(weightOf(1, { K, N, bits: 4, block: 32 }));
+    const change = { first: 0, outputs: N, rank: 8, rows: M };
+    using good = new Changes([{ ...change, row: 0 }], K);
+    using bad = new Changes([{ ...change, row: 1 }], K);
+    const x = normals(1, M * K);
+    using session = routing(0, 7);
+    using router = new TestRouter({}, K);
+    const prompts = { hidden: x, mask: [new Array<number>(M).fill(1)], d: K };
+    const growth = await growthOver(2000, () => {
+      products.run(x, K, { items: good.items });
+      runRoute(session, prompts, [router.struct]);
+      expect(() => products.run(x, K, { items: bad.items })).toThrow(/Linear/);
+      expect(() => runRoute(session, prompts, [router.struct.with(9, 0n)])).toThrow(/Route/);
+    });
     expect(growth).toBeLessThan(4 * MiB);
   });
 

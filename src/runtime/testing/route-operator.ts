@@ -28,7 +28,7 @@ const DEFAULTS: Settings = {
 };
 
 /** A router, its numbers in native memory. */
-class TestRouter implements Disposable {
+export class TestRouter implements Disposable {
   readonly settings: Settings;
   readonly pooler: Float32Array;
   readonly numerator = normals(3, 7, 0.3);
@@ -59,7 +59,7 @@ class TestRouter implements Disposable {
 
 const NONE = new Array<bigint>(10).fill(0n);
 
-function routing(layer: number, experts: number): Session {
+export function routing(layer: number, experts: number): Session {
   const attributes = { layer, experts };
   return Session.create(
     testModel({
@@ -89,7 +89,7 @@ interface Prompts {
   d: number;
 }
 
-function run(session: Session, { hidden, mask, d }: Prompts, structs: bigint[][], layers = 1) {
+export function runRoute(session: Session, { hidden, mask, d }: Prompts, structs: bigint[][], layers = 1) {
   const [B, T] = [mask.length, mask[0]!.length];
   using rows = matrix(B * T, d, hidden);
   using masks = matrix(B, T, Float32Array.from(mask.flat()));
@@ -176,7 +176,7 @@ function tokensOf({ hidden, mask, d }: Prompts, b: number): Float32Array[] {
 function check(session: Session, prompts: Prompts, routers: (TestRouter | undefined)[], experts: number, layer = 0) {
   const structs = routers.map((router) => router?.struct ?? NONE);
   const wrong = structs.map(() => NONE.map(() => 1n)); // what a layer below has is not read
-  const results = run(session, prompts, [...range(layer).flatMap(() => wrong), ...structs], layer + 1);
+  const results = runRoute(session, prompts, [...range(layer).flatMap(() => wrong), ...structs], layer + 1);
   for (const name of ["gates", "probabilities"] as const) {
     const values = new Float64Array(routers.length * experts);
     for (const [b, router] of routers.entries()) {
@@ -233,7 +233,7 @@ export function routeTests(): void {
       const own = normals(1, length * d);
       for (const pooling of POOLINGS) {
         using router = new TestRouter({ pooling, weight: "probability" }, d);
-        const alone = run(session, { hidden: own, mask: [new Array(length).fill(1)], d }, [router.struct]);
+        const alone = runRoute(session, { hidden: own, mask: [new Array(length).fill(1)], d }, [router.struct]);
         for (const [B, T, b, at] of [
           [1, 60, 0, 0],
           [3, 77, 1, 27],
@@ -243,7 +243,7 @@ export function routeTests(): void {
           const mask = range(B).map((i) => range(T).map((t) => Number(i !== b || (t >= at && t < at + length))));
           hidden.set(own, (b * T + at) * d);
           bothWays(() => {
-            const { gates, probabilities } = run(session, { hidden, mask, d }, new Array(B).fill(router.struct));
+            const { gates, probabilities } = runRoute(session, { hidden, mask, d }, new Array(B).fill(router.struct));
             expectSame(gates.subarray(7 * b, 7 * b + 7), alone.gates);
             expectSame(probabilities.subarray(7 * b, 7 * b + 7), alone.probabilities);
             // NaN of prompts shows, in their own results.
@@ -259,7 +259,7 @@ export function routeTests(): void {
       const chosen = (gate: number[], topK: number): number[] => {
         const kinds = { pooling: "last", activation: "identity" } as const;
         using router = new TestRouter({ ...kinds, topK, experts: 5 }, 1, 1, Float32Array.from(gate));
-        return [...run(session, prompts, [router.struct]).gates];
+        return [...runRoute(session, prompts, [router.struct]).gates];
       };
       expect(chosen([0, -400, -300, 500, -350], 3)).toEqual([1, 0, 1, 1, 0]);
       expect(chosen([2, 3, 3, 2, 3], 2)).toEqual([0, 1, 1, 0, 0]);
@@ -282,7 +282,7 @@ export function routeTests(): void {
       using router = new TestRouter({}, 8);
       const wrong = router.struct.with(place, value);
       const prompts = { hidden: normals(1, 6 * 8), mask: [range(3).map(() => 1), range(3).map(() => 1)], d: 8 };
-      expect(() => run(session, prompts, [router.struct, wrong])).toThrow(/Route: a router/);
+      expect(() => runRoute(session, prompts, [router.struct, wrong])).toThrow(/Route: a router/);
     });
 
     test("what does not fit together is refused", () => {
@@ -290,9 +290,9 @@ export function routeTests(): void {
       using router = new TestRouter({}, 8);
       const good = { hidden: normals(1, 6 * 8), mask: [range(3).map(() => 1), range(3).map(() => 1)], d: 8 };
       const two = [router.struct, router.struct];
-      run(session, good, [...two, ...two], 2);
-      expect(() => run(session, good, two)).toThrow(/no routers for this layer/);
-      expect(() => run(session, good, [...two, router.struct, router.struct, ...two], 2)).toThrow(/do not fit/);
+      runRoute(session, good, [...two, ...two], 2);
+      expect(() => runRoute(session, good, two)).toThrow(/no routers for this layer/);
+      expect(() => runRoute(session, good, [...two, router.struct, router.struct, ...two], 2)).toThrow(/do not fit/);
       using hidden = matrix(5, 8, normals(1, 40));
       using mask = matrix(2, 3, normals(1, 6));
       using routers = Tensor.from("int64", [2, 2, 10], BigInt64Array.from([...two, ...two].flat()));
