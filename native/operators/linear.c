@@ -196,7 +196,8 @@ static OrtStatus *compute_linear(void *state, OrtContext *context) {
   run.M = (int64_t)ort_count(api, x) / kernel->K;
   run.bias = bias ? ort_data(api, bias) : NULL;
   run.chunksOfRow = (kernel->K + CHUNK - 1) / CHUNK;
-  if (!read_items(context, api, &run, 4, 6)) return ort_error(api, "Linear: an item is not whole, or for rows, outputs or a gate that are not there");
+  if (!read_items(context, api, &run, 4, 6))
+    return ort_error(api, "Linear: an item is not whole, or for rows, outputs or a gate that are not there");
   read_next(context, api, &run);
   const int64_t dims[2] = {run.M, kernel->N};
   run.y = ort_output(api, context, 0, dims, 2);
@@ -213,7 +214,8 @@ static OrtStatus *compute_low_rank(void *state, OrtContext *context) {
   run.w = (Quantized){NULL, NULL, kernel->N, kernel->K, 8, 32};
   run.x = ort_data(api, ort_input(api, context, 0));
   run.M = (int64_t)ort_count(api, y) / kernel->N;
-  if (!read_items(context, api, &run, 2, 3)) return ort_error(api, "LowRank: an item is not whole, or for rows, outputs or a gate that are not there");
+  if (!read_items(context, api, &run, 2, 3))
+    return ort_error(api, "LowRank: an item is not whole, or for rows, outputs or a gate that are not there");
   const int64_t dims[2] = {run.M, kernel->N};
   run.y = ort_output(api, context, 0, dims, 2);
   if (run.M == 0) return NULL;
@@ -238,5 +240,5 @@ const Operator linear_operator = {
 
 static const Attribute low_rank_attributes[] = {ATTRIBUTE(WHOLE, "K", K), ATTRIBUTE(WHOLE, "N", N), {0}};
 const Operator low_rank_operator = {
-    CUSTOM_OP(compute_low_rank, .GetMayInplace = in_place, .ReleaseMayInplace = keep), "LowRank", {FLOAT, FLOAT, INT64, FLOAT}, 4, 1, 1 << 3,
-    low_rank_attributes};
+    CUSTOM_OP(compute_low_rank, .GetMayInplace = in_place, .ReleaseMayInplace = keep), "LowRank", {FLOAT, FLOAT, INT64, FLOAT}, 4, 1,
+    1 << 3, low_rank_attributes};

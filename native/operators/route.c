@@ -54,7 +54,8 @@ static OrtStatus *compute_route(void *state, OrtContext *context) {
   if (run.B > 0 && (run.T == 0 || run.d == 0)) return ort_error(api, "Route: a prompt is empty");
   run.routers = run.B ? (const Router *)ort_data(api, routers) + kernel->layer * run.B : NULL;
   for (int64_t b = 0; b < run.B; b++)
-    if (!is_sound(run.routers + b, E)) return ort_error(api, "Route: a router has settings or experts that there are not, or lacks numbers");
+    if (!is_sound(run.routers + b, E))
+      return ort_error(api, "Route: a router has settings or experts that there are not, or lacks numbers");
   const int64_t dims[2] = {run.B, E};
   run.gates = ort_output(api, context, 0, dims, 2);
   run.probabilities = ort_output(api, context, 1, dims, 2);
@@ -62,7 +63,7 @@ static OrtStatus *compute_route(void *state, OrtContext *context) {
   if (!run.gates || !run.probabilities) return ort_error(api, "Route: no memory for the result");
   run.hidden = ort_data(api, hidden);
   run.mask = ort_data(api, mask);
-  run.parts = run.B * run.T * run.d < ALONE ? 1 : least((int64_t)threads, run.B);
+  run.parts = run.B * run.T * run.d / 8 < ALONE ? 1 : least((int64_t)threads, run.B); /* 8: vectors are quick */
   run.scratchOfPart = 2 * run.T + run.d + E + 48;
   SCRATCH(scratch, 4 * (size_t)(run.parts * run.scratchOfPart));
   if (!scratch) return ort_error(api, "Route: no memory to compute in");

@@ -196,7 +196,7 @@ export function routeTests(): void {
         [7, 1],
         [33, 8],
         [100, 33],
-        [576, 70],
+        [576, 130], // by two threads
       ] as const) {
         using session = routing(0, 7);
         const prompts = { hidden: normals(d, 4 * T * d), mask: masksOf(T), d };
@@ -228,7 +228,7 @@ export function routeTests(): void {
     });
 
     test("a prompt's result is the same to the bit whatever surrounds it, and other tokens are not read", () => {
-      const [d, length] = [100, 50];
+      const [d, length] = [600, 50];
       using session = routing(0, 7);
       const own = normals(1, length * d);
       for (const pooling of POOLINGS) {
@@ -237,7 +237,7 @@ export function routeTests(): void {
         for (const [B, T, b, at] of [
           [1, 60, 0, 0],
           [3, 77, 1, 27],
-          [8, 50, 7, 0],
+          [8, 60, 7, 5], // by two threads
         ] as const) {
           const hidden = new Float32Array(B * T * d).fill(Number.NaN);
           const mask = range(B).map((i) => range(T).map((t) => Number(i !== b || (t >= at && t < at + length))));
