@@ -1,133 +1,175 @@
-/** @file Decoding speed of one sequence: milora bare, with LoRA, with MiLoRA, and llama.cpp on the same shape. */
-import { fileURLToPath } from "node:url";
-import type { DecodeRound, DecodeSettings } from "./lib/decode-settings.ts";
+/** @file Decoding speed: milora bare and under adapters of several methods, llama.cpp and PEFT, alone, in batches, with beams. */
+import { parametersOf } from "../src/models/index.ts";
+import { describe, share } from "./lib/ceilings.ts";
+import type { DecodeInfo, Load } from "./lib/decode-settings.ts";
+import { measureVariants, NAMES, promptOperations, variantsOf } from "./lib/decode-variants.ts";
 import { inspectMachine, versionOf } from "./lib/machine.ts";
-import { integer, main, parseOptions, selected } from "./lib/options.ts";
+import { integer, integers, main, parseOptions, selected } from "./lib/options.ts";
+import { findPython, PYTHON_HELP } from "./lib/peft.ts";
 import { megabytes, report, spread, table } from "./lib/report.ts";
-import { quantile, ratios, type Summary, summarize } from "./lib/statistics.ts";
-import { takeTurns, Worker } from "./lib/worker.ts";
+import { shapeOf } from "./lib/shapes.ts";
+import { ratios, type Summary, summarize } from "./lib/statistics.ts";
 
 const USAGE = `npm run decode -- [options]
-  --shape NAME    smollm2-135m (default), tinyllama-1.1b, tiny, …
-  --steps N       timed tokens a round (64)
+  --shape NAME    smollm2-135m (default), tinyllama-1.1b, llama-2-7b, tiny, …
+  --batch A,B     sequences that decode together, greedy (1,4,16; above 3 billion weights 1,4)
+  --beams A,B     1: greedy, in these batches; more: beam search for one sequence (1,3)
+  --steps N       timed tokens a round (64; above 3 billion weights 16)
   --past N        prompt tokens (128)
   --rank N        rank of the adapters (32)
   --block-size N  weights per scale in milora's int4 (32, as Q4_0)
-  --no-spin       milora's idle threads sleep at once (then it is a trial)`;
+  --no-spin       milora's idle threads sleep at once (then it is a trial)
+  ${PYTHON_HELP}`;
 
-interface Variant {
-  readonly name: string;
-  readonly engine: "milora" | "llama-cpp";
-  readonly adapter?: DecodeSettings["adapter"];
-}
+/** Tokens a second of one over those of another, and what the paper has for that, or the goal. */
+const RATIOS: readonly (readonly [one: string, other: string, known?: Readonly<Record<number, string>>])[] = [
+  [NAMES.milora, NAMES.moelora, { 1: "paper 1.217", 3: "paper 1.179" }],
+  [NAMES.milora, NAMES.dora, { 1: "paper 1.197", 3: "paper 1.132" }],
+  [NAMES.bare, NAMES.llama],
+  [NAMES.lora, NAMES.llamaLora],
+  [NAMES.milora, NAMES.llamaLora],
+  [NAMES.bare, `${NAMES.torch} float32`],
+  [NAMES.bare, `${NAMES.torch} bfloat16`],
+  [NAMES.lora, `${NAMES.peft} float32`],
+  [NAMES.lora, `${NAMES.peft} bfloat16`],
+];
 
-interface Row {
-  readonly stepMs: Summary;
-  readonly tokensPerSecond: number;
-  readonly prefillMs: Summary;
-  /** Step time over that of another variant, paired by round. */
-  readonly toBare?: Summary;
-  readonly toLlama?: Summary;
-  readonly toLlamaLora?: Summary;
-  readonly peakRssBytes: number;
-  readonly weightBytes: unknown;
-  readonly roundStepMs: readonly number[];
+const LARGE = 3e9;
+
+function nameOf({ batch, beams }: Load): string {
+  return beams > 1 ? `${beams} beams` : batch === 1 ? "one sequence" : `${batch} sequences`;
 }
 
 await main(async () => {
   const options = parseOptions(USAGE, {
     shape: { type: "string", default: "smollm2-135m" },
-    steps: { type: "string", default: "64" },
+    batch: { type: "string" },
+    beams: { type: "string", default: "1,3" },
+    steps: { type: "string" },
     past: { type: "string", default: "128" },
     rank: { type: "string", default: "32" },
     "block-size": { type: "string", default: "32" },
     "no-spin": { type: "boolean", default: false },
+    python: { type: "string" },
   });
-  const shape = String(options.shape);
-  const rounds = integer(options.rounds ?? 15, "rounds");
-  const steps = integer(options.steps, "steps");
+  const { shape } = options;
+  const config = shapeOf(shape);
+  const large = parametersOf(config).reduce((sum, { shape: [rows, columns = 1] }) => sum + rows! * columns, 0) > LARGE;
+  const rounds = integer(options.rounds ?? (large ? 3 : 7), "rounds");
+  const steps = integer(options.steps ?? (large ? 16 : 64), "steps");
   const past = integer(options.past, "past");
   const r = integer(options.rank, "rank");
-  const settings = {
-    shape,
-    threads: integer(options.threads, "threads"),
-    spin: options["no-spin"] !== true,
-    past,
-    steps,
-    capacity: Math.ceil((past + steps + 1) / 256) * 256,
-    blockSize: integer(options["block-size"], "block-size"),
-  };
-  const variants: readonly Variant[] = [
-    { name: "milora bare", engine: "milora" },
-    { name: `milora LoRA r${r}`, engine: "milora", adapter: { method: "lora", options: { r } } },
-    { name: `milora MiLoRA k=3 r${r}`, engine: "milora", adapter: { method: "milora", options: { r, top_k: 3 } } },
-    { name: `milora MiLoRA k=1 r${r}`, engine: "milora", adapter: { method: "milora", options: { r, top_k: 1 } } },
-    { name: "llama.cpp base", engine: "llama-cpp" },
-    { name: `llama.cpp LoRA r${r}`, engine: "llama-cpp", adapter: { method: "lora", options: { r } } },
-  ];
+  const threads = integer(options.threads, "threads");
+  const batches = integers(options.batch ?? (large ? "1,4" : "1,4,16"), "batch");
+  const loads = integers(options.beams, "beams")
+    .flatMap((beams): Load[] => (beams > 1 ? [1] : batches).map((batch) => ({ past, batch, beams, steps })))
+    .sort((a, b) => a.batch * a.beams - b.batch * b.beams);
+  const spin = !options["no-spin"];
+  const common = { shape, threads, spin, loads, repeats: 1, blockSize: integer(options["block-size"], "block-size") };
+  const variants = variantsOf(common, r);
   const chosen = variants.filter(({ name }) => selected(options.only, name));
+  const python = chosen.some(({ engine }) => engine === "peft") ? findPython(options.python) : {};
   const machine = await inspectMachine({
-    allowBusy: options["allow-busy"] === true,
+    allowBusy: options["allow-busy"],
     versions: { "node-llama-cpp": versionOf("node-llama-cpp") },
   });
+  const { variants: measured, ceilings, notes } = await measureVariants(chosen, { rounds, threads, python });
 
-  const workers = new Map<Variant, Worker<DecodeRound>>();
-  try {
-    for (const variant of chosen) {
-      const script = fileURLToPath(new URL(`workers/decode-${variant.engine}.js`, import.meta.url));
-      const sent: DecodeSettings = { ...settings, ...(variant.adapter && { adapter: variant.adapter }) };
-      process.stderr.write(`starting ${variant.name}\n`);
-      workers.set(variant, await Worker.start(variant.name, process.execPath, [script, JSON.stringify(sent)]));
-    }
-    await takeTurns([...workers.values()], rounds);
-  } finally {
-    for (const worker of workers.values()) worker.kill();
-  }
-
-  const medians = new Map(
-    [...workers].map(([{ name }, worker]) => [name, worker.rounds.map(({ stepMs }) => quantile(stepMs, 0.5))]),
-  );
-  const against = (name: string, other: string) => {
-    const a = medians.get(name);
-    const b = medians.get(other);
-    return a && b && name !== other ? ratios(a, b) : undefined;
+  /** Of a variant's load, round by round; llama.cpp has no beams. */
+  const stepsOf = (name: string, load: Load | undefined): number[] | undefined => {
+    const own = variants.find((variant) => variant.name === name)?.settings.loads;
+    const at = own && load ? own.indexOf(load) : -1;
+    return at < 0 ? undefined : measured.get(name)?.rounds.map((round) => round[at]!.stepMs);
   };
-  const results = new Map<string, Row>();
-  for (const [{ name }, worker] of workers) {
-    const roundStepMs = medians.get(name) ?? [];
-    const stepMs = summarize(roundStepMs);
-    const toBare = against(name, "milora bare");
-    const toLlama = against(name, "llama.cpp base");
-    const toLlamaLora = against(name, `llama.cpp LoRA r${r}`);
-    results.set(name, {
-      stepMs,
-      tokensPerSecond: 1000 / stepMs.median,
-      prefillMs: summarize(worker.rounds.map(({ prefillMs }) => prefillMs)),
-      ...(toBare && { toBare }),
-      ...(toLlama && { toLlama }),
-      ...(toLlamaLora && { toLlamaLora }),
-      peakRssBytes: worker.peakRss,
-      weightBytes: worker.info.weightBytes,
-      roundStepMs,
-    });
+  /** How many times as fast one is as the other. */
+  const faster = (one: string, other: string, load: Load): Summary | undefined => {
+    const [a, b] = [stepsOf(one, load), stepsOf(other, load)];
+    return a && b && ratios(b, a);
+  };
+  const cell = (summary: Summary | undefined, digits = 2) => (summary ? spread(summary, digits) : "");
+
+  const sections: string[] = [];
+  const results: Record<string, object[]> = {};
+  for (const load of loads) {
+    const rows: string[][] = [];
+    for (const [name, { info, rounds }] of measured) {
+      const own = variants.find((variant) => variant.name === name)!.settings.loads.indexOf(load);
+      const times = stepsOf(name, load);
+      if (!times) continue;
+      const { peakRss, readBytes } = info as unknown as DecodeInfo;
+      const [stepMs, prefillMs] = [summarize(times), summarize(rounds.map((round) => round[own]!.prefillMs))];
+      const bare = stepsOf(NAMES.bare, load);
+      const toBare = bare && name !== NAMES.bare ? ratios(times, bare) : undefined;
+      const tokensPerSecond = (1000 * load.batch) / stepMs.median;
+      results[name] ??= [];
+      results[name].push({
+        ...{ load, stepMs, tokensPerSecond, prefillMs, toBare },
+        ...{ readBytes: readBytes[own], peakRssBytes: peakRss[own], roundStepMs: times },
+      });
+      const operations = promptOperations(config, past) * load.batch;
+      rows.push([
+        name,
+        spread(stepMs),
+        tokensPerSecond.toFixed(1),
+        cell(toBare),
+        (readBytes[own]! / 1e6).toFixed(0),
+        share(readBytes[own]!, stepMs.median, ceilings.bytes),
+        spread(prefillMs, 0),
+        share(operations, prefillMs.median, ceilings.int8),
+        megabytes(peakRss[own]!),
+      ]);
+    }
+    const head = [`${nameOf(load)}`, "ms a token", "tokens/s", "time / bare", "MB read", "of memory's ceiling"];
+    if (rows.length === 0) continue; // llama.cpp has no beams
+    sections.push(table([...head, `prompt of ${past}, ms`, "of int8's ceiling", "peak RSS"], rows));
   }
-  const cell = (summary: Summary | undefined) => (summary ? `×${spread(summary)}` : "");
-  const text = table(
-    ["", "ms/token", "tokens/s", "/ bare", "/ llama.cpp", "/ llama.cpp LoRA", `prefill ${past}, ms`, "peak RSS"],
-    [...results].map(([name, row]) => [
+
+  const compared = RATIOS.map(([one, other, known]) => {
+    const of = loads.map((load) => {
+      const ratio = faster(one, other, load);
+      return { load: nameOf(load), ratio, known: load.batch === 1 ? known?.[load.beams] : undefined };
+    });
+    return { name: `${one} over ${other}`, of };
+  }).filter(({ of }) => of.some(({ ratio }) => ratio));
+  if (compared.length > 0) {
+    const rows = compared.map(({ name, of }) => [
       name,
-      spread(row.stepMs),
-      row.tokensPerSecond.toFixed(1),
-      cell(row.toBare),
-      cell(row.toLlama),
-      cell(row.toLlamaLora),
-      spread(row.prefillMs, 1),
-      megabytes(row.peakRssBytes),
-    ]),
+      ...of.map(({ ratio, known }) => (ratio && known ? `${cell(ratio)} (${known})` : cell(ratio))),
+    ]);
+    sections.push(table(["tokens a second", ...loads.map(nameOf)], rows));
+  }
+
+  const [alone, ...searches] = loads.filter(({ batch, beams }) => batch === 1 && beams >= 1);
+  const beamCosts = searches.flatMap((load) =>
+    [...measured.keys()].flatMap((name) => {
+      const [one, many] = [alone?.beams === 1 ? stepsOf(name, alone) : undefined, stepsOf(name, load)];
+      return one && many
+        ? [
+            {
+              name,
+              beams: load.beams,
+              cost: ratios(
+                many,
+                one.map((ms) => ms * load.beams),
+              ),
+            },
+          ]
+        : [];
+    }),
   );
-  const trial = chosen.length < variants.length || rounds < 5 || shape === "tiny" || !settings.spin;
-  report(`decode-${shape}`, machine, trial, text, {
-    settings: { ...settings, rank: r, rounds },
-    results: Object.fromEntries(results),
+  if (beamCosts.length > 0) {
+    const rows = beamCosts.map(({ name, beams, cost }) => [`${name}, ${beams} beams`, cell(cost)]);
+    sections.push(table(["a token's time / that of as many single sequences", "(goal: at most 0.6)"], rows));
+  }
+
+  const said = [describe(ceilings), ...notes];
+  const complete =
+    chosen.filter(({ engine }) => engine !== "peft").length ===
+    variants.filter(({ engine }) => engine !== "peft").length;
+  const trial = !complete || rounds < (large ? 3 : 5) || shape === "tiny" || !spin;
+  const infos = Object.fromEntries([...measured].map(([name, { info, peakRss }]) => [name, { ...info, peakRss }]));
+  report(`decode-${shape}`, machine, trial, [...sections, said.join("\n")].join("\n\n"), {
+    settings: { ...common, rank: r, rounds },
+    ...{ ceilings, notes, results, compared, beamCosts, infos },
   });
 });

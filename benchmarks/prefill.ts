@@ -1,128 +1,98 @@
-/**
- * @file Reading long prompts: how long a sequence that decodes waits for one, read at once and in slices, what slices cost,
- * and what is saved where a prompt's beginning is known.
- */
-
-// Slices are what the scheduler asks a batch for, so they are taken from inside that room.
-import { Batch } from "../src/generation/batch.ts";
-import { Bench, greedy } from "../src/generation/testing.ts";
-import { Backbone } from "../src/models/index.ts";
-import { configureRuntime } from "../src/runtime/index.ts";
-import { randomAdapter } from "./lib/adapters.ts";
-import { inspectMachine } from "./lib/machine.ts";
-import { integer, main, parseOptions, selected } from "./lib/options.ts";
-import { report, spread, table } from "./lib/report.ts";
+/** @file Reading prompts: milora bare and under LoRA and MiLoRA, llama.cpp, the machine's ceiling, and what routing costs. */
+import { describe, share } from "./lib/ceilings.ts";
+import type { DecodeInfo, Load } from "./lib/decode-settings.ts";
+import { type DecodeVariant, measureVariants, NAMES, promptOperations, variantsOf } from "./lib/decode-variants.ts";
+import { inspectMachine, versionOf } from "./lib/machine.ts";
+import { integer, integers, main, parseOptions, selected } from "./lib/options.ts";
+import { megabytes, report, spread, table } from "./lib/report.ts";
 import { shapeOf } from "./lib/shapes.ts";
 import { ratios, summarize } from "./lib/statistics.ts";
 
 const USAGE = `npm run prefill -- [options]
-  --shape NAME    shape of the backbone (smollm2-135m)
-  --weights FORM  float32, int4 or int8 (int4)
-  --tokens N      tokens of the long prompt (2048)`;
+  --shape NAME    smollm2-135m (default), tinyllama-1.1b, llama-2-7b, tiny, …
+  --tokens A,B    tokens of a prompt (128,512)
+  --repeats N     prompts of each length a round, of which the median counts (5)
+  --rank N        rank of the adapters (32)
+  --block-size N  weights per scale in milora's int4 (32, as Q4_0)`;
 
-const SLICES: Readonly<Record<string, number | undefined>> = { "at once": undefined, "slices of 256": 256, layers: 1 };
-const METHODS: Readonly<Record<string, readonly [method: string, options: object] | undefined>> = {
-  bare: undefined,
-  LoRA: ["lora", { r: 32 }],
-  "MiLoRA k=3": ["milora", { r: 32, top_k: 3 }],
+const PEERS: Readonly<Record<string, string>> = {
+  [NAMES.bare]: NAMES.llama,
+  [NAMES.lora]: NAMES.llamaLora,
+  [NAMES.milora]: NAMES.llamaLora,
 };
 
-interface Round {
-  /** Longest time between two tokens of the sequence that decodes, ms. */
-  readonly pause: number;
-  /** Of reading alone: on the clock and of the processor, ms. */
-  readonly clock: number;
-  readonly cpu: number;
-}
-
 await main(async () => {
-  const values = parseOptions(USAGE, {
+  const options = parseOptions(USAGE, {
     shape: { type: "string", default: "smollm2-135m" },
-    weights: { type: "string", default: "int4" },
-    tokens: { type: "string", default: "2048" },
+    tokens: { type: "string", default: "128,512" },
+    repeats: { type: "string", default: "5" },
+    rank: { type: "string", default: "32" },
+    "block-size": { type: "string", default: "32" },
   });
-  const rounds = integer(values.rounds ?? "5", "rounds");
-  const count = integer(values.tokens, "tokens");
-  const machine = await inspectMachine({ allowBusy: values["allow-busy"] });
-  configureRuntime({ threads: integer(values.threads, "threads") });
-  const weights = values.weights as "float32" | "int4" | "int8";
-  using backbone = Backbone.random(shapeOf(values.shape), { weights });
-  const { vocabSize } = backbone.config;
-  const text = (length: number, seed: number) =>
-    Array.from({ length }, (_, i) => (i * 7919 + seed * 104_729) % vocabSize);
-  const positions = { prompt: count, longest: count + 256 };
-  const rows: string[][] = [];
-  const data: Record<string, unknown> = {};
+  const { shape } = options;
+  const config = shapeOf(shape);
+  const rounds = integer(options.rounds ?? 7, "rounds");
+  const r = integer(options.rank, "rank");
+  const threads = integer(options.threads, "threads");
+  const loads = integers(options.tokens, "tokens").map((past): Load => ({ past, batch: 1, beams: 1, steps: 0 }));
+  const repeats = integer(options.repeats, "repeats");
+  const blockSize = integer(options["block-size"], "block-size");
+  const common = { shape, threads, spin: true, loads, repeats, blockSize };
+  const compared: readonly string[] = [NAMES.bare, NAMES.lora, NAMES.milora, NAMES.llama, NAMES.llamaLora];
+  const variants = variantsOf(common, r)
+    .filter(({ name }) => compared.includes(name))
+    .map((variant): DecodeVariant => {
+      if (variant.name !== NAMES.milora) return variant;
+      // In the same process and in turns, since the difference is small.
+      const both = loads.flatMap((load) => [load, { ...load, unrouted: true }]);
+      return { ...variant, settings: { ...variant.settings, loads: both } };
+    });
+  const chosen = variants.filter(({ name }) => selected(options.only, name));
+  const machine = await inspectMachine({
+    allowBusy: options["allow-busy"],
+    versions: { "node-llama-cpp": versionOf("node-llama-cpp") },
+  });
+  const { variants: measured, ceilings, notes } = await measureVariants(chosen, { rounds, threads, python: {} });
 
-  for (const [name, made] of Object.entries(METHODS)) {
-    if (!selected(values.only, name)) continue;
-    using adapter = made && randomAdapter(made[0], { ...made[1] }, backbone.config);
-    using bench = new Bench(backbone, { bytes: 2 ** 31 }, count + 512);
-    /** Reads a long prompt while another sequence decodes. */
-    const read = async (sliceTokens: number | undefined, tokens: readonly number[], scope: string): Promise<Round> => {
-      using batch = new Batch(bench.shared, 2, positions);
-      await batch.admit([{ tokens: text(128, 1), adapter, scope }]);
-      let next = greedy(batch.logitsOf(0));
-      let at = performance.now();
-      let pause = 0;
-      const step = async () => {
-        await batch.step(batch.rows === 2 ? [next, 1] : [next]);
-        next = greedy(batch.logitsOf(0));
-        pause = Math.max(pause, performance.now() - at);
-        at = performance.now();
-      };
-      for (let i = 0; i < 3; i++) await step();
-      pause = 0;
-      let clock = 0;
-      let cpu = 0;
-      using admission = batch.begin([{ tokens, adapter, scope }], {
-        sliceTokens: sliceTokens ?? Number.POSITIVE_INFINITY,
-      });
-      while (admission.waiting > 0) {
-        const [started, used] = [performance.now(), process.cpuUsage()];
-        await admission.advance();
-        clock += performance.now() - started;
-        const { user, system } = process.cpuUsage(used);
-        cpu += (user + system) / 1000;
-        await step();
-      }
-      return { pause, clock, cpu };
-    };
-    const measured: Record<string, Round[]> = Object.fromEntries(Object.keys(SLICES).map((variant) => [variant, []]));
-    const fresh: number[] = [];
-    const known: number[] = [];
-    for (let round = 0; round <= rounds; round++) {
-      for (const [variant, sliceTokens] of Object.entries(SLICES)) {
-        const result = await read(sliceTokens, text(count, 3), `${variant} ${round}`);
-        if (round > 0) measured[variant]!.push(result); // the first round makes the sessions
-      }
-      // The last 32 tokens are another question; a routed adapter is asked the same one again.
-      const half = text(count / 2, 4);
-      const routed = adapter?.method.properties.routed;
-      const again = [...half, ...text(32, routed ? 5 : 6)];
-      const first = await read(undefined, [...half, ...text(32, 5)], `known ${round}`);
-      const second = await read(undefined, again, `known ${round}`);
-      if (round === 0) continue;
-      fresh.push(first.clock);
-      known.push(second.clock);
+  /** Milliseconds of a variant's load, round by round. */
+  const timesOf = (name: string, past: number, unrouted?: boolean): number[] | undefined => {
+    const own = chosen.find((variant) => variant.name === name)?.settings.loads ?? [];
+    const at = own.findIndex((load) => load.past === past && load.unrouted === unrouted);
+    return at < 0 ? undefined : measured.get(name)?.rounds.map((round) => round[at]!.prefillMs);
+  };
+  const rows: string[][] = [];
+  const results: object[] = [];
+  for (const { past } of loads) {
+    for (const [name, { info }] of measured) {
+      const times = timesOf(name, past)!;
+      const prefillMs = summarize(times);
+      const peer = timesOf(PEERS[name] ?? "", past);
+      const overPeer = peer && ratios(peer, times);
+      const unrouted = timesOf(name, past, true);
+      const routing = unrouted && ratios(times, unrouted);
+      const tokensPerSecond = (1000 * past) / prefillMs.median;
+      const peakRssBytes = Math.max(...(info as unknown as DecodeInfo).peakRss);
+      results.push({ name, past, prefillMs, tokensPerSecond, overPeer, routing, peakRssBytes, roundMs: times });
+      rows.push([
+        `${past} tokens, ${name}`,
+        spread(prefillMs, 1),
+        tokensPerSecond.toFixed(0),
+        overPeer ? spread(overPeer) : "",
+        share(promptOperations(config, past), prefillMs.median, ceilings.int8),
+        routing ? spread(routing, 3) : "",
+        megabytes(peakRssBytes),
+      ]);
     }
-    const whole = measured["at once"]!;
-    for (const [variant, results] of Object.entries(measured)) {
-      const of = (key: keyof Round) => results.map((result) => result[key]);
-      const cost = ratios(
-        of("cpu"),
-        whole.map(({ cpu }) => cpu),
-      );
-      const [pause, clock] = [summarize(of("pause")), summarize(of("clock"))];
-      rows.push([`${name}, ${variant}`, spread(pause, 0), spread(clock, 0), spread(cost)]);
-      data[`${name}, ${variant}`] = results;
-    }
-    const saved = [summarize(fresh), summarize(known)] as const;
-    rows.push([`${name}, ${count / 2 + 32} tokens, new`, "", spread(saved[0], 0), ""]);
-    rows.push([`${name}, the same, known`, "", spread(saved[1], 0), spread(ratios(known, fresh), 3)]);
-    data[`${name}, known`] = { fresh, known };
   }
-  const head = ["", "longest pause (ms)", "reading (ms)", "processor time / at once"];
-  const trial = rounds < 5 || values.only !== undefined;
-  report(`prefill-${values.shape}`, machine, trial, table(head, rows), { weights, tokens: count, rounds: data });
+  const head = ["", "ms", "tokens/s", "× llama.cpp", "of int8's ceiling", "/ without routing", "peak RSS"];
+  const said = [
+    "Goals: bare at 512 tokens at least 1.2 × llama.cpp; routing at 128 tokens at most 1.02.",
+    describe(ceilings),
+    ...notes,
+  ];
+  const trial = chosen.length < variants.length || rounds < 5 || shape === "tiny";
+  report(`prefill-${shape}`, machine, trial, `${table(head, rows)}\n\n${said.join("\n")}`, {
+    settings: { ...common, rank: r, rounds },
+    ...{ ceilings, notes, results },
+  });
 });

@@ -1,22 +1,20 @@
 /** @file Training speed: optimizer steps of LoRA and MiLoRA here, and of LoRA in PyTorch with PEFT. */
-import { spawnSync } from "node:child_process";
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { benchmarksDirectory } from "./lib/cache.ts";
 import { inspectMachine } from "./lib/machine.ts";
 import { integer, main, parseOptions, selected } from "./lib/options.ts";
+import { findPython, PEFT_SCRIPT, PYTHON_HELP } from "./lib/peft.ts";
 import { megabytes, report, spread, table } from "./lib/report.ts";
 import { quantile, ratios, summarize } from "./lib/statistics.ts";
 import type { TrainRound, TrainSettings } from "./lib/train-settings.ts";
 import { takeTurns, Worker } from "./lib/worker.ts";
 
-const USAGE = `npm run train -- [options]     MILORA_PYTHON names a Python with torch, transformers and peft
+const USAGE = `npm run train -- [options]
   --shape NAME    smollm2-135m (default), tiny, …
   --steps N       optimizer steps a round (2)
   --batch N       sequences a step (8)
   --length N      tokens a sequence (128)
-  --rank N        rank of the adapters (32)`;
+  --rank N        rank of the adapters (32)
+  ${PYTHON_HELP}`;
 
 interface Variant {
   readonly name: string;
@@ -28,14 +26,6 @@ interface Variant {
   readonly options: Readonly<Record<string, unknown>>;
 }
 
-/** Why this Python cannot run the peer, or undefined. */
-function unusable(python: string, script: string): string | undefined {
-  if (!existsSync(script)) return `${script} is missing`;
-  const { error, status, stderr } = spawnSync(python, ["-c", "import torch, transformers, peft"], { encoding: "utf8" });
-  if (error) return `${python} cannot be started (${error.message})`;
-  return status === 0 ? undefined : `${python}: ${stderr.trim().split("\n").at(-1)}`;
-}
-
 await main(async () => {
   const options = parseOptions(USAGE, {
     shape: { type: "string", default: "smollm2-135m" },
@@ -43,6 +33,7 @@ await main(async () => {
     batch: { type: "string", default: "8" },
     length: { type: "string", default: "128" },
     rank: { type: "string", default: "32" },
+    python: { type: "string" },
   });
   const shape = String(options.shape);
   const rounds = integer(options.rounds ?? 5, "rounds");
@@ -71,13 +62,9 @@ await main(async () => {
     { name: `milora LoRA r${r} int8`, ...own, method: "lora", options: { r }, weights: "int8" },
     { name: `milora LoRA r${r} int4`, ...own, method: "lora", options: { r }, weights: "int4" },
   ];
-  const python = process.env.MILORA_PYTHON;
-  const script = join(benchmarksDirectory, "peers", "peft_bench.py");
-  const missing = python === undefined ? "MILORA_PYTHON is not set" : unusable(python, script);
-  const note = missing === undefined ? undefined : `${PEFT} left out: ${missing}`;
-  if (python !== undefined && !missing) {
-    variants.push({ name: PEFT, command: python, script, method: "lora", options: { r } });
-  }
+  const { python, missing } = findPython(options.python);
+  const note = missing && `${PEFT} left out: ${missing}`;
+  if (python) variants.push({ name: PEFT, command: python, script: PEFT_SCRIPT, method: "lora", options: { r } });
   const chosen = variants.filter(({ name }) => selected(options.only, name));
   const machine = await inspectMachine({ allowBusy: options["allow-busy"] === true });
 

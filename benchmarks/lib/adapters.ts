@@ -1,19 +1,23 @@
 /** @file Adapters with random values: a fresh one leaves the backbone as it is and might be skipped. */
 import { Random } from "../../src/base/index.ts";
+import type { RouteReport } from "../../src/generation/index.ts";
 import { Adapter, methodOf } from "../../src/methods/index.ts";
-import type { BackboneConfig } from "../../src/models/index.ts";
+import type { Backbone, BackboneConfig } from "../../src/models/index.ts";
+import { operators } from "../../src/runtime/index.ts";
 
 /**
- * `lora` or `milora` on all seven modules. All values are drawn anew where the method starts with zeros.
+ * An adapter of any method, LoRA and its kin on all seven modules. All values are drawn anew where the method starts with zeros.
  * @param seed adapters of different ones differ in all values
+ * @param weights for methods that start from them, as DoRA does
  */
 export function randomAdapter(
   method: string,
   options: Readonly<Record<string, unknown>>,
   backbone: BackboneConfig,
   seed = 0,
+  weights?: Backbone,
 ): Adapter {
-  const adapter = Adapter.create(methodOf(method), options, backbone, 2 * seed + 1);
+  const adapter = Adapter.create(methodOf(method), options, backbone, 2 * seed + 1, weights);
   const random = new Random(2 * seed + 2);
   for (const { key, init } of adapter.specs) {
     if (init.kind !== "zeros") continue;
@@ -21,4 +25,19 @@ export function randomAdapter(
     for (let i = 0; i < values.length; i++) values[i] = 0.02 * (random.uniform() - 0.5);
   }
   return adapter;
+}
+
+/**
+ * Bytes of an adapter that a decoding step over rounded weights reads: float16 where it is packed for milora's operators.
+ * @param route of a routed one: what was not chosen is not read, nor are routers
+ */
+export function adapterBytes({ method, specs }: Adapter, route?: RouteReport): number {
+  const each = method.lower && operators() ? 2 : 4;
+  const isRead = (key: string): boolean =>
+    !route ||
+    route.experts.some(
+      (names, layer) => key.includes(`.layers.${layer}.`) && names.some((n) => key.includes(`.${n}.`)),
+    );
+  const sizes = specs.filter(({ key }) => isRead(key)).map(({ shape }) => shape.reduce((a, b) => a * b, 1));
+  return each * sizes.reduce((a, b) => a + b, 0);
 }

@@ -33,6 +33,11 @@ export function integer(value: unknown, name: string): number {
   return parsed;
 }
 
+/** A list of different positive integers, smallest first. */
+export function integers(value: string, name: string): number[] {
+  return [...new Set(value.split(",").map((part) => integer(part, name)))].sort((a, b) => a - b);
+}
+
 /** Whether a variant is asked for by `--only`. */
 export function selected(only: unknown, name: string): boolean {
   return typeof only !== "string" || only.split(",").some((part) => name.includes(part.trim()));

@@ -5,15 +5,15 @@ import { benchmarksDirectory } from "./cache.ts";
 import { BUSY_LIMIT, type Machine } from "./machine.ts";
 import type { Summary } from "./statistics.ts";
 
-/** Columns aligned, the first to the left. */
+/** A Markdown table, its columns aligned. */
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  const all = [head, ...rows];
-  const widths = head.map((_, column) => Math.max(...all.map((row) => (row[column] ?? "").length)));
-  const line = (row: readonly string[]) =>
-    row
-      .map((cell, column) => (column === 0 ? cell.padEnd(widths[0] ?? 0) : cell.padStart(widths[column] ?? 0)))
-      .join("  ");
-  return [line(head), widths.map((width) => "-".repeat(width)).join("  "), ...rows.map(line)].join("\n");
+  const widths = head.map((_, column) => Math.max(3, ...[head, ...rows].map((row) => (row[column] ?? "").length)));
+  const line = (row: readonly string[]) => {
+    const cells = widths.map((width, i) => (i === 0 ? (row[i] ?? "").padEnd(width) : (row[i] ?? "").padStart(width)));
+    return `| ${cells.join(" | ")} |`;
+  };
+  const rule = widths.map((width, i) => (i === 0 ? "-".repeat(width + 2) : `${"-".repeat(width + 1)}:`));
+  return [line(head), `|${rule.join("|")}|`, ...rows.map(line)].join("\n");
 }
 
 /** `median [quartile–quartile]`. */
@@ -26,20 +26,19 @@ export function megabytes(bytes: number): string {
 }
 
 /**
- * Prints the machine and the table and writes `results/<name>.json`; what was measured on a busy machine, or is only a
- * trial, goes to `results/local/`, which git ignores.
+ * Prints the machine and the tables and writes `results/<name>.json`, and the same text beside it as Markdown; what was
+ * measured on a busy machine, or is only a trial, goes to `results/local/`, which git ignores.
  */
 export function report(name: string, machine: Machine, trial: boolean, text: string, data: object): void {
   const { cpu, cores, memoryGiB, node, versions, loadAverage } = machine;
+  const date = new Date().toISOString();
   const named = Object.entries(versions).map(([package_, version]) => `${package_} ${version}`);
-  process.stdout.write(`\n${cpu}, ${cores} cores, ${memoryGiB} GiB; Node ${node}, ${named.join(", ")}; `);
-  process.stdout.write(`load before ${loadAverage.join(" ")}\n\n${text}\n\n`);
+  const on = `${cpu}, ${cores} cores, ${memoryGiB} GiB; Node ${node}, ${named.join(", ")}; load before ${loadAverage.join(" ")}`;
+  process.stdout.write(`\n${on}\n\n${text}\n\n`);
   const local = trial || machine.busy > BUSY_LIMIT;
-  const path = join(benchmarksDirectory, "results", local ? "local" : "", `${name}.json`);
+  const path = join(benchmarksDirectory, "results", local ? "local" : "", name);
   mkdirSync(dirname(path), { recursive: true });
-  writeFileSync(
-    path,
-    `${JSON.stringify({ benchmark: name, date: new Date().toISOString(), machine, ...data }, null, 2)}\n`,
-  );
-  process.stdout.write(`written: ${relative(process.cwd(), path)}\n`);
+  writeFileSync(`${path}.json`, `${JSON.stringify({ benchmark: name, date, machine, ...data }, null, 2)}\n`);
+  writeFileSync(`${path}.md`, `# ${name}\n\n${date.slice(0, 10)}, ${on}\n\n${text}\n`);
+  process.stdout.write(`written: ${relative(process.cwd(), path)}.json and .md\n`);
 }

@@ -104,3 +104,65 @@ export async function takeTurns<R>(workers: readonly Worker<R>[], rounds: number
   process.stderr.write("\r");
   for (const worker of workers) await worker.end();
 }
+
+/** A process to be started. */
+export interface Variant {
+  readonly name: string;
+  readonly command: string;
+  readonly args: readonly string[];
+}
+
+/** What came of a variant. */
+export interface Measured<R> {
+  readonly info: Readonly<Record<string, unknown>>;
+  readonly rounds: readonly R[];
+  readonly peakRss: number;
+}
+
+/**
+ * Starts all variants and runs rounds of them in turn.
+ * @param apart never two processes at a time, for memory that holds one only: each is started anew for every round, and a
+ *   variant is ready when it has warmed up
+ */
+export async function measure<R>(
+  variants: readonly Variant[],
+  rounds: number,
+  apart: boolean,
+): Promise<Map<string, Measured<R>>> {
+  const workers = new Map<string, Worker<R>[]>(variants.map(({ name }) => [name, []]));
+  const start = async ({ name, command, args }: Variant): Promise<Worker<R>> => {
+    const worker = await Worker.start<R>(name, command, args);
+    workers.get(name)!.push(worker);
+    return worker;
+  };
+  try {
+    if (apart) {
+      for (let round = 1; round <= rounds; round++) {
+        for (const variant of round % 2 === 1 ? variants : variants.toReversed()) {
+          process.stderr.write(`round ${round}/${rounds}, ${variant.name}\n`);
+          const worker = await start(variant);
+          await worker.round();
+          await worker.end();
+        }
+      }
+    } else {
+      for (const variant of variants) {
+        process.stderr.write(`starting ${variant.name}\n`);
+        await start(variant);
+      }
+      await takeTurns([...workers.values()].flat(), rounds);
+    }
+  } finally {
+    for (const worker of [...workers.values()].flat()) worker.kill();
+  }
+  return new Map(
+    [...workers].map(([name, all]) => [
+      name,
+      {
+        info: all.at(-1)?.info ?? {},
+        rounds: all.flatMap((worker) => worker.rounds),
+        peakRss: Math.max(...all.map(({ peakRss }) => peakRss)),
+      },
+    ]),
+  );
+}

@@ -1,14 +1,12 @@
-"""Speed of PyTorch with PEFT on random weights: the peer of the `train` and `decode` benchmarks.
+"""Speed of PyTorch with PEFT on random weights: the peer of the `train` and `decode` benchmarks, as a worker of theirs.
 
-    python peft_bench.py train  --steps 5             # LoRA: whole optimizer steps, tokens/s
-    python peft_bench.py decode --steps 64 --past 128 # LoRA not merged, batch 1: ms a token
-    python peft_bench.py '{"shape": "smollm2-135m", "threads": 2, ...}'   # a `train` worker speaking JSON lines
+    python peft_bench.py '{"shape": "smollm2-135m", "threads": 2, ...}'
 
-Needs torch, transformers and peft. The first two forms print one JSON object. Plain PyTorch in float32: scaled-dot-product
-attention and the fused AdamW, no torch.compile, no activation checkpointing, no autocast.
+The argument is that of `lib/train-settings.ts`, or, where it has `loads`, of `lib/decode-settings.ts`; it speaks JSON lines,
+see `lib/worker.ts`. Needs torch, transformers and peft. Plain PyTorch: scaled-dot-product attention and, in training, float32
+and the fused AdamW; no torch.compile, no activation checkpointing, no autocast.
 """
 
-import argparse
 import json
 import os
 import resource
@@ -26,21 +24,28 @@ SHAPES = {  # hidden, FFN, layers, heads, kv heads, head width, vocabulary, tied
     "tiny": (256, 512, 2, 4, 2, 64, 512, True, 100000.0),
     "smollm2-135m": (576, 1536, 30, 9, 3, 64, 49152, True, 100000.0),
     "tinyllama-1.1b": (2048, 5632, 22, 32, 4, 64, 32000, False, 10000.0),
+    "llama-2-7b": (4096, 11008, 32, 32, 32, 128, 32000, False, 10000.0),
 }
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def build(shape: str, rank: int):
-    """A random LLaMA with a LoRA of this rank on all seven modules, not merged; float32."""
+def build(shape: str, rank: int | None, dtype: torch.dtype = torch.float32):
+    """A random LLaMA; with a LoRA of this rank on all seven modules, not merged, unless it is None."""
+    if shape not in SHAPES:
+        sys.exit(f"no shape {shape} here; there are {', '.join(SHAPES)} (SHAPES in {__file__})")
     hidden, ffn, layers, heads, kv_heads, width, vocab, tied, theta = SHAPES[shape]
     torch.manual_seed(1)
     config = transformers.LlamaConfig(
         vocab_size=vocab, hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=layers, num_attention_heads=heads,
-        num_key_value_heads=kv_heads, head_dim=width, tie_word_embeddings=tied, max_position_embeddings=2048,
-        rope_parameters={"rope_type": "default", "rope_theta": theta}, attn_implementation="sdpa",
+        num_key_value_heads=kv_heads, head_dim=width, tie_word_embeddings=tied, max_position_embeddings=4096,
+        rope_parameters={"rope_type": "default", "rope_theta": theta}, attn_implementation="sdpa", dtype=dtype,
+        eos_token_id=None, bos_token_id=None,
     )  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    if rank is None:
+        return model
     lora = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=MODULES, lora_dropout=0.0, task_type="CAUSAL_LM")
-    return peft.get_peft_model(transformers.LlamaForCausalLM(config), lora)
+    return peft.get_peft_model(model, lora, autocast_adapter_dtype=False)
 
 
 def trainer(shape: str, rank: int, batch: int, length: int):
@@ -62,27 +67,40 @@ def trainer(shape: str, rank: int, batch: int, length: int):
     return step
 
 
+class Clock(transformers.StoppingCriteria):
+    """Takes the time of every step of `generate`, beams or not, and stops nothing."""
+
+    def __init__(self):
+        self.times = [time.perf_counter()]
+
+    def __call__(self, input_ids, scores, **kwargs):
+        self.times.append(time.perf_counter())
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool)
+
+
 @torch.inference_mode()
-def decode(shape: str, rank: int, past: int, steps: int) -> dict:
-    """Greedy tokens one by one after a prompt of `past` tokens -> ms of the prompt and of every token."""
-    model = build(shape, rank).eval()
-    vocab = SHAPES[shape][6]
-    prompt = torch.tensor([[260 + (i * 7919) % (vocab - 260) for i in range(past)]])
+def answer(model, load: dict) -> dict:
+    """`generate` on equal prompts -> ms of the prompt, and the median of the steps after it."""
+    vocab = model.config.vocab_size
+    prompt = torch.tensor([[260 + (i * 7919) % (vocab - 260) for i in range(load["past"])]] * load["batch"])
+    clock, tokens = Clock(), load["steps"] + 1
+    model.generate(
+        input_ids=prompt, attention_mask=torch.ones_like(prompt), do_sample=False, num_beams=load["beams"],
+        min_new_tokens=tokens, max_new_tokens=tokens, pad_token_id=0, stopping_criteria=[clock],
+    )  # fmt: skip
+    first, *steps = ((b - a) * 1e3 for a, b in zip(clock.times, clock.times[1:]))
+    return {"prefillMs": first, "stepMs": statistics.median(steps) if steps else None}
 
-    def one_run() -> tuple[float, list[float]]:
-        start = time.perf_counter()
-        out = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
-        prefill, times = (time.perf_counter() - start) * 1e3, []
-        for _ in range(steps):
-            start = time.perf_counter()
-            token = out.logits[:, -1].argmax(-1, keepdim=True)
-            out = model(input_ids=token, past_key_values=out.past_key_values, use_cache=True)
-            times.append((time.perf_counter() - start) * 1e3)
-        return prefill, times
 
-    one_run()  # warm-up
-    prefill, times = one_run()
-    return {"prefillMs": prefill, "stepMs": times, "medianStepMs": statistics.median(times)}
+def read_bytes(model, load: dict) -> float:
+    """What a step reads: all parameters but an embedding table of its own, keys and values."""
+    config = model.config
+    parameters = sum(p.numel() * p.element_size() for p in model.parameters())
+    table = 0 if config.tie_word_embeddings else model.get_input_embeddings().weight.nbytes
+    width = next(model.parameters()).element_size()
+    positions = load["batch"] * load["beams"] * (load["past"] + load["steps"] / 2)
+    keys = config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    return parameters - table + 2 * positions * keys * width
 
 
 def peak_rss() -> int:
@@ -94,50 +112,51 @@ def versions() -> dict:
     return {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
 
 
-def serve(settings: dict) -> None:
-    """A worker of `npm run train`: `round` on the input -> one round of steps, `end` -> peak memory."""
-    if settings["method"] != "lora":
-        sys.exit(f"PEFT is the peer for the method lora only, not for {settings['method']}")
-    torch.set_num_threads(settings["threads"])
-    step = trainer(settings["shape"], settings["options"]["r"], settings["batch"], settings["length"])
-    say = lambda message: print(json.dumps(message), flush=True)  # noqa: E731
-    say({"ready": versions()})
+def say(message: dict) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def rounds(one) -> None:
+    """`round` on the input -> what `one()` gives, `end` -> peak memory."""
     for line in sys.stdin:
         if line.strip() == "round":
-            times, losses = zip(*(step() for _ in range(settings["steps"])))
-            say({"round": {"stepMs": times, "loss": losses[-1]}})
+            say({"round": one()})
         elif line.strip() == "end":
             break
     say({"end": {"peakRss": peak_rss()}})
 
 
+def serve_training(settings: dict) -> None:
+    step = trainer(settings["shape"], settings["options"]["r"], settings["batch"], settings["length"])
+
+    def one() -> dict:
+        times, losses = zip(*(step() for _ in range(settings["steps"])))
+        return {"stepMs": times, "loss": losses[-1]}
+
+    say({"ready": versions()})
+    rounds(one)
+
+
+def serve_decoding(settings: dict) -> None:
+    rank = settings["adapter"]["options"]["r"] if "adapter" in settings else None
+    model = build(settings["shape"], rank, getattr(torch, settings["dtype"])).eval()
+    loads, peaks = settings["loads"], []
+    for load in loads:
+        answer(model, load)
+        peaks.append(peak_rss())
+    say({"ready": {**versions(), "peakRss": peaks, "readBytes": [read_bytes(model, load) for load in loads]}})
+    rounds(lambda: [answer(model, load) for load in loads])
+
+
 def main() -> None:
-    if len(sys.argv) == 2 and sys.argv[1].startswith("{"):
-        serve(json.loads(sys.argv[1]))
-        return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mode", choices=["train", "decode"])
-    parser.add_argument("--shape", choices=SHAPES, default="smollm2-135m")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rank", type=int, default=32)
-    parser.add_argument("--steps", type=int, help="timed steps (train 5, decode 64)")
-    parser.add_argument("--batch", type=int, default=8, help="train: sequences a step")
-    parser.add_argument("--length", type=int, default=128, help="train: tokens a sequence")
-    parser.add_argument("--past", type=int, default=128, help="decode: prompt tokens")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if options.mode == "train":
-        options.steps = options.steps or 5
-        step = trainer(options.shape, options.rank, options.batch, options.length)
-        step()  # warm-up
-        times, losses = zip(*(step() for _ in range(options.steps)))
-        median = statistics.median(times)
-        rate = options.batch * options.length / median * 1e3
-        result = {"stepMs": times, "medianStepMs": median, "medianTokensPerSecond": rate, "losses": losses}
-    else:
-        options.steps = options.steps or 64
-        result = decode(options.shape, options.rank, options.past, options.steps)
-    print(json.dumps({**vars(options), **result, "peakRssBytes": peak_rss(), "versions": versions()}))
+    if len(sys.argv) != 2 or not sys.argv[1].startswith("{"):
+        sys.exit(__doc__)
+    settings = json.loads(sys.argv[1])
+    method = settings["adapter"]["method"] if "adapter" in settings else settings.get("method", "lora")
+    if method != "lora":
+        sys.exit(f"PEFT is the peer for the method lora only, not for {method}")
+    torch.set_num_threads(settings["threads"])
+    (serve_decoding if "loads" in settings else serve_training)(settings)
 
 
 if __name__ == "__main__":
