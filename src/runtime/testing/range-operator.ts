@@ -29,7 +29,7 @@ export function rangeTests(): void {
         const weight = weightOf(rank, { K, N, bits: 4, block: 32 });
         using products = linear(weight, true);
         const change = { first: 0, outputs: N, rank, form, factor: 0.5 };
-        for (const M of [2, 3, 4, 13, 52]) {
+        for (const M of [3, 4, 29]) {
           checkLinear(products, weight, M, [{ ...change, row: 0, rows: M }], { gates: GATES });
           const parts = [
             { ...change, row: 1, rows: M - 1, scaled: true, expert: 0 },
