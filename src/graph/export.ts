@@ -136,6 +136,7 @@ class Exporter {
     const ins = node.inputs.map((input) => this.#name(input));
     const outs = node.outputs.map((output) => this.#name(output));
     const lowering: Lowering<unknown> = {
+      device: this.#graph.device,
       node,
       attributes: node.attributes,
       ins,
@@ -158,6 +159,7 @@ class Exporter {
     const ins = [a!, b!, this.#name(c)];
     const out = this.#name(sum.outputs[0]!);
     gemm.op.lower({
+      device: this.#graph.device,
       node: gemm,
       attributes: gemm.attributes,
       ins,

@@ -4,7 +4,7 @@
  * elimination at build time), and creation order is a topological order.
  */
 import { createHash } from "node:crypto";
-import type { DType, TensorData } from "../runtime/index.ts";
+import { type DeviceName, type DType, operators, type TensorData } from "../runtime/index.ts";
 import { dtypeInfo, toBytes } from "./dtype.ts";
 import { GraphError, type GraphErrorCode } from "./errors.ts";
 import type { Lowering } from "./lowering.ts";
@@ -102,6 +102,8 @@ export interface GraphOutput {
 
 export class Graph {
   readonly name: string;
+  /** Where it is to run: what is there decides which ONNX nodes an op becomes. */
+  readonly device: DeviceName;
   /** @internal in creation order, which is topological */
   readonly nodes: Node[] = [];
   /** @internal */
@@ -117,8 +119,14 @@ export class Graph {
   #segments = 0;
   #segment: number | undefined;
 
-  constructor(name = "graph") {
+  constructor(name = "graph", device: DeviceName = "cpu") {
     this.name = name;
+    this.device = device;
+  }
+
+  /** Whether milora's own operators can be in it: they run on the CPU, where there are any. */
+  get hasOperators(): boolean {
+    return operators(this.device) !== undefined;
   }
 
   /** Site that new nodes belong to: nested scopes joined by dots. */

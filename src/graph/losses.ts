@@ -76,11 +76,17 @@ export function headCrossEntropy(
   hidden: Value,
   logits: (rows: Value) => Value,
   labels: Value,
-  { differentiable, parts = PARTS, least = LEAST_ROWS }: { differentiable: boolean; parts?: number; least?: number },
+  {
+    differentiable,
+    // A part without rows, of which a small batch has some, cannot be computed on WebGPU.
+    parts = hidden.graph.device === "webgpu" ? 1 : PARTS,
+    least = LEAST_ROWS,
+  }: { differentiable: boolean; parts?: number; least?: number },
 ): Value {
   const sizes = partSizes(hidden, parts, least);
-  const ownLabels = rowParts(labels, sizes);
-  const done = rowParts(hidden, sizes).map((rows, i) => {
+  const cut = (x: Value): readonly Value[] => (parts === 1 ? [x] : rowParts(x, sizes));
+  const ownLabels = cut(labels);
+  const done = cut(hidden).map((rows, i) => {
     const nll = apply1(lossOps.rowCrossEntropy, [logits(rows), ownLabels[i]!], none);
     if (!differentiable) return { nll, slope: [] };
     const slope = grad(sum(nll), [rows]); // [R, d]

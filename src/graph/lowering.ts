@@ -1,5 +1,5 @@
 /** @file What an op's lowering to ONNX may use: names of its inputs and outputs, small constants, and emitting nodes. */
-import type { DType, OPERATOR_DOMAIN, TensorData } from "../runtime/index.ts";
+import type { DeviceName, DType, OPERATOR_DOMAIN, TensorData } from "../runtime/index.ts";
 import type { Node } from "./graph.ts";
 
 export type Domain = "" | "com.microsoft" | typeof OPERATOR_DOMAIN;
@@ -13,6 +13,8 @@ export type OnnxAttribute =
 export type OnnxAttributes = Readonly<Record<string, OnnxAttribute | undefined>>;
 
 export interface Lowering<A> {
+  /** Where the graph is to run. What the runtime cannot do there it does on the CPU, and copies the inputs to it. */
+  readonly device: DeviceName;
   readonly node: Node;
   readonly attributes: A;
   /** Name of an input; "" (ONNX: not given) when there is no such input. */

@@ -10,6 +10,11 @@ describe("devices", () => {
     expect(available[0]).toBe("cpu");
   });
 
+  const asked = process.env.MILORA_TEST_DEVICE;
+  it.skipIf(asked === undefined)("include the one that tests are asked to run on", () => {
+    expect(available).toContain(asked);
+  });
+
   it("are unavailable with a reason, or unknown with the list", () => {
     const model = testModel(ADD);
     for (const device of ["webgpu", "cuda"] as const) {
@@ -61,6 +66,40 @@ describe("devices", () => {
         const { y } = session.call({ x });
         expect([...y!.data]).toEqual([31, 42]);
         y!.dispose();
+        expect(session.sharesInitializers).toBe(true);
+      });
+
+      it("has weights once for all sessions, and as long as one of them is open", () => {
+        const w = Tensor.from("float32", [2, 2], Float32Array.of(1, 2, 3, 4));
+        const make = () => Session.create(testModel(linear(2, 2)), { device, initializers: new Map([["w", w]]) });
+        const first = make();
+        using second = make();
+        first.dispose();
+        w.dispose();
+        using x = Tensor.from("float32", [1, 2], Float32Array.of(1, 10));
+        const { y } = second.call({ x });
+        expect([...y!.data]).toEqual([31, 42]);
+        y!.dispose();
+      });
+
+      it("copies tensors there, on it and back, and shows the same memory in another form", () => {
+        using here = Tensor.from("float32", [2, 3], Float32Array.of(1, 2, 3, 4, 5, 6));
+        using there = here.copyTo(device);
+        using again = there.copyTo(device);
+        using flat = again.as("float32", [6]);
+        using start = again.view(0, [1, 3]);
+        using zeros = Tensor.allocate("float32", [1, 3], device);
+        start.copyFrom(zeros);
+        using back = flat.copyTo("cpu");
+        expect([...back.data]).toEqual([0, 0, 0, 4, 5, 6]);
+        using whole = there.copyTo("cpu");
+        expect([...whole.data]).toEqual([1, 2, 3, 4, 5, 6]);
+        expect(() => there.copyFrom(flat)).toThrow(expect.objectContaining({ code: "SHAPE_MISMATCH" }) as Error);
+        using whole64 = Tensor.allocate("int64", [2, 3]);
+        expect(() => whole64.copyFrom(there)).toThrow(expect.objectContaining({ code: "DTYPE_MISMATCH" }) as Error);
+        if (device === "cpu") return;
+        expect(() => there.view(1, [2])).toThrow(expect.objectContaining({ code: "DEVICE_UNAVAILABLE" }) as Error);
+        expect(() => there.data).toThrow(expect.objectContaining({ code: "DEVICE_UNAVAILABLE" }) as Error);
       });
     });
   }

@@ -73,6 +73,14 @@ const opened = new Map<DeviceName, OpenDevice | RuntimeError>();
 const IDENTITY =
   "CAo6SgoeCgF4EgF5GgpJZGVudGl0eV8wIghJZGVudGl0eToAEgR0ZXN0WhAKAXgSCwoJCAESBQoDEgFOYhAKAXkSCwoJCAESBQoDEgFOQgQKABAVQhEKDWNvbS5taWNyb3NvZnQQAQ==";
 
+/**
+ * Whether everything on a device is to be done on one thread: its sessions share a queue of commands which is not made
+ * for several.
+ */
+export function isOneThreaded(device: DeviceName): boolean {
+  return device !== "cpu";
+}
+
 /** Lets a session run on a device. @throws RuntimeError DEVICE_UNAVAILABLE */
 export function appendDevice(options: Pointer, device: DeviceName): void {
   if (device === "cpu") return;

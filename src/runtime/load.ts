@@ -1,7 +1,7 @@
 /** @file Loads a model into a native session, with its weights shared from outside. */
 import { reasonOf } from "../base/index.ts";
 import { type Api, check, out, outPointer, type StatusCall } from "./api.ts";
-import { appendDevice, type DeviceName } from "./devices.ts";
+import { appendDevice, type DeviceName, isOneThreaded } from "./devices.ts";
 import { DTYPES, dtypeOfOnnx } from "./dtypes.ts";
 import { environment } from "./environment.ts";
 import { RuntimeError } from "./errors.ts";
@@ -10,6 +10,7 @@ import type { Pointer } from "./library.ts";
 import { type PrepackedHandle, type PrepackedWeights, prepackedHandle } from "./prepacked.ts";
 import { showNames } from "./signature.ts";
 import { borrow, handleOf, requireUsable, showShape, type Tensor, type TensorHandle } from "./tensor.ts";
+import { type DeviceWeight, deviceWeight } from "./weights.ts";
 
 export interface SessionOptions {
   /** Where the model runs. Default: cpu. */
@@ -80,6 +81,7 @@ export function loadModel(model: Uint8Array, options: SessionOptions): LoadedMod
 
 /** Makes the slow calls on a worker thread. What is borrowed stays as it is until the end, whatever is disposed meanwhile. */
 export async function loadModelAsync(model: Uint8Array, options: SessionOptions): Promise<LoadedModel> {
+  if (isOneThreaded(options.device ?? "cpu")) return loadModel(model, options);
   void model.buffer; // see `out`
   const loading = load(model, options);
   for (let step = loading.next(null); ; ) {
@@ -107,13 +109,25 @@ function* load(model: Uint8Array, options: SessionOptions): Loading<LoadedModel>
     given = new Map([...wanted.keys()].map((name) => [name, given.get(name)!]));
   }
   const prepacked = options.prepacked === undefined ? undefined : prepackedHandle(options.prepacked).retain();
-  const weights: TensorHandle[] = [];
+  const device = options.device ?? "cpu";
+  const weights: Weight[] = [];
   const releaseBorrowed = (): void => {
-    for (const weight of weights) weight.release();
+    for (const { own, there, copy } of weights) {
+      own.release();
+      if (there !== own) there.release();
+      copy?.release();
+    }
     prepacked?.drop();
   };
   try {
-    for (const tensor of given.values()) weights.push(borrow(tensor));
+    for (const tensor of given.values()) {
+      const own = borrow(tensor);
+      const weight: Weight = { own, there: own };
+      weights.push(weight);
+      if (tensor.device === device) continue;
+      weight.copy = deviceWeight(tensor, device);
+      weight.there = borrow(weight.copy.tensor);
+    }
     const names = [...given.keys()];
     const { session, shared } = yield* createShared(model, options, names, weights, prepacked);
     const { api } = environment();
@@ -131,17 +145,24 @@ function* load(model: Uint8Array, options: SessionOptions): Loading<LoadedModel>
   }
 }
 
+/** A weight as it was given and as the session takes it, which differ where it runs elsewhere. */
+interface Weight {
+  readonly own: TensorHandle;
+  there: TensorHandle;
+  copy?: DeviceWeight;
+}
+
 /** Shares the weights if the runtime can, else lets it copy them. */
 function* createShared(
   model: Uint8Array,
   options: SessionOptions,
   names: readonly string[],
-  weights: readonly TensorHandle[],
+  weights: readonly Weight[],
   prepacked: PrepackedHandle | undefined,
 ): Loading<{ session: Pointer; shared: boolean }> {
   const add = (api: Api, native: Pointer): void =>
     names.forEach((name, index) => {
-      check(api, api.AddInitializer(native, name, weights[index]!.value), `use the initializer ${name}`);
+      check(api, api.AddInitializer(native, name, weights[index]!.there.value), `use the initializer ${name}`);
     });
   try {
     return { session: yield* create(model, options, prepacked, add), shared: true };
@@ -149,7 +170,7 @@ function* createShared(
     if (names.length === 0 || !(error instanceof RuntimeError) || !readsPlaceholder(error.message)) throw error;
   }
   const inject = (api: Api, native: Pointer): void => {
-    const values = BigUint64Array.from(weights, (weight) => weight.value);
+    const values = BigUint64Array.from(weights, ({ own }) => own.value);
     check(api, api.AddExternalInitializers(native, names, values, names.length), "copy the initializers");
   };
   return { session: yield* create(model, options, prepacked, inject), shared: false };

@@ -19,7 +19,7 @@ const ALIGNMENT = 64;
 export class Memory {
   readonly byteLength: number;
   readonly device: DeviceName;
-  /** 0n on a device and for empty memory. */
+  /** Of no meaning for empty memory. On a device it is what the runtime knows the memory by, and not to be read or added to. */
   readonly address: Pointer;
   /** The OrtValue that owns the memory, if one does. */
   readonly value: Pointer | undefined;

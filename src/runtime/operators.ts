@@ -2,6 +2,7 @@
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import koffi from "koffi";
+import type { DeviceName } from "./devices.ts";
 import { enlargeStacks, loaded, type Pointer } from "./library.ts";
 
 /** Domain of the operators in models. */
@@ -44,11 +45,12 @@ export interface Operators {
 let found: Operators | null | undefined;
 
 /**
- * The operators; undefined where there is no library for this platform, its processor lacks the instructions (AVX2), or
+ * The operators of a device; undefined but on the CPU, and where there is no library for this platform, its processor lacks the instructions (AVX2), or
  * the environment variable MILORA_OPERATORS is `off` (`avx2`: no wider instructions than these). Graphs then use the
  * runtime's own operators alone.
  */
-export function operators(): Operators | undefined {
+export function operators(device: DeviceName = "cpu"): Operators | undefined {
+  if (device !== "cpu") return undefined;
   found ??= load() ?? null;
   return found ?? undefined;
 }

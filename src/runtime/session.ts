@@ -1,8 +1,9 @@
 /** @file Sessions: a model loaded into ONNX Runtime, its inputs and outputs, and the ways to run it. */
+import { setImmediate } from "node:timers/promises";
 import koffi from "koffi";
 import { type Api, check, messageOf, out, outPointer } from "./api.ts";
 import { type Binding, type BindingHandle, createBinding, handleOfBinding } from "./binding.ts";
-import type { DeviceName } from "./devices.ts";
+import { type DeviceName, isOneThreaded } from "./devices.ts";
 import { type Environment, environment } from "./environment.ts";
 import { RuntimeError } from "./errors.ts";
 import { unwatchLeak, watchLeak } from "./leaks.ts";
@@ -121,10 +122,16 @@ export class Session implements Disposable {
    * the session cannot be disposed, nor can the binding be changed or run; another binding may run meanwhile.
    * Aborting the signal stops the run before its next operator and rejects with RUN_CANCELLED; what it has written
    * by then stays written. A run that was already past its last operator resolves.
+   * On a device other than the CPU it blocks as {@link run} does, and lets others have their turn then.
    *
    * @throws RuntimeError as {@link run}
    */
   async runAsync(binding: Binding, options?: RunOptions): Promise<void> {
+    if (isOneThreaded(this.device)) {
+      this.run(binding, options);
+      await setImmediate();
+      return;
+    }
     const signal = options?.signal;
     const handle = this.#start(binding, signal);
     const { api } = this.#environment;

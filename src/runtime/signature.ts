@@ -1,11 +1,12 @@
 /** @file What a model takes and gives: names, element types and shapes, and the check of tensors against them. */
 import koffi from "koffi";
 import { check, out, outPointer } from "./api.ts";
+import { typeOfInfo } from "./describe.ts";
 import type { DType } from "./dtypes.ts";
 import { environment } from "./environment.ts";
 import { RuntimeError } from "./errors.ts";
 import type { Pointer } from "./library.ts";
-import { showShape, type Tensor, typeOfInfo } from "./tensor.ts";
+import { showShape, type Tensor } from "./tensor.ts";
 
 /** One input or output of a session. A string is a symbolic dimension; "?" one without a name. */
 export interface Port {

@@ -1,8 +1,9 @@
 /** @file Tensors: typed, shaped memory that sessions read and write in place, owned by JavaScript or by the runtime. */
 import koffi from "koffi";
 import { check, out, outPointer } from "./api.ts";
-import { type DeviceName, deviceAllocator } from "./devices.ts";
-import { bytesOf, DTYPES, type DType, dtypeOfOnnx, type TensorData } from "./dtypes.ts";
+import { describe } from "./describe.ts";
+import { type DeviceName, deviceAllocator, deviceMemoryInfo } from "./devices.ts";
+import { bytesOf, DTYPES, type DType, type TensorData } from "./dtypes.ts";
 import { environment } from "./environment.ts";
 import { RuntimeError } from "./errors.ts";
 import { unwatchLeak, watchLeak } from "./leaks.ts";
@@ -74,8 +75,7 @@ export class Tensor implements Disposable {
     adoptValue = (value, device) => {
       const { dtype, shape } = describe(value);
       const byteLength = bytesOf(dtype, countElements(shape));
-      const address = device === "cpu" ? addressOf(value) : 0n;
-      const memory = new Memory({ byteLength, device, address, value });
+      const memory = new Memory({ byteLength, device, address: addressOf(value), value });
       return new Tensor(dtype, shape, new TensorHandle(value, memory), 0);
     };
   }
@@ -134,19 +134,13 @@ export class Tensor implements Disposable {
    * @throws RuntimeError DEVICE_UNAVAILABLE, RUNTIME_FAILED when there is not enough memory
    */
   static allocate(dtype: DType, shape: readonly number[], device: DeviceName = "cpu"): Tensor {
-    const info = dtypeInfo(dtype);
+    dtypeInfo(dtype);
     const byteLength = bytesOf(dtype, countElements(shape));
     const block = device === "cpu" ? Memory.zeros(byteLength) : undefined;
     if (block !== undefined) {
       return new Tensor(dtype, shape, new TensorHandle(createValue(dtype, shape, block, 0), block), 0);
     }
-    const { api } = environment();
-    const status = api.CreateTensorAsOrtValue(deviceAllocator(device), dims(shape), shape.length, info.onnx, out);
-    check(api, status, `allocate ${byteLength} bytes for a tensor of shape ${showShape(shape)} on ${device}`);
-    const value = outPointer();
-    const address = device === "cpu" ? addressOf(value) : 0n;
-    const memory = new Memory({ byteLength, device, address, value });
-    const tensor = new Tensor(dtype, shape, new TensorHandle(value, memory), 0);
+    const tensor = Tensor.#uncleared(dtype, shape, device);
     try {
       tensor.#fillWithZeros();
     } catch (error) {
@@ -154,6 +148,18 @@ export class Tensor implements Disposable {
       throw error;
     }
     return tensor;
+  }
+
+  /** A tensor in memory that the runtime allocates, with whatever was there before. */
+  static #uncleared(dtype: DType, shape: readonly number[], device: DeviceName): Tensor {
+    const { api } = environment();
+    const byteLength = bytesOf(dtype, countElements(shape));
+    const { onnx } = dtypeInfo(dtype);
+    const status = api.CreateTensorAsOrtValue(deviceAllocator(device), dims(shape), shape.length, onnx, out);
+    check(api, status, `allocate ${byteLength} bytes for a tensor of shape ${showShape(shape)} on ${device}`);
+    const value = outPointer();
+    const memory = new Memory({ byteLength, device, address: addressOf(value), value });
+    return new Tensor(dtype, shape, new TensorHandle(value, memory), 0);
   }
 
   /**
@@ -219,9 +225,10 @@ export class Tensor implements Disposable {
 
   /**
    * A tensor over part of this one's memory: elements from `elementOffset` on, in the given shape.
-   * It keeps the memory alive on its own, also after this tensor was disposed.
+   * It keeps the memory alive on its own, also after this tensor was disposed. Off the CPU it begins with the first
+   * element: what stands for memory there need not be an address to which one can add.
    *
-   * @throws RuntimeError SHAPE_MISMATCH when it would reach past the end, DEVICE_UNAVAILABLE off the CPU
+   * @throws RuntimeError SHAPE_MISMATCH when it would reach past the end, DEVICE_UNAVAILABLE from elsewhere off the CPU
    */
   view(elementOffset: number, shape: readonly number[]): Tensor {
     requireUsable(this.#handle, "a tensor");
@@ -232,8 +239,8 @@ export class Tensor implements Disposable {
         `a view of ${size} elements at offset ${elementOffset} does not fit into a tensor of ${this.size}`,
       );
     }
-    if (this.device !== "cpu") {
-      throw new RuntimeError("DEVICE_UNAVAILABLE", `views need memory on the CPU, this tensor is on ${this.device}`);
+    if (this.device !== "cpu" && elementOffset > 0) {
+      throw new RuntimeError("DEVICE_UNAVAILABLE", `a view on ${this.device} begins with the first element`);
     }
     const byteOffset = this.#byteOffset + elementOffset * DTYPES[this.dtype].bytes;
     if (!Number.isInteger(byteOffset)) {
@@ -245,7 +252,7 @@ export class Tensor implements Disposable {
   /**
    * A tensor over the same bytes as another element type. Like a view, it keeps the memory alive on its own.
    *
-   * @throws RuntimeError SHAPE_MISMATCH unless it has exactly as many bytes, DEVICE_UNAVAILABLE off the CPU
+   * @throws RuntimeError SHAPE_MISMATCH unless it has exactly as many bytes
    */
   as(dtype: DType, shape: readonly number[]): Tensor {
     requireUsable(this.#handle, "a tensor");
@@ -253,9 +260,6 @@ export class Tensor implements Disposable {
     if (byteLength !== this.byteLength) {
       const bytes = `${byteLength} bytes, the tensor has ${this.byteLength}`;
       throw new RuntimeError("SHAPE_MISMATCH", `${dtype} ${showShape(shape)} is ${bytes}`);
-    }
-    if (this.device !== "cpu") {
-      throw new RuntimeError("DEVICE_UNAVAILABLE", `views need memory on the CPU, this tensor is on ${this.device}`);
     }
     return this.#over(dtype, shape, this.#byteOffset);
   }
@@ -286,6 +290,38 @@ export class Tensor implements Disposable {
     this.dispose();
   }
 
+  /** A tensor with the same elements on a device. @throws RuntimeError DEVICE_UNAVAILABLE, RUNTIME_FAILED, TENSOR_FREED */
+  copyTo(device: DeviceName): Tensor {
+    const copy = Tensor.#uncleared(this.dtype, this.shape, device);
+    try {
+      copy.copyFrom(this);
+    } catch (error) {
+      copy.dispose();
+      throw error;
+    }
+    return copy;
+  }
+
+  /**
+   * Makes its elements those of another tensor, which may be on another device.
+   *
+   * @throws RuntimeError SHAPE_MISMATCH, DTYPE_MISMATCH unless both are alike; TENSOR_FREED
+   */
+  copyFrom(source: Tensor): void {
+    for (const tensor of [this, source]) requireUsable(tensor.#handle, "a tensor");
+    const [from, to] = [source, this].map(({ dtype, shape }) => `${dtype} ${showShape(shape)}`);
+    if (source.dtype !== this.dtype) throw new RuntimeError("DTYPE_MISMATCH", `${from} cannot be copied to ${to}`);
+    if (from !== to) throw new RuntimeError("SHAPE_MISMATCH", `${from} cannot be copied to ${to}`);
+    if (this.byteLength === 0) return;
+    if (this.device === "cpu" && source.device === "cpu") {
+      (this.data as Float32Array).set(source.data as Float32Array);
+      return;
+    }
+    const { api, env } = environment();
+    const [given, taken] = [source, this].map((tensor) => BigUint64Array.of(tensor.#handle.value));
+    check(api, api.CopyTensors(env, given!, taken!, null, 1), `copy from ${source.device} to ${this.device}`);
+  }
+
   #fillWithZeros(): void {
     if (this.byteLength === 0) return;
     if (this.device === "cpu") {
@@ -293,10 +329,7 @@ export class Tensor implements Disposable {
       return;
     }
     using zeros = Tensor.allocate(this.dtype, this.shape);
-    const { api, env } = environment();
-    const from = new BigUint64Array([zeros.#handle.value]);
-    const to = new BigUint64Array([this.#handle.value]);
-    check(api, api.CopyTensors(env, from, to, null, 1), `clear memory on ${this.device}`);
+    this.copyFrom(zeros);
   }
 }
 
@@ -344,11 +377,12 @@ function dims(shape: readonly number[]): BigInt64Array | null {
 const nothing = new Uint8Array(64);
 
 function createValue(dtype: DType, shape: readonly number[], memory: Memory, byteOffset: number): Pointer {
-  const { api, cpu } = environment();
+  const { api } = environment();
   const { onnx } = DTYPES[dtype];
+  const info = deviceMemoryInfo(memory.device);
   const byteLength = bytesOf(dtype, countElements(shape));
   const address = byteLength === 0 ? nothing : memory.address + BigInt(byteOffset);
-  const status = api.CreateTensorWithDataAsOrtValue(cpu, address, byteLength, dims(shape), shape.length, onnx, out);
+  const status = api.CreateTensorWithDataAsOrtValue(info, address, byteLength, dims(shape), shape.length, onnx, out);
   check(api, status, `make a tensor of shape ${showShape(shape)}`);
   return outPointer();
 }
@@ -357,31 +391,4 @@ function addressOf(value: Pointer): Pointer {
   const { api } = environment();
   check(api, api.GetTensorMutableData(value, out), "give the address of a tensor");
   return outPointer();
-}
-
-/** Element type and shape of an OrtValue. */
-function describe(value: Pointer): { dtype: DType; shape: number[] } {
-  const { api } = environment();
-  check(api, api.GetTensorTypeAndShape(value, out), "describe a tensor");
-  const info = outPointer();
-  try {
-    return typeOfInfo(info);
-  } finally {
-    api.ReleaseTensorTypeAndShapeInfo(info);
-  }
-}
-
-/** Element type and shape of an OrtTensorTypeAndShapeInfo, -1 for a dimension that is not fixed. */
-export function typeOfInfo(info: Pointer): { dtype: DType; shape: number[] } {
-  const { api } = environment();
-  check(api, api.GetTensorElementType(info, out), "give the type of a tensor");
-  const onnx = Number(out[0]! & 0xffff_ffffn); // an enum: 4 bytes, little end first
-  const dtype = dtypeOfOnnx(onnx);
-  if (dtype === undefined)
-    throw new RuntimeError("DTYPE_MISMATCH", `tensors of ONNX element type ${onnx} are not supported`);
-  check(api, api.GetDimensionsCount(info, out), "give the rank of a tensor");
-  const rank = Number(out[0]!);
-  const shape = new BigInt64Array(rank);
-  if (rank > 0) check(api, api.GetDimensions(info, shape, rank), "give the shape of a tensor");
-  return { dtype, shape: Array.from(shape, Number) };
 }

@@ -5,7 +5,7 @@ import type { Backbone } from "../models/index.ts";
 import { Session } from "../runtime/index.ts";
 import { Collated, IDLE, IDLE_LENGTH, microBatches, supervisedTokens, Together } from "./batches.ts";
 import type { Example } from "./data.ts";
-import { type PassResult, PassSession, type SessionTuning, sessionOptions } from "./gradients.ts";
+import { type Accumulated, type PassResult, PassSession, type SessionTuning, sessionOptions } from "./gradients.ts";
 import { buildObjectives, memberPrefix } from "./objective.ts";
 import { type RoutingMetrics, RoutingTally } from "./routing.ts";
 
@@ -25,6 +25,9 @@ export interface EvaluationJob {
   readonly microBatchSize: number;
   readonly maxLength: number;
 }
+
+/** An adapter, and where its parameters are. */
+export type Evaluated = Pick<Accumulated, "adapter" | "parameters">;
 
 /** What adds up over the passes of an evaluation. */
 class Tally {
@@ -64,7 +67,8 @@ export class EvaluationSession implements Disposable {
    * @param source the backbone; or a session for other adapters of the same methods and configs, whose graph serves for
    *   these too and which must outlive this one
    */
-  constructor(source: Backbone | EvaluationSession, adapters: readonly Adapter[], tuning: SessionTuning = {}) {
+  constructor(source: Backbone | EvaluationSession, members: readonly Evaluated[], tuning: SessionTuning = {}) {
+    const adapters = members.map(({ adapter }) => adapter);
     this.#pass =
       source instanceof EvaluationSession
         ? new PassSession(source.#pass, source.#pass.members)
@@ -72,14 +76,14 @@ export class EvaluationSession implements Disposable {
     this.#experts = adapters.map(({ method, config }, i) =>
       this.#pass.members[i]!.perSequence.length ? method.routing?.(config).experts : undefined,
     );
-    for (const [i, { tensors }] of adapters.entries()) {
+    for (const [i, { parameters }] of members.entries()) {
       const prefix = memberPrefix(i, adapters.length) + ADAPTER_INPUT;
-      for (const [key, tensor] of tensors) this.#pass.input(prefix + key, tensor);
+      for (const [key, tensor] of parameters) this.#pass.input(prefix + key, tensor);
     }
   }
 
   static #build(backbone: Backbone, adapters: readonly Adapter[], tuning: SessionTuning): PassSession {
-    const graph = new Graph("evaluation");
+    const graph = new Graph("evaluation", tuning.device);
     const members = adapters.map((adapter) => ({ adapter }));
     const objectives = buildObjectives(graph, backbone, members, { differentiable: false });
     const perSequence = objectives.map(({ crossEntropy, gates, probabilities }, i) => {

@@ -3,8 +3,9 @@ import { Random, sum } from "../base/index.ts";
 import { add, exportOnnx, Graph, grad, mul, type Recomputation } from "../graph/index.ts";
 import { ADAPTER_INPUT, type Adapter } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
-import { type Binding, Session, type SessionOptions, Tensor } from "../runtime/index.ts";
+import { type Binding, type DeviceName, Session, type SessionOptions, Tensor } from "../runtime/index.ts";
 import type { BatchInputs } from "./batches.ts";
+import { copiesOf, setToZero, viewsOf } from "./device.ts";
 import { buildObjectives, memberPrefix, type Objective } from "./objective.ts";
 import { GROUPS, type Group } from "./optimizer.ts";
 import { requirePackable } from "./packing.ts";
@@ -30,7 +31,7 @@ export interface PerSequence {
 /** How sessions are set up, where that is not the default below. For measurements. */
 export type SessionTuning = Pick<
   SessionOptions,
-  "prepacking" | "memoryPattern" | "optimization" | "profile" | "config"
+  "device" | "prepacking" | "memoryPattern" | "optimization" | "profile" | "config"
 >;
 
 /**
@@ -173,26 +174,37 @@ export function shares(active: readonly (readonly number[])[]): number[][] {
 /** Where the gradients of one adapter add up. */
 export class Accumulated implements Disposable {
   readonly adapter: Adapter;
-  /** By group, float32 [n], in the layout of the adapter's flat buffer. */
+  readonly device: DeviceName;
+  /** By group, float32 [n], in the layout of the adapter's flat buffer. On the CPU the gradients are views of it. */
   readonly flat: ReadonlyMap<Group, Tensor>;
+  /** Where passes read the parameters, by key: the adapter's tensors, or copies of them on another device. */
+  readonly parameters: ReadonlyMap<string, Tensor>;
+  /** Where passes add, by key. */
+  readonly gradients: ReadonlyMap<string, Tensor>;
 
-  constructor(adapter: Adapter) {
+  constructor(adapter: Adapter, device: DeviceName = "cpu") {
     this.adapter = adapter;
+    this.device = device;
     const flat = new Map<Group, Tensor>();
     for (const group of GROUPS) {
       const parameters = adapter.flat(group);
       if (parameters) flat.set(group, Tensor.allocate("float32", parameters.shape));
     }
     this.flat = flat;
+    const here = device === "cpu";
+    this.parameters = here ? adapter.tensors : copiesOf(adapter.tensors, device);
+    this.gradients = here ? viewsOf(adapter, flat) : copiesOf(adapter.tensors, device);
   }
 
   /** Sets all to zero. */
   clear(): void {
-    for (const { data } of this.flat.values()) (data as Float32Array).fill(0);
+    if (this.device === "cpu") for (const { data } of this.flat.values()) (data as Float32Array).fill(0);
+    else setToZero([...this.gradients.values()]);
   }
 
   [Symbol.dispose](): void {
-    for (const tensor of this.flat.values()) tensor.dispose();
+    for (const tensor of [...this.flat.values(), ...this.gradients.values()]) tensor.dispose();
+    if (this.device !== "cpu") for (const tensor of this.parameters.values()) tensor.dispose();
   }
 }
 
@@ -219,21 +231,13 @@ class MemberInputs implements Disposable {
   readonly progress = Tensor.scalar("float32", 0);
   /** By input. */
   readonly noise: ReadonlyMap<string, Tensor>;
-  /** Of the flat buffers, by key. */
-  readonly views: ReadonlyMap<string, Tensor>;
 
-  constructor({ adapter, flat }: Accumulated, noise: Objective["noise"]) {
+  constructor(noise: Objective["noise"]) {
     this.noise = new Map([...noise].map(([name, shape]) => [name, Tensor.allocate("float32", shape)]));
-    this.views = new Map(
-      adapter.specs.map(({ key, shape, group }) => [
-        key,
-        flat.get(group)!.view(adapter.offsets(group).get(key)!, shape),
-      ]),
-    );
   }
 
   [Symbol.dispose](): void {
-    for (const tensor of [...this.noise.values(), ...this.views.values()]) tensor.dispose();
+    for (const tensor of this.noise.values()) tensor.dispose();
     for (const tensor of [this.inverseTokens, this.promptShare, this.progress]) tensor.dispose();
   }
 }
@@ -277,15 +281,15 @@ export class GradientSession implements Disposable {
     }
     this.#members = members.map(({ accumulated }, i) => {
       const prefix = memberPrefix(i, members.length);
-      const inputs = new MemberInputs(accumulated, this.#noise[i]!);
+      const inputs = new MemberInputs(this.#noise[i]!);
       const { inverseTokens, promptShare, progress } = inputs;
       const named = new Map([...Object.entries({ inverseTokens, promptShare, progress }), ...inputs.noise]);
       for (const [name, tensor] of named) this.#pass.input(prefix + name, tensor);
-      for (const [key, view] of inputs.views) {
+      for (const [key, gradient] of accumulated.gradients) {
         this.#pass
-          .input(prefix + ADAPTER_INPUT + key, accumulated.adapter.tensors.get(key)!)
-          .input(`${prefix}sum.${key}`, view)
-          .output(`${prefix}gradient.${key}`, view);
+          .input(prefix + ADAPTER_INPUT + key, accumulated.parameters.get(key)!)
+          .input(`${prefix}sum.${key}`, gradient)
+          .output(`${prefix}gradient.${key}`, gradient);
       }
       return inputs;
     });
@@ -297,7 +301,7 @@ export class GradientSession implements Disposable {
     tuning: SessionTuning,
     recompute: Recomputation,
   ): { session: Session; objectives: readonly Objective[] } {
-    const graph = new Graph("gradients");
+    const graph = new Graph("gradients", tuning.device);
     const objectives = buildObjectives(
       graph,
       backbone,

@@ -177,8 +177,8 @@ export class JointTrainer implements Disposable {
         return rows && { examples: rows, microBatchSize, maxLength };
       });
       if (jobs.every((job) => job === undefined)) continue;
-      const adapters = own.map(({ adapter }) => adapter);
-      cluster.evaluation ??= new EvaluationSession(cluster.like?.evaluation ?? backbone, adapters, tuning);
+      const accumulated = own.map(({ accumulated }) => accumulated);
+      cluster.evaluation ??= new EvaluationSession(cluster.like?.evaluation ?? backbone, accumulated, tuning);
       const results = await cluster.evaluation.evaluate(jobs, signal);
       if (results === undefined) return undefined;
       for (const [k, i] of cluster.members.entries()) evaluations[i] = results[k];

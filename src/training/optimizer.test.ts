@@ -61,7 +61,7 @@ describe("AdamW", () => {
         const exact = Math.sqrt(all.reduce((sum, x) => sum + x * x, 0));
         expect(Math.abs(norm - exact)).toBeLessThanOrEqual(1e-5 * exact);
         for (const [i, one] of groups.entries()) {
-          await optimizer.update(one, norm, 1e-2 / t, t);
+          await optimizer.update([one], norm, 1e-2 / t, t);
           references[i]!.update(data(one.gradient), exact, 1e-2 / t, t, options);
         }
       }
@@ -84,7 +84,7 @@ describe("AdamW", () => {
     using optimizer = new AdamW({ betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0.1, maxGradNorm: 1 });
     const one = group(16, new Random(1));
     data(one.parameter).fill(0);
-    for (let t = 1; t <= 3; t++) await optimizer.update(one, await optimizer.norm([one]), 1e-3, t);
+    for (let t = 1; t <= 3; t++) await optimizer.update([one], await optimizer.norm([one]), 1e-3, t);
     expect(Array.from(data(one.parameter))).toEqual(new Array(16).fill(0));
     for (const tensor of Object.values(one)) (tensor as Tensor).dispose();
   });

@@ -140,6 +140,7 @@ export class Run implements Disposable {
     this.#adapter.dispose();
     this.#adapter = Adapter.load(from, this.#backbone.config, { allowIdentity: true });
     loadTensors(from, this.trainer.tensors);
+    this.trainer.push();
     const { groups, updates } = this.trainer;
     for (const group of groups.keys()) updates.set(group, this.#state.updates[group] ?? 0);
   }
@@ -156,6 +157,7 @@ export class Run implements Disposable {
   /** Saves what has happened since the newest checkpoint, and tells the result. Nothing more is to be done then. */
   async end(stoppedBecause: TrainingResult["stoppedBecause"]): Promise<TrainingResult> {
     if (this.#data.dev.length === 0 && stoppedBecause === "finished") {
+      this.trainer.pull();
       await this.#adapter.save(bestDirectory(this.path));
     }
     if (this.#changed) await this.#checkpoint();
@@ -195,7 +197,10 @@ export class Run implements Disposable {
   #succeed(): void {
     const { method, config, backbone } = this.#adapter;
     const { step } = this.#state;
-    const values = (key: string) => this.#adapter.values(key);
+    const values = (key: string) => {
+      this.trainer.pull();
+      return this.#adapter.values(key);
+    };
     const next = method.successor?.(config, backbone, { step, totalSteps: this.#totalSteps, values });
     if (next === undefined) return;
     const succeeding = this.#adapter.succeededBy(next, deriveSeed(this.#config.seed, `init/${step}`), this.#backbone);
@@ -294,6 +299,7 @@ export class Run implements Disposable {
     const { step, best } = this.#state;
     const better = !this.#interim && (best === null ? Number.isFinite(loss) : loss < best.dev_loss);
     if (better) {
+      this.trainer.pull();
       await this.#adapter.save(bestDirectory(this.#directory.path));
       this.#state.best = { step, dev_loss: loss, dev_perplexity: perplexity };
     }
@@ -322,6 +328,7 @@ export class Run implements Disposable {
     this.#state.seconds = this.#seconds();
     const { path } = this.#directory;
     const { keep_checkpoints } = this.#config;
+    this.trainer.pull();
     const directory = await saveCheckpoint(path, this.#adapter, this.trainer.tensors, this.#state, keep_checkpoints);
     this.#changed = false;
     this.#host.onProgress?.({ type: "checkpoint", step: this.#state.step, directory });

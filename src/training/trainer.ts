@@ -2,8 +2,9 @@
 import type { Recomputation } from "../graph/index.ts";
 import type { Adapter, TrainingState } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
-import { Tensor } from "../runtime/index.ts";
+import { type DeviceName, Tensor } from "../runtime/index.ts";
 import type { Example } from "./data.ts";
+import { DeviceState } from "./device.ts";
 import { TrainingError } from "./errors.ts";
 import type { Evaluation } from "./evaluate.ts";
 import { Accumulated, type SessionTuning } from "./gradients.ts";
@@ -29,8 +30,10 @@ export interface TrainerOptions extends AdamWOptions {
    * Tokens that a pass usually has: whether it pays to let those of several adapters pass together. Default: it does.
    */
   readonly passTokens?: number;
+  /** Where the passes and the optimizer run, and what they work on is. Default: cpu. */
+  readonly device?: DeviceName | undefined;
   readonly tuning?: SessionTuning;
-  /** One made with the same options, to be shared with other trainers; it stays the caller's. Default: one of its own. */
+  /** One made with the same options and for the same device, to be shared with other trainers; it stays the caller's. Default: one of its own. */
   readonly optimizer?: AdamW;
 }
 
@@ -65,7 +68,7 @@ export class Trainer implements Disposable {
   readonly options: TrainerOptions;
   /** Whether each step takes a dev batch for Θ. */
   readonly bilevel: boolean;
-  /** The flat buffers of each group. */
+  /** The flat buffers of each group; on another device than the CPU they hold what `pull` has brought. */
   readonly groups: ReadonlyMap<Group, OptimizerGroup>;
   readonly accumulated: Accumulated;
   /** Updates done, by group. */
@@ -73,6 +76,8 @@ export class Trainer implements Disposable {
   /** What the method keeps and does beside the optimizer, if it does (AdaLoRA's rank allocation). */
   readonly methodState: TrainingState | undefined;
   readonly #optimizer: AdamW;
+  /** Where it is not on the CPU. */
+  readonly #state: DeviceState | undefined;
   /** For steps of this adapter alone. */
   #alone: JointTrainer | undefined;
   #closed = false;
@@ -81,15 +86,17 @@ export class Trainer implements Disposable {
     if (options.packing) requirePackable(adapter.method);
     this.backbone = backbone;
     this.adapter = adapter;
-    this.options = { recompute: "light", ...options };
-    this.#optimizer = options.optimizer ?? new AdamW(options);
-    this.accumulated = new Accumulated(adapter);
+    const { device = "cpu" } = options;
+    this.options = { recompute: "light", ...options, tuning: { ...options.tuning, device } };
+    this.#optimizer = options.optimizer ?? new AdamW(options, device);
+    this.accumulated = new Accumulated(adapter, device);
     const groups = new Map<Group, OptimizerGroup>();
     for (const [group, gradient] of this.accumulated.flat) {
       const moment = (): Tensor => Tensor.allocate("float32", gradient.shape);
       groups.set(group, { parameter: adapter.flat(group)!, gradient, first: moment(), second: moment() });
     }
     this.groups = groups;
+    this.#state = device === "cpu" ? undefined : new DeviceState(this.accumulated, groups);
     this.updates = new Map([...groups.keys()].map((group) => [group, 0]));
     this.bilevel = options.bilevel && groups.has("activation") && groups.has("weights");
     const weights = groups.get("weights");
@@ -138,18 +145,33 @@ export class Trainer implements Disposable {
    * @returns the global norm of the gradients, before clipping
    */
   async update(names: readonly Group[], lr: number, refuse: (norm: number) => TrainingError): Promise<number> {
-    const groups = names.map((name) => this.groups.get(name)!);
-    const norm = await this.#optimizer.norm(groups);
+    const groups = names.map((name) => this.#state?.parts(name) ?? [this.groups.get(name)!]);
+    const norm = await this.#optimizer.norm(groups.flat());
     if (!Number.isFinite(norm)) throw refuse(norm);
-    for (const [i, group] of groups.entries()) {
+    for (const [i, parts] of groups.entries()) {
       const updates = this.updates.get(names[i]!)! + 1;
-      await this.#optimizer.update(group, norm, lr, updates);
+      await this.#optimizer.update(parts, norm, lr, updates);
       this.updates.set(names[i]!, updates);
+      this.#state?.changed();
     }
-    if (names.includes("weights")) {
-      await this.methodState?.afterUpdate(this.updates.get("weights")! - 1, this.#optimizer.clip(norm));
+    if (this.methodState && names.includes("weights")) {
+      // It works on the flat buffers.
+      this.#state?.pull();
+      this.#state?.pullGradients();
+      await this.methodState.afterUpdate(this.updates.get("weights")! - 1, this.#optimizer.clip(norm));
+      this.#state?.push();
     }
     return norm;
+  }
+
+  /** Brings parameters and moments to the adapter's tensors and to `tensors`, where steps are not made on these. */
+  pull(): void {
+    this.#state?.pull();
+  }
+
+  /** Takes them from there, after they have been changed. */
+  push(): void {
+    this.#state?.push();
   }
 
   get #joint(): JointTrainer {
@@ -168,6 +190,7 @@ export class Trainer implements Disposable {
     this.#closed = true;
     this.#alone?.[Symbol.dispose]();
     this.methodState?.[Symbol.dispose]();
+    this.#state?.[Symbol.dispose]();
     this.accumulated[Symbol.dispose]();
     if (this.options.optimizer === undefined) this.#optimizer[Symbol.dispose]();
     for (const { first, second } of this.groups.values()) {

@@ -1,7 +1,7 @@
 /** @file Elementwise arithmetic with broadcasting, and functions of one tensor. */
-import { isFloat } from "../dtype.ts";
+import { dtypeInfo, isFloat } from "../dtype.ts";
 import { constantScalar, type Inference, type None, none, type Op, producedBy, type Typed, Value } from "../graph.ts";
-import { onnx } from "../lowering.ts";
+import { int, onnx } from "../lowering.ts";
 import { broadcastShapes, type Dim, formatShape, type Shape, shapesEqual } from "../shape.ts";
 import { apply1, needFloat, type Operand, op, sameDtype } from "./common.ts";
 import { layoutOps } from "./layout.ts";
@@ -62,7 +62,20 @@ export const elementwiseOps = {
     lower: onnx("Abs"),
     gradient: ({ inputs: [x], g }) => [() => mul(g, sign(x!))],
   }),
-  sign: op<None>("sign", { infer: inferSame, lower: onnx("Sign"), zeroGradient: true }),
+  sign: op<None>("sign", {
+    infer: inferSame,
+    lower(to) {
+      if (to.device !== "webgpu") return void to.emit("Sign", to.ins);
+      const { dtype } = to.node.inputs[0]!;
+      const zero = to.constant(dtype, [], [0]);
+      const is = (type: string): string => {
+        const holds = to.emit(type, [to.in(0), zero], {}, [to.temporary()]);
+        return to.emit("Cast", [holds], { to: int(dtypeInfo[dtype].code) }, [to.temporary()]);
+      };
+      to.emit("Sub", [is("Greater"), is("Less")]);
+    },
+    zeroGradient: true,
+  }),
   exp: unaryOp("exp", "Exp", (_x, y, g) => mul(g, y)),
   cos: unaryOp("cos", "Cos", (x, _y, g) => neg(mul(g, sin(x)))),
   sin: unaryOp("sin", "Sin", (x, _y, g) => mul(g, cos(x))),

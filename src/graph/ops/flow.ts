@@ -1,6 +1,6 @@
 /** @file Ops that change only where gradients flow, which emit no ONNX node, and when something is computed. */
 import { type None, none, type Value } from "../graph.ts";
-import type { OnnxAttributes } from "../lowering.ts";
+import { int, type OnnxAttributes } from "../lowering.ts";
 import { formatShape, shapesEqual } from "../shape.ts";
 import { apply1, op, sameDtype } from "./common.ts";
 
@@ -29,8 +29,12 @@ export const flowOps = {
   zeroAfter: op<None>("zeroAfter", {
     infer: () => ({ dtype: "int64", shape: [] }),
     lower(to) {
-      const size = to.emit("Size", to.ins, {}, [to.temporary()]);
-      to.emit("Mul", [size, to.constant("int64", [], [0])]);
+      const step = (type: string, inputs: string[], attributes: OnnxAttributes = {}): string =>
+        to.emit(type, inputs, attributes, [to.temporary()]);
+      const zero = to.constant("int64", [], [0]);
+      if (to.device === "cpu") to.emit("Mul", [step("Size", [to.in(0)]), zero]);
+      // Size would copy x to the CPU.
+      else to.emit("Mul", [step("ReduceProd", [step("Shape", [to.in(0)])], { keepdims: int(0) }), zero]);
     },
     zeroGradient: true,
   }),

@@ -1,7 +1,8 @@
 /** @file Reading and writing by index, and tensors filled with one number. */
 import type { DType } from "../../runtime/index.ts";
+import { dtypeInfo } from "../dtype.ts";
 import { type Graph, type Inference, type None, none, type Typed, type Value } from "../graph.ts";
-import { int, onnx } from "../lowering.ts";
+import { int, type OnnxAttributes, onnx } from "../lowering.ts";
 import { canonicalDim, type Dim, formatShape, mulDims, type Shape, shapesEqual } from "../shape.ts";
 import { apply1, needDtype, normalAxis, op, sameDtype } from "./common.ts";
 import { expand, reshape, transpose } from "./layout.ts";
@@ -111,6 +112,19 @@ export const indexingOps = {
     },
     lower(to) {
       const { depth, dtype } = to.attributes;
+      if (to.device === "webgpu") {
+        const step = (type: string, inputs: readonly string[], attributes: OnnxAttributes = {}): string =>
+          to.emit(type, inputs, attributes, [to.temporary()]);
+        const columns = to.constant(
+          "int32",
+          [depth],
+          Array.from({ length: depth }, (_, i) => i),
+        );
+        const index = step("Cast", [to.in(0)], { to: int(dtypeInfo.int32.code) });
+        const equal = step("Equal", [step("Unsqueeze", [index, to.int64s([-1])]), columns]);
+        to.emit("Cast", [equal], { to: int(dtypeInfo[dtype].code) });
+        return;
+      }
       to.emit("OneHot", [to.in(0), to.constant("int64", [], [depth]), to.constant(dtype, [2], [0, 1])], {
         axis: int(-1),
       });

@@ -18,6 +18,9 @@ import { apply1, normalAxes, normalAxis, op, sameDtype } from "./common.ts";
 import { full } from "./indexing.ts";
 import { dimVector, shapeOf } from "./size.ts";
 
+/** Outputs that a node may have on WebGPU, where a program sees eight buffers at least, and not many more. */
+const MOST_OUTPUTS = 6;
+
 export const layoutOps = {
   /** `spec`: the constant shape with ONNX's 0 (as the input) and -1 (the rest); without it the shape is input 1. */
   reshape: op<{ shape: Shape; spec?: readonly number[] }>("reshape", {
@@ -92,6 +95,15 @@ export const layoutOps = {
       sizes.map((size) => ({ dtype: x!.dtype, shape: x!.shape.map((dim, i) => (i === axis ? size : dim)) })),
     lower(to) {
       const { axis, sizes } = to.attributes;
+      if (to.device === "webgpu" && sizes.length > MOST_OUTPUTS && to.node.inputs.length === 1) {
+        let start = 0;
+        for (const [i, size] of (sizes as readonly number[]).entries()) {
+          const bounds = [start, start + size].map((bound) => to.int64s([bound]));
+          start += size;
+          to.emit("Slice", [to.in(0), ...bounds, to.int64s([axis])], {}, [to.out(i)]);
+        }
+        return;
+      }
       const atRunTime = to.node.inputs.length > 1 ? to.in(1) : to.int64s(sizes as readonly number[]);
       to.emit("Split", [to.in(0), atRunTime], { axis: int(axis) });
     },

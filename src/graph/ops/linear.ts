@@ -50,11 +50,11 @@ export const linearOps = {
       const { transA, transB, alpha } = to.attributes;
       if (!transA && !transB && alpha === 1) {
         to.emit("MatMul", to.ins);
-      } else if (to.node.inputs[0]!.dtype === "float32") {
+      } else if (to.node.inputs[0]!.dtype === "float32" && to.device !== "webgpu") {
         const attributes = { transA: int(transA), transB: int(transB), alpha: float(alpha) };
         to.emit("FusedMatMul", to.ins, attributes, to.outs, "com.microsoft");
       } else {
-        // FusedMatMul exists for float32 only.
+        // FusedMatMul exists for float32 only, and not for WebGPU.
         const [a, b] = [transA, transB].map((transposed, i) => {
           if (!transposed) return to.in(i);
           const rank = to.node.inputs[i]!.shape.length;

@@ -1,5 +1,5 @@
 /** @file Weights stored in blocks of 4 or 8 bits: the product with one, its gradient, and looking up rows. */
-import { OPERATOR_DOMAIN, operators } from "../../runtime/index.ts";
+import { OPERATOR_DOMAIN } from "../../runtime/index.ts";
 import { producedBy, type Value } from "../graph.ts";
 import { int, type OnnxAttributes } from "../lowering.ts";
 import { type Dim, formatShape, mulDims, shapesEqual } from "../shape.ts";
@@ -139,7 +139,7 @@ export const quantizedOps = {
 export function hasLinear(inputs: readonly Value[], { accuracyLevel, blockSize }: NBits): boolean {
   const [x, , , zeroPoints] = inputs;
   const fits = x!.shape.length === 2 && x!.dtype === "float32" && !zeroPoints && [32, 64, 128].includes(blockSize);
-  return fits && accuracyLevel === 4 && operators() !== undefined;
+  return fits && accuracyLevel === 4 && x!.graph.hasOperators;
 }
 
 /** Levels uint4 or uint8 [N, K] with the zero point in the middle, times one of the N · K / blockSize scales each. */

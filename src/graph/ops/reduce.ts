@@ -1,6 +1,6 @@
 /** @file Reductions over axes, softmax, and other ops along one axis. */
 import type { Inference, Op, Value } from "../graph.ts";
-import { int, onnx } from "../lowering.ts";
+import { int, type OnnxAttributes, onnx } from "../lowering.ts";
 import { mulDims, type Shape } from "../shape.ts";
 import { apply1, needFloat, normalAxes, normalAxis, op } from "./common.ts";
 import { div, exp, mul, sub } from "./elementwise.ts";
@@ -64,7 +64,16 @@ export const reduceOps = {
   /** dx = g - e^y Σ g */
   logSoftmax: op<Axis>("logSoftmax", {
     infer: inferFloat,
-    lower: onnx("LogSoftmax", ({ axis }) => ({ axis: int(axis) })),
+    lower(to) {
+      const { axis } = to.attributes;
+      if (to.device !== "webgpu") return void to.emit("LogSoftmax", to.ins, { axis: int(axis) });
+      const step = (type: string, inputs: readonly string[], attributes: OnnxAttributes = {}): string =>
+        to.emit(type, inputs, attributes, [to.temporary()]);
+      const over = to.int64s([axis]);
+      const from = step("Sub", [to.in(0), step("ReduceMax", [to.in(0), over], { keepdims: int(1) })]);
+      const total = step("ReduceSum", [step("Exp", [from]), over], { keepdims: int(1) });
+      to.emit("Sub", [from, step("Log", [total])]);
+    },
     gradient: ({ outputs: [y], attributes: { axis }, g }) => [
       () => sub(g, mul(exp(y!), sum(g, { axes: [axis], keepDims: true }))),
     ],

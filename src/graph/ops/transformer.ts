@@ -1,5 +1,5 @@
 /** @file Fused ops of language models: RMS norm, rotary positions, grouped attention with a cache. */
-import { OPERATOR_DOMAIN, operators } from "../../runtime/index.ts";
+import { OPERATOR_DOMAIN } from "../../runtime/index.ts";
 import { type None, none, producedBy, type Value } from "../graph.ts";
 import { float, int, type Lowering, type OnnxAttributes } from "../lowering.ts";
 import { addDims, type Dim, formatShape, shapesEqual } from "../shape.ts";
@@ -43,7 +43,11 @@ export const transformerOps = {
     lower(to) {
       if (to.node.inputs[0]!.dtype === "float64") return lowerRmsNorm64(to);
       const attributes = { axis: int(-1), epsilon: float(to.attributes.eps), stash_type: int(1) };
-      to.emit("SimplifiedLayerNormalization", to.ins, attributes, to.optionalOut(1) === "" ? [to.out()] : to.outs);
+      const once = to.optionalOut(1) === "";
+      // On WebGPU its second output is something else.
+      const apart = !once && to.device === "webgpu";
+      if (apart) lowerInverseRms(to);
+      to.emit("SimplifiedLayerNormalization", to.ins, attributes, once || apart ? [to.out()] : to.outs);
     },
     gradient: ({ inputs: [x, weight], outputs: [y, r], g }) => [
       () => {
@@ -73,7 +77,7 @@ export const transformerOps = {
     lower(to) {
       const attributes = { epsilon: float(to.attributes.eps) };
       const { shape, dtype } = to.node.inputs[0]!;
-      if (shape.length === 2 && dtype === "float32" && operators() !== undefined) {
+      if (shape.length === 2 && dtype === "float32" && to.node.inputs[0]!.graph.hasOperators) {
         to.emit("AddNorm", to.ins, { ...attributes, N: int(shape[1] as number) }, to.outs, OPERATOR_DOMAIN);
         return;
       }
@@ -209,16 +213,21 @@ function hasAttention({ node, attributes }: Lowering<Attention>): boolean {
   if (!fits || query!.shape[1] !== 1) return false;
   const headDim = node.outputs[1]!.shape[3] as number;
   const pairs = node.inputs.at(-1)!.shape[1]; // the sines come last
-  return headDim % 16 === 0 && typeof pairs === "number" && operators() !== undefined;
+  return headDim % 16 === 0 && typeof pairs === "number" && query!.graph.hasOperators;
 }
 
 /** The fused kernel keeps r in float32 only. */
 function lowerRmsNorm64(to: Lowering<{ eps: number }>): void {
-  const number = (value: number): string => to.constant("float64", [], [value]);
+  const scaled = to.emit("Mul", [to.in(0), lowerInverseRms(to)], {}, [to.temporary()]);
+  to.emit("Mul", [scaled, to.in(1)], {}, [to.out()]);
+}
+
+/** r alone. */
+function lowerInverseRms(to: Lowering<{ eps: number }>): string {
   const step = (type: string, inputs: readonly string[]): string => to.emit(type, inputs, {}, [to.temporary()]);
+  const eps = to.constant(to.node.inputs[0]!.dtype, [], [to.attributes.eps]);
   const square = step("ReduceMean", [step("Mul", [to.in(0), to.in(0)]), to.int64s([-1])]);
-  const r = to.emit("Reciprocal", [step("Sqrt", [step("Add", [square, number(to.attributes.eps)])])], {}, [to.out(1)]);
-  to.emit("Mul", [step("Mul", [to.in(0), r]), to.in(1)], {}, [to.out()]);
+  return to.emit("Reciprocal", [step("Sqrt", [step("Add", [square, eps])])], {}, [to.out(1)]);
 }
 
 /** x / sqrt(mean(x²) + eps) · weight over the last axis. x [..., d], weight [d]. */
@@ -238,7 +247,7 @@ export function gatedSilu(gate: Value, up: Value): Value {
   const halves = whole && whole === producedBy(up, layoutOps.split)?.inputs[0] && whole.shape.length === 2;
   const inOrder = halves && gate.origin.kind === "node" && gate.origin.node.outputs[0] === gate;
   const two = inOrder && shapesEqual(gate.shape, up.shape) && whole.shape[1] === 2 * (gate.shape[1] as number);
-  if (!two || gate === up || gate.dtype !== "float32" || !operators()) return mul(silu(gate), up);
+  if (!two || gate === up || gate.dtype !== "float32" || !gate.graph.hasOperators) return mul(silu(gate), up);
   return apply1(transformerOps.gated, [whole], none);
 }
 
@@ -314,7 +323,7 @@ function jointProduct({ query, key, value }: GroupQueryAttentionInputs): Value |
   const parts = [query, key, value].map((part) => part && producedBy(part, layoutOps.reshape)?.inputs[0]);
   const node = parts[0] && producedBy(parts[0], layoutOps.split);
   const together = node?.outputs.length === 3 && node.attributes.axis === 1;
-  if (!together || !operators() || node.outputs.some((output, i) => output !== parts[i])) return undefined;
+  if (!together || !query.graph.hasOperators || node.outputs.some((output, i) => output !== parts[i])) return undefined;
   const [B, T] = query.shape as readonly [Dim, Dim];
   return reshape(node.inputs[0]!, [B, T, node.inputs[0]!.shape[1]!]);
 }
