@@ -86,7 +86,7 @@ await main(async () => {
     const [a, b] = [stepsOf(one, load), stepsOf(other, load)];
     return a && b && ratios(b, a);
   };
-  const cell = (summary: Summary | undefined, digits = 2) => (summary ? spread(summary, digits) : "");
+  const cell = (summary: Summary | undefined) => (summary ? spread(summary) : "");
 
   const sections: string[] = [];
   const results: Record<string, object[]> = {};
@@ -97,6 +97,7 @@ await main(async () => {
       const times = stepsOf(name, load);
       if (!times) continue;
       const { peakRss, readBytes } = info as unknown as DecodeInfo;
+      const read = readBytes[own]!;
       const [stepMs, prefillMs] = [summarize(times), summarize(rounds.map((round) => round[own]!.prefillMs))];
       const bare = stepsOf(NAMES.bare, load);
       const toBare = bare && name !== NAMES.bare ? ratios(times, bare) : undefined;
@@ -104,7 +105,7 @@ await main(async () => {
       results[name] ??= [];
       results[name].push({
         ...{ load, stepMs, tokensPerSecond, prefillMs, toBare },
-        ...{ readBytes: readBytes[own], peakRssBytes: peakRss[own], roundStepMs: times },
+        ...{ readBytes: read, peakRssBytes: peakRss[own], roundStepMs: times },
       });
       const operations = promptOperations(config, past) * load.batch;
       rows.push([
@@ -112,14 +113,14 @@ await main(async () => {
         spread(stepMs),
         tokensPerSecond.toFixed(1),
         cell(toBare),
-        (readBytes[own]! / 1e6).toFixed(0),
-        share(readBytes[own]!, stepMs.median, ceilings.bytes),
+        (read / 1e6).toFixed(0),
+        share(read, stepMs.median, ceilings.bytes),
         spread(prefillMs, 0),
         share(operations, prefillMs.median, ceilings.int8),
         megabytes(peakRss[own]!),
       ]);
     }
-    const head = [`${nameOf(load)}`, "ms a token", "tokens/s", "time / bare", "MB read", "of memory's ceiling"];
+    const head = [nameOf(load), "ms a token", "tokens/s", "time / bare", "MB read", "of memory's ceiling"];
     if (rows.length === 0) continue; // llama.cpp has no beams
     sections.push(table([...head, `prompt of ${past}, ms`, "of int8's ceiling", "peak RSS"], rows));
   }
@@ -139,22 +140,14 @@ await main(async () => {
     sections.push(table(["tokens a second", ...loads.map(nameOf)], rows));
   }
 
-  const [alone, ...searches] = loads.filter(({ batch, beams }) => batch === 1 && beams >= 1);
-  const beamCosts = searches.flatMap((load) =>
-    [...measured.keys()].flatMap((name) => {
-      const [one, many] = [alone?.beams === 1 ? stepsOf(name, alone) : undefined, stepsOf(name, load)];
-      return one && many
-        ? [
-            {
-              name,
-              beams: load.beams,
-              cost: ratios(
-                many,
-                one.map((ms) => ms * load.beams),
-              ),
-            },
-          ]
-        : [];
+  const alone = loads.find(({ batch, beams }) => batch === 1 && beams === 1);
+  const searches = loads.filter(({ beams }) => beams > 1);
+  const beamCosts = [...measured.keys()].flatMap((name) =>
+    searches.flatMap((load) => {
+      const [one, many] = [stepsOf(name, alone), stepsOf(name, load)];
+      if (!one || !many) return [];
+      const apart = one.map((ms) => ms * load.beams);
+      return [{ name, beams: load.beams, cost: ratios(many, apart) }];
     }),
   );
   if (beamCosts.length > 0) {
@@ -163,12 +156,14 @@ await main(async () => {
   }
 
   const said = [describe(ceilings), ...notes];
-  const complete =
-    chosen.filter(({ engine }) => engine !== "peft").length ===
-    variants.filter(({ engine }) => engine !== "peft").length;
+  const complete = variants.every((variant) => variant.engine === "peft" || chosen.includes(variant));
   const trial = !complete || rounds < (large ? 3 : 5) || shape === "tiny" || !spin;
-  const infos = Object.fromEntries([...measured].map(([name, { info, peakRss }]) => [name, { ...info, peakRss }]));
-  report(`decode-${shape}`, machine, trial, [...sections, said.join("\n")].join("\n\n"), {
+  const infos: Record<string, Record<string, unknown>> = Object.fromEntries(
+    [...measured].map(([name, { info, peakRss }]) => [name, { ...info, peakRss }]),
+  );
+  const { torch, transformers, peft } = Object.values(infos).find((info) => "torch" in info) ?? {};
+  const versions = { ...machine.versions, ...(torch ? { torch, transformers, peft } : {}) } as Record<string, string>;
+  report(`decode-${shape}`, { ...machine, versions }, trial, [...sections, said.join("\n")].join("\n\n"), {
     settings: { ...common, rank: r, rounds },
     ...{ ceilings, notes, results, compared, beamCosts, infos },
   });

@@ -11,7 +11,7 @@ import { ratios, summarize } from "./lib/statistics.ts";
 const USAGE = `npm run prefill -- [options]
   --shape NAME    smollm2-135m (default), tinyllama-1.1b, llama-2-7b, tiny, …
   --tokens A,B    tokens of a prompt (128,512)
-  --repeats N     prompts of each length a round, of which the median counts (5)
+  --repeats N     prompts of each length a round, of which the median counts (7)
   --rank N        rank of the adapters (32)
   --block-size N  weights per scale in milora's int4 (32, as Q4_0)`;
 
@@ -25,7 +25,7 @@ await main(async () => {
   const options = parseOptions(USAGE, {
     shape: { type: "string", default: "smollm2-135m" },
     tokens: { type: "string", default: "128,512" },
-    repeats: { type: "string", default: "5" },
+    repeats: { type: "string", default: "7" },
     rank: { type: "string", default: "32" },
     "block-size": { type: "string", default: "32" },
   });

@@ -2,11 +2,11 @@
 import { fileURLToPath } from "node:url";
 import { inspectMachine } from "./lib/machine.ts";
 import { integer, main, parseOptions, selected } from "./lib/options.ts";
-import { findPython, PEFT_SCRIPT, PYTHON_HELP } from "./lib/peft.ts";
+import { findPython, PYTHON_HELP, peftArguments } from "./lib/peft.ts";
 import { megabytes, report, spread, table } from "./lib/report.ts";
 import { quantile, ratios, summarize } from "./lib/statistics.ts";
 import type { TrainRound, TrainSettings } from "./lib/train-settings.ts";
-import { takeTurns, Worker } from "./lib/worker.ts";
+import { measure, type Variant } from "./lib/worker.ts";
 
 const USAGE = `npm run train -- [options]
   --shape NAME    smollm2-135m (default), tiny, …
@@ -16,10 +16,8 @@ const USAGE = `npm run train -- [options]
   --rank N        rank of the adapters (32)
   ${PYTHON_HELP}`;
 
-interface Variant {
+interface TrainVariant {
   readonly name: string;
-  readonly command: string;
-  readonly script: string;
   readonly method: string;
   readonly weights?: TrainSettings["weights"];
   readonly recompute?: TrainSettings["recompute"];
@@ -45,46 +43,40 @@ await main(async () => {
     length: integer(options.length, "length"),
     steps: integer(options.steps, "steps"),
   };
-  const own = { command: process.execPath, script: fileURLToPath(new URL("workers/train-milora.js", import.meta.url)) };
   const PEFT = `PyTorch + PEFT LoRA r${r}`;
-  const variants: Variant[] = [
-    { name: `milora LoRA r${r}`, ...own, method: "lora", options: { r } },
-    { name: `milora MiLoRA k=3 r${r}`, ...own, method: "milora", options: { r, top_k: 3 } },
-    { name: `milora LoRA r${r} checkpointing`, ...own, method: "lora", options: { r }, recompute: "all" },
+  const variants: TrainVariant[] = [
+    { name: `milora LoRA r${r}`, method: "lora", options: { r } },
+    { name: `milora MiLoRA k=3 r${r}`, method: "milora", options: { r, top_k: 3 } },
+    { name: `milora LoRA r${r} checkpointing`, method: "lora", options: { r }, recompute: "all" },
     {
       name: `milora MiLoRA k=3 r${r} checkpointing`,
-      ...own,
       method: "milora",
       options: { r, top_k: 3 },
       recompute: "all",
     },
-    { name: `milora LoRA r${r} nothing recomputed`, ...own, method: "lora", options: { r }, recompute: "nothing" },
-    { name: `milora LoRA r${r} int8`, ...own, method: "lora", options: { r }, weights: "int8" },
-    { name: `milora LoRA r${r} int4`, ...own, method: "lora", options: { r }, weights: "int4" },
+    { name: `milora LoRA r${r} nothing recomputed`, method: "lora", options: { r }, recompute: "nothing" },
+    { name: `milora LoRA r${r} int8`, method: "lora", options: { r }, weights: "int8" },
+    { name: `milora LoRA r${r} int4`, method: "lora", options: { r }, weights: "int4" },
   ];
   const { python, missing } = findPython(options.python);
   const note = missing && `${PEFT} left out: ${missing}`;
-  if (python) variants.push({ name: PEFT, command: python, script: PEFT_SCRIPT, method: "lora", options: { r } });
+  if (python) variants.push({ name: PEFT, method: "lora", options: { r } });
   const chosen = variants.filter(({ name }) => selected(options.only, name));
   const machine = await inspectMachine({ allowBusy: options["allow-busy"] === true });
 
-  const workers = new Map<string, Worker<TrainRound>>();
-  try {
-    for (const { name, command, script: path, method, options: own, weights = "float32", recompute } of chosen) {
-      process.stderr.write(`starting ${name}\n`);
-      const settings: TrainSettings = { ...common, method, options: own, weights, ...(recompute && { recompute }) };
-      workers.set(name, await Worker.start(name, command, [path, JSON.stringify(settings)]));
-    }
-    await takeTurns([...workers.values()], rounds);
-  } finally {
-    for (const worker of workers.values()) worker.kill();
-  }
+  const script = fileURLToPath(new URL("workers/train-milora.js", import.meta.url));
+  const commands = chosen.map(({ name, method, options: own, weights = "float32", recompute }): Variant => {
+    const settings: TrainSettings = { ...common, method, options: own, weights, ...(recompute && { recompute }) };
+    if (name === PEFT) return { name, command: python!, args: peftArguments(settings) };
+    return { name, command: process.execPath, args: [script, JSON.stringify(settings)] };
+  });
+  const measured = await measure<TrainRound>(commands, rounds, false);
 
-  const versions = { ...machine.versions, ...(workers.get(PEFT)?.info as Record<string, string> | undefined) };
+  const versions = { ...machine.versions, ...(measured.get(PEFT)?.info as Record<string, string> | undefined) };
   const tokens = common.batch * common.length;
-  const stepMs = (name: string) => workers.get(name)?.rounds.map((round) => quantile(round.stepMs, 0.5));
+  const stepMs = (name: string) => measured.get(name)?.rounds.map((round) => quantile(round.stepMs, 0.5));
   const peer = stepMs(PEFT);
-  const results = [...workers].map(([name, worker]) => {
+  const results = [...measured].map(([name, worker]) => {
     const rounds = stepMs(name) ?? [];
     return {
       name,

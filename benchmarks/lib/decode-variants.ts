@@ -5,7 +5,7 @@ import { methodOf } from "../../src/methods/index.ts";
 import { type BackboneConfig, parametersOf, sitesOf, weightBytes } from "../../src/models/index.ts";
 import { bestOf, CEILINGS, type Ceilings } from "./ceilings.ts";
 import { cacheSize, capacityOf, type DecodeSettings, type LoadRound } from "./decode-settings.ts";
-import { type findPython, PEFT_SCRIPT } from "./peft.ts";
+import { type findPython, peftArguments } from "./peft.ts";
 import { shapeOf } from "./shapes.ts";
 import { type Measured, measure, type Variant } from "./worker.ts";
 
@@ -94,9 +94,8 @@ function workerPath(name: string): string {
 }
 
 function commandOf({ name, engine, settings }: DecodeVariant, python: string | undefined): Variant {
-  const json = JSON.stringify(settings);
-  if (engine === "peft") return { name, command: python!, args: [PEFT_SCRIPT, json] };
-  return { name, command: process.execPath, args: [workerPath(`decode-${engine}`), json] };
+  if (engine === "peft") return { name, command: python!, args: peftArguments(settings) };
+  return { name, command: process.execPath, args: [workerPath(`decode-${engine}`), JSON.stringify(settings)] };
 }
 
 /** What `decode` and `prefill` measure. */
@@ -118,17 +117,21 @@ export async function measureVariants(
 ): Promise<DecodeResults> {
   const { rounds, threads, python } = options;
   const free = freemem();
+  if (chosen.length === 0) throw new Error("--only: no variant's name has any of these texts; see --help");
   const notes: string[] = [];
   const fitting = chosen.filter((variant) => {
     const memory = memoryOf(variant);
-    const { name, engine } = variant;
-    if (engine === "peft" && python.missing) notes.push(`${name} left out: ${python.missing}`);
+    const { name, engine, settings } = variant;
+    const { modelType } = shapeOf(settings.shape);
+    if (engine !== "milora" && modelType !== "llama")
+      notes.push(`${name} left out: it is there for LLaMA's shapes only`);
+    else if (engine === "peft" && python.missing) notes.push(`${name} left out: ${python.missing}`);
     else if (memory > 0.9 * free)
       notes.push(`${name} left out: needs about ${gigabytes(memory)}, free are ${gigabytes(free)}`);
     else return true;
     return false;
   });
-  if (fitting.length === 0) throw new Error(["no variant is left", ...notes].join("\n"));
+  if (fitting.length === 0) throw new Error(notes.join("\n"));
   const all = fitting.map((variant) => commandOf(variant, python.python));
   all.push({ name: CEILINGS, command: process.execPath, args: [workerPath("ceilings"), String(threads)] });
   const together = fitting.reduce((sum, variant) => sum + memoryOf(variant), 1e9);

@@ -2,8 +2,13 @@
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { benchmarksDirectory } from "./cache.ts";
+import { shapeOf } from "./shapes.ts";
 
-export const PEFT_SCRIPT = join(benchmarksDirectory, "peers", "peft_bench.py");
+/** Arguments of the peer, for settings of a worker. */
+export function peftArguments(settings: { readonly shape: string }): string[] {
+  const script = join(benchmarksDirectory, "peers", "peft_bench.py");
+  return [script, JSON.stringify({ ...settings, config: shapeOf(settings.shape) })];
+}
 
 export const PYTHON_HELP =
   "--python PATH   a Python with torch, transformers and peft (MILORA_PYTHON); else they are left out";

@@ -2,8 +2,8 @@
 
     python peft_bench.py '{"shape": "smollm2-135m", "threads": 2, ...}'
 
-The argument is that of `lib/train-settings.ts`, or, where it has `loads`, of `lib/decode-settings.ts`; it speaks JSON lines,
-see `lib/worker.ts`. Needs torch, transformers and peft. Plain PyTorch: scaled-dot-product attention and, in training, float32
+The argument is that of `lib/train-settings.ts`, or, where it has `loads`, of `lib/decode-settings.ts`, and the shape's `config`;
+it speaks JSON lines, see `lib/worker.ts`. Needs torch, transformers and peft. Plain PyTorch: scaled-dot-product attention and, in training, float32
 and the fused AdamW; no torch.compile, no activation checkpointing, no autocast.
 """
 
@@ -20,26 +20,20 @@ import peft  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
-SHAPES = {  # hidden, FFN, layers, heads, kv heads, head width, vocabulary, tied, RoPE base
-    "tiny": (256, 512, 2, 4, 2, 64, 512, True, 100000.0),
-    "smollm2-135m": (576, 1536, 30, 9, 3, 64, 49152, True, 100000.0),
-    "tinyllama-1.1b": (2048, 5632, 22, 32, 4, 64, 32000, False, 10000.0),
-    "llama-2-7b": (4096, 11008, 32, 32, 32, 128, 32000, False, 10000.0),
-}
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def build(shape: str, rank: int | None, dtype: torch.dtype = torch.float32):
+def build(settings: dict, rank: int | None, dtype: torch.dtype = torch.float32):
     """A random LLaMA; with a LoRA of this rank on all seven modules, not merged, unless it is None."""
-    if shape not in SHAPES:
-        sys.exit(f"no shape {shape} here; there are {', '.join(SHAPES)} (SHAPES in {__file__})")
-    hidden, ffn, layers, heads, kv_heads, width, vocab, tied, theta = SHAPES[shape]
+    shape = settings["config"]
     torch.manual_seed(1)
     config = transformers.LlamaConfig(
-        vocab_size=vocab, hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=layers, num_attention_heads=heads,
-        num_key_value_heads=kv_heads, head_dim=width, tie_word_embeddings=tied, max_position_embeddings=4096,
-        rope_parameters={"rope_type": "default", "rope_theta": theta}, attn_implementation="sdpa", dtype=dtype,
-        eos_token_id=None, bos_token_id=None,
+        vocab_size=shape["vocabSize"], hidden_size=shape["hiddenSize"], intermediate_size=shape["intermediateSize"],
+        num_hidden_layers=shape["numLayers"], num_attention_heads=shape["numHeads"],
+        num_key_value_heads=shape["numKvHeads"], head_dim=shape["headDim"],
+        tie_word_embeddings=shape["tieWordEmbeddings"], max_position_embeddings=shape["maxPositions"],
+        rope_parameters={"rope_type": "default", "rope_theta": shape["ropeTheta"]}, attn_implementation="sdpa",
+        dtype=dtype, eos_token_id=None, bos_token_id=None,
     )  # fmt: skip
     model = transformers.AutoModelForCausalLM.from_config(config)
     if rank is None:
@@ -48,12 +42,13 @@ def build(shape: str, rank: int | None, dtype: torch.dtype = torch.float32):
     return peft.get_peft_model(model, lora, autocast_adapter_dtype=False)
 
 
-def trainer(shape: str, rank: int, batch: int, length: int):
+def trainer(settings: dict):
     """-> step() doing forward, backward, clipping and AdamW on one fixed batch; gives (ms, loss before the step)."""
-    model = build(shape, rank).train()
+    batch, length = settings["batch"], settings["length"]
+    model = build(settings, settings["options"]["r"]).train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     adam = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, fused=True)
-    tokens = torch.randint(0, SHAPES[shape][6], (batch, length), generator=torch.Generator().manual_seed(3))
+    tokens = torch.randint(0, model.config.vocab_size, (batch, length), generator=torch.Generator().manual_seed(3))
 
     def step() -> tuple[float, float]:
         start = time.perf_counter()
@@ -127,7 +122,7 @@ def rounds(one) -> None:
 
 
 def serve_training(settings: dict) -> None:
-    step = trainer(settings["shape"], settings["options"]["r"], settings["batch"], settings["length"])
+    step = trainer(settings)
 
     def one() -> dict:
         times, losses = zip(*(step() for _ in range(settings["steps"])))
@@ -139,7 +134,7 @@ def serve_training(settings: dict) -> None:
 
 def serve_decoding(settings: dict) -> None:
     rank = settings["adapter"]["options"]["r"] if "adapter" in settings else None
-    model = build(settings["shape"], rank, getattr(torch, settings["dtype"])).eval()
+    model = build(settings, rank, getattr(torch, settings["dtype"])).eval()
     loads, peaks = settings["loads"], []
     for load in loads:
         answer(model, load)
