@@ -4,7 +4,7 @@ import { describe, share } from "./lib/ceilings.ts";
 import type { DecodeInfo, Load } from "./lib/decode-settings.ts";
 import { measureVariants, NAMES, promptOperations, variantsOf } from "./lib/decode-variants.ts";
 import { inspectMachine, versionOf } from "./lib/machine.ts";
-import { integer, integers, main, parseOptions, selected } from "./lib/options.ts";
+import { choose, integer, integers, main, parseOptions } from "./lib/options.ts";
 import { findPython, PYTHON_HELP } from "./lib/peft.ts";
 import { megabytes, report, spread, table } from "./lib/report.ts";
 import { shapeOf } from "./lib/shapes.ts";
@@ -67,7 +67,7 @@ await main(async () => {
   const spin = !options["no-spin"];
   const common = { shape, threads, spin, loads, repeats: 1, blockSize: integer(options["block-size"], "block-size") };
   const variants = variantsOf(common, r);
-  const chosen = variants.filter(({ name }) => selected(options.only, name));
+  const chosen = choose(variants, options.only);
   const python = chosen.some(({ engine }) => engine === "peft") ? findPython(options.python) : {};
   const machine = await inspectMachine({
     allowBusy: options["allow-busy"],

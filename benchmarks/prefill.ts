@@ -3,7 +3,7 @@ import { describe, share } from "./lib/ceilings.ts";
 import type { DecodeInfo, Load } from "./lib/decode-settings.ts";
 import { type DecodeVariant, measureVariants, NAMES, promptOperations, variantsOf } from "./lib/decode-variants.ts";
 import { inspectMachine, versionOf } from "./lib/machine.ts";
-import { integer, integers, main, parseOptions, selected } from "./lib/options.ts";
+import { choose, integer, integers, main, parseOptions } from "./lib/options.ts";
 import { megabytes, report, spread, table } from "./lib/report.ts";
 import { shapeOf } from "./lib/shapes.ts";
 import { ratios, summarize } from "./lib/statistics.ts";
@@ -47,7 +47,7 @@ await main(async () => {
       const both = loads.flatMap((load) => [load, { ...load, unrouted: true }]);
       return { ...variant, settings: { ...variant.settings, loads: both } };
     });
-  const chosen = variants.filter(({ name }) => selected(options.only, name));
+  const chosen = choose(variants, options.only);
   const machine = await inspectMachine({
     allowBusy: options["allow-busy"],
     versions: { "node-llama-cpp": versionOf("node-llama-cpp") },

@@ -1,7 +1,7 @@
 /** @file Training speed: optimizer steps of LoRA and MiLoRA here, and of LoRA in PyTorch with PEFT. */
 import { fileURLToPath } from "node:url";
 import { inspectMachine } from "./lib/machine.ts";
-import { integer, main, parseOptions, selected } from "./lib/options.ts";
+import { choose, integer, main, parseOptions } from "./lib/options.ts";
 import { findPython, PYTHON_HELP, peftArguments } from "./lib/peft.ts";
 import { megabytes, report, spread, table } from "./lib/report.ts";
 import { quantile, ratios, summarize } from "./lib/statistics.ts";
@@ -61,7 +61,7 @@ await main(async () => {
   const { python, missing } = findPython(options.python);
   const note = missing && `${PEFT} left out: ${missing}`;
   if (python) variants.push({ name: PEFT, method: "lora", options: { r } });
-  const chosen = variants.filter(({ name }) => selected(options.only, name));
+  const chosen = choose(variants, options.only);
   const machine = await inspectMachine({ allowBusy: options["allow-busy"] === true });
 
   const script = fileURLToPath(new URL("workers/train-milora.js", import.meta.url));
@@ -70,7 +70,7 @@ await main(async () => {
     if (name === PEFT) return { name, command: python!, args: peftArguments(settings) };
     return { name, command: process.execPath, args: [script, JSON.stringify(settings)] };
   });
-  const measured = await measure<TrainRound>(commands, rounds, false);
+  const measured = await measure<TrainRound>(commands, rounds);
 
   const versions = { ...machine.versions, ...(measured.get(PEFT)?.info as Record<string, string> | undefined) };
   const tokens = common.batch * common.length;

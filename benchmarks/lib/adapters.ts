@@ -29,15 +29,12 @@ export function randomAdapter(
 
 /**
  * Bytes of an adapter that a decoding step over rounded weights reads: float16 where it is packed for milora's operators.
- * @param route of a routed one: what was not chosen is not read, nor are routers
+ * @param routes of a routed one, those of all sequences: what none has chosen is not read, nor are routers
  */
-export function adapterBytes({ method, specs }: Adapter, route?: RouteReport): number {
+export function adapterBytes({ method, specs }: Adapter, routes: readonly RouteReport[]): number {
   const each = method.lower && operators() ? 2 : 4;
-  const isRead = (key: string): boolean =>
-    !route ||
-    route.experts.some(
-      (names, layer) => key.includes(`.layers.${layer}.`) && names.some((n) => key.includes(`.${n}.`)),
-    );
-  const sizes = specs.filter(({ key }) => isRead(key)).map(({ shape }) => shape.reduce((a, b) => a * b, 1));
-  return each * sizes.reduce((a, b) => a + b, 0);
+  const chosen = ({ experts }: RouteReport, key: string): boolean =>
+    experts.some((names, layer) => key.includes(`.layers.${layer}.`) && names.some((n) => key.includes(`.${n}.`)));
+  const read = specs.filter(({ key }) => !method.properties.routed || routes.some((route) => chosen(route, key)));
+  return each * read.reduce((total, { shape }) => total + shape.reduce((a, b) => a * b, 1), 0);
 }

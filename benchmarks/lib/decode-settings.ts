@@ -10,7 +10,7 @@ export interface Load {
   readonly beams: number;
   /** Timed steps after the first token; 0: only the prompt is timed. */
   readonly steps: number;
-  /** In place of a routed adapter: a LoRA on just the modules that its router chooses for this prompt. */
+  /** In place of a routed adapter: a LoRA on just the modules that its router has chosen for this prompt before. */
   readonly unrouted?: boolean;
 }
 
@@ -57,7 +57,9 @@ export function cacheSize(load: Load, config: { numLayers: number; numKvHeads: n
   return batch * beams * (past + steps / 2) * 2 * config.numLayers * config.numKvHeads * config.headDim;
 }
 
-/** The prompt that every variant reads: arbitrary token ids above the special ones. */
-export function promptOf(length: number, vocabSize: number): number[] {
-  return Array.from({ length }, (_, i) => 260 + ((i * 7919) % (vocabSize - 260)));
+/** The prompts that every variant reads, one for each sequence: arbitrary token ids above the special ones. */
+export function promptsOf({ past, batch }: Pick<Load, "past" | "batch">, vocabSize: number): number[][] {
+  const prompt = (sequence: number): number[] =>
+    Array.from({ length: past }, (_, i) => 260 + ((i * 7919 + sequence * 104_729) % (vocabSize - 260)));
+  return Array.from({ length: batch }, (_, sequence) => prompt(sequence));
 }

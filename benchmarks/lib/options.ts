@@ -43,6 +43,15 @@ export function selected(only: unknown, name: string): boolean {
   return typeof only !== "string" || only.split(",").some((part) => name.includes(part.trim()));
 }
 
+/** The variants that `--only` asks for. */
+export function choose<V extends { readonly name: string }>(variants: readonly V[], only: string | undefined): V[] {
+  const chosen = variants.filter(({ name }) => selected(only, name));
+  if (chosen.length > 0) return chosen;
+  throw new Error(
+    `--only ${only}: no variant's name has that in it; there are ${variants.map(({ name }) => name).join(", ")}`,
+  );
+}
+
 /** Runs a benchmark's main function; an error is printed without a stack. */
 export async function main(run: () => Promise<void>): Promise<void> {
   try {

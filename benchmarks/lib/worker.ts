@@ -30,11 +30,14 @@ export class Worker<R> {
   info: Readonly<Record<string, unknown>> = {};
   peakRss = Number.NaN;
   readonly #child: ChildProcess;
+  /** It is gone. */
+  #error: Error | undefined;
   #waiting: { key: keyof Message; resolve: (value: unknown) => void; reject: (error: Error) => void } | undefined;
 
   private constructor(name: string, command: string, args: readonly string[]) {
     this.name = name;
     this.#child = spawn(command, args, { stdio: ["pipe", "pipe", "inherit"] });
+    this.#child.stdin!.on("error", () => {}); // its end is told once
     this.#child.on("error", (error) => this.#fail(error));
     this.#child.on("exit", (code, signal) =>
       this.#fail(new Error(`${name} ended early (${signal ?? `code ${code}`})`)),
@@ -67,7 +70,8 @@ export class Worker<R> {
 
   #wait(key: keyof Message): Promise<unknown> {
     return new Promise((resolve, reject) => {
-      this.#waiting = { key, resolve, reject };
+      if (this.#error) reject(this.#error);
+      else this.#waiting = { key, resolve, reject };
     });
   }
 
@@ -86,6 +90,7 @@ export class Worker<R> {
   }
 
   #fail(error: Error): void {
+    this.#error ??= error;
     this.#waiting?.reject(error);
     this.#waiting = undefined;
   }
@@ -93,10 +98,11 @@ export class Worker<R> {
 
 /**
  * Runs `rounds` rounds of all workers in turn, every other round backwards, so that no variant always follows the same
- * one. One more round before them is not counted.
+ * one.
+ * @param warmed no round is run before them that does not count
  */
-export async function takeTurns<R>(workers: readonly Worker<R>[], rounds: number): Promise<void> {
-  for (let round = 0; round <= rounds; round++) {
+export async function takeTurns<R>(workers: readonly Worker<R>[], rounds: number, warmed = false): Promise<void> {
+  for (let round = warmed ? 1 : 0; round <= rounds; round++) {
     process.stderr.write(`\rround ${round}/${rounds}`);
     for (const worker of round % 2 === 0 ? workers : workers.toReversed()) await worker.round();
     if (round === 0) for (const worker of workers) worker.rounds.length = 0;
@@ -121,13 +127,16 @@ export interface Measured<R> {
 
 /**
  * Starts all variants and runs rounds of them in turn.
- * @param apart never two processes at a time, for memory that holds one only: each is started anew for every round, and a
- *   variant is ready when it has warmed up
  */
 export async function measure<R>(
   variants: readonly Variant[],
   rounds: number,
-  apart: boolean,
+  options: {
+    /** A variant that is ready has warmed up: no round is needed for that. */
+    readonly warmed?: boolean;
+    /** Never two processes at a time, for memory that holds one only: each is started anew for every round, `warmed`. */
+    readonly apart?: boolean;
+  } = {},
 ): Promise<Map<string, Measured<R>>> {
   const workers = new Map<string, Worker<R>[]>(variants.map(({ name }) => [name, []]));
   const start = async ({ name, command, args }: Variant): Promise<Worker<R>> => {
@@ -136,7 +145,7 @@ export async function measure<R>(
     return worker;
   };
   try {
-    if (apart) {
+    if (options.apart) {
       for (let round = 1; round <= rounds; round++) {
         for (const variant of round % 2 === 1 ? variants : variants.toReversed()) {
           process.stderr.write(`round ${round}/${rounds}, ${variant.name}\n`);
@@ -150,7 +159,7 @@ export async function measure<R>(
         process.stderr.write(`starting ${variant.name}\n`);
         await start(variant);
       }
-      await takeTurns([...workers.values()].flat(), rounds);
+      await takeTurns([...workers.values()].flat(), rounds, options.warmed);
     }
   } finally {
     for (const worker of [...workers.values()].flat()) worker.kill();

@@ -75,9 +75,10 @@ class Clock(transformers.StoppingCriteria):
 
 @torch.inference_mode()
 def answer(model, load: dict) -> dict:
-    """`generate` on equal prompts -> ms of the prompt, and the median of the steps after it."""
+    """`generate` -> ms of the prompt, and the median of the steps after it."""
     vocab = model.config.vocab_size
-    prompt = torch.tensor([[260 + (i * 7919) % (vocab - 260) for i in range(load["past"])]] * load["batch"])
+    token = lambda i, sequence: 260 + (i * 7919 + sequence * 104_729) % (vocab - 260)  # noqa: E731
+    prompt = torch.tensor([[token(i, row) for i in range(load["past"])] for row in range(load["batch"])])
     clock, tokens = Clock(), load["steps"] + 1
     model.generate(
         input_ids=prompt, attention_mask=torch.ones_like(prompt), do_sample=False, num_beams=load["beams"],

@@ -1,6 +1,6 @@
 /** @file One variant of `decode` or `prefill`: llama.cpp through node-llama-cpp. Arguments: JSON of `DecodeSettings`. */
 import { Adapter, methodOf } from "../../src/methods/index.ts";
-import { cacheSize, capacityOf, type DecodeSettings, type Load, promptOf } from "../lib/decode-settings.ts";
+import { cacheSize, capacityOf, type DecodeSettings, type Load, promptsOf } from "../lib/decode-settings.ts";
 import { type Answering, answerOf, serveLoads } from "../lib/decode-worker.ts";
 import { ggufLora, ggufModel } from "../lib/gguf.ts";
 import { loadLlamaCpp } from "../lib/llama-cpp.ts";
@@ -25,18 +25,19 @@ await serveLoads(settings, async (): Promise<Answering> => {
     });
     return Array.from({ length: sequences }, () => context.getSequence());
   }
-  async function answer({ past, batch, steps }: Load) {
+  async function answer(load: Load) {
+    const { batch, steps } = load;
     const made = contexts.get(batch) ?? sequencesOf(batch);
     contexts.set(batch, made);
     const sequences = await made;
     for (const sequence of sequences) await sequence.clearHistory();
-    const prompt = promptOf(past, config.vocabSize);
+    const prompts = promptsOf(load, config.vocabSize);
     const greedy = { temperature: 0, yieldEogToken: true };
     const times = [performance.now()];
     await Promise.all(
-      sequences.map(async (sequence) => {
+      sequences.map(async (sequence, i) => {
         let count = 0;
-        for await (const _token of sequence.evaluate(prompt, greedy)) {
+        for await (const _token of sequence.evaluate(prompts[i]!, greedy)) {
           times[++count] = performance.now(); // that of the last sequence stays
           if (count > steps) break;
         }

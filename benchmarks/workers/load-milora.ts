@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { Engine } from "../../src/generation/index.ts";
 import { Backbone } from "../../src/models/index.ts";
 import { configureRuntime } from "../../src/runtime/index.ts";
-import { promptOf } from "../lib/decode-settings.ts";
+import { promptsOf } from "../lib/decode-settings.ts";
 import type { LoadRound, LoadSettings } from "../lib/load-settings.ts";
 import { serve } from "../lib/worker.ts";
 
@@ -26,7 +26,7 @@ async function round(): Promise<LoadRound> {
   const loadMs = performance.now() - started;
   using engine = Engine.create(backbone);
   const options = { maxNewTokens: TOKENS, eosTokenIds: [] };
-  const stream = engine.stream({ prompt: promptOf(past, backbone.config.vocabSize), options });
+  const stream = engine.stream({ prompt: promptsOf({ past, batch: 1 }, backbone.config.vocabSize)[0]!, options });
   await stream.next();
   const first = performance.now(); // since the start of the process
   const { user, system } = process.cpuUsage(cpu);
