@@ -3,7 +3,7 @@
 set -eu
 cd "$(dirname "$0")"
 target=prebuilt/linux-x64.so
-flags="-std=gnu11 -O3 -Wall -Wextra -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math -g0 -ffile-prefix-map=$PWD=."
+flags="-std=gnu11 -O3 -Wall -Wextra -Wno-missing-field-initializers -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math -g0 -ffile-prefix-map=$PWD=."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p prebuilt

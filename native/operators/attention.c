@@ -31,56 +31,61 @@ static void attend_part(void *data, size_t t) {
   }
 }
 
-static OrtStatus *compute_attention(void *state, OrtContext *context) {
-  const Kernel *kernel = state;
+static OrtStatus *read_attention(const Kernel *kernel, const Tensors *tensors, void *data, size_t *bytes) {
+  Attention *run = data;
   const Api api = kernel->api;
   const int64_t width = kernel->width, keyHeads = kernel->keyHeads, group = kernel->heads / keyHeads;
-  const OrtValue *query = ort_input(api, context, 0), *key = ort_input(api, context, 1), *value = ort_input(api, context, 2);
-  const OrtValue *pastKey = ort_input(api, context, 3), *cosine = ort_input(api, context, 6);
-  Attention run = {.kernel = kernel, .query = ort_data(api, query), .queryStep = kernel->heads * width, .keyStep = keyHeads * width};
-  if (key && value) {
-    run.key = ort_data(api, key);
-    run.value = ort_data(api, value);
-  } else { /* all three lie together for each sequence */
-    run.key = run.query + run.queryStep;
-    run.value = run.key + run.keyStep;
-    run.queryStep = run.keyStep = run.queryStep + 2 * run.keyStep;
+  run->kernel = kernel;
+  run->query = input_of(tensors, 0, NULL);
+  run->key = input_of(tensors, 1, NULL);
+  run->value = input_of(tensors, 2, NULL);
+  run->queryStep = kernel->heads * width;
+  run->keyStep = keyHeads * width;
+  if (!run->key || !run->value) { /* all three lie together for each sequence */
+    run->key = run->query + run->queryStep;
+    run->value = run->key + run->keyStep;
+    run->queryStep = run->keyStep = run->queryStep + 2 * run->keyStep;
   }
-  run.last = ort_data(api, ort_input(api, context, 5));
-  run.B = (int64_t)ort_count(api, query) / run.queryStep;
-  run.S = run.B ? (int64_t)ort_count(api, pastKey) / (run.B * keyHeads * width) : 0;
-  run.pairs = kernel->N; /* numbers of a row of cosine */
-  const int64_t positions = run.pairs ? least(run.S, (int64_t)ort_count(api, cosine) / run.pairs) : run.S;
+  int64_t numbers, cosines;
+  const float *keysBefore = input_of(tensors, 3, &numbers), *valuesBefore = input_of(tensors, 4, NULL);
+  run->last = input_of(tensors, 5, NULL);
+  run->cosine = input_of(tensors, 6, &cosines);
+  run->sine = input_of(tensors, 7, NULL);
+  run->B = rows_of(tensors, 0, run->queryStep);
+  run->S = run->B ? numbers / (run->B * keyHeads * width) : 0;
+  run->pairs = kernel->N; /* numbers of a row of cosine */
+  const int64_t positions = run->pairs ? least(run->S, cosines / run->pairs) : run->S;
   int64_t longest = 0;
-  for (int64_t b = 0; b < run.B; b++) {
-    if (run.last[b] < 0 || run.last[b] >= positions) return ort_error(api, "Attention: a position is outside of the cache");
-    longest = most(longest, run.last[b] + 1);
+  for (int64_t b = 0; b < run->B; b++) {
+    if (run->last[b] < 0 || run->last[b] >= positions) return ort_error(api, "Attention: a position is outside of the cache");
+    longest = most(longest, run->last[b] + 1);
   }
-  run.cosine = ort_data(api, cosine);
-  run.sine = ort_data(api, ort_input(api, context, 7));
-  const int64_t dims[3] = {run.B, 1, kernel->heads * width}, cache[4] = {run.B, keyHeads, run.S, width};
-  run.y = ort_output(api, context, 0, dims, 3);
-  run.keys = ort_output(api, context, 1, cache, 4);
-  run.values = ort_output(api, context, 2, cache, 4);
-  if (run.B == 0) return NULL;
-  if (!run.y || !run.keys || !run.values) return ort_error(api, "Attention: no memory for the result");
-  const float *keysBefore = ort_data(api, pastKey), *valuesBefore = ort_data(api, ort_input(api, context, 4));
-  const size_t bytes = 4 * (size_t)(run.B * keyHeads * run.S * width);
-  if (keysBefore != run.keys) __builtin_memcpy(run.keys, keysBefore, bytes);
-  if (valuesBefore != run.values) __builtin_memcpy(run.values, valuesBefore, bytes);
-  run.parts = run.B * kernel->heads * width * longest < ALONE ? 1 : least((int64_t)threads, run.B * keyHeads);
-  run.scratchOfPart = group * (width + (longest + 15) / 16 * 16) + 16;
-  SCRATCH(scratch, 4 * (size_t)(run.scratchOfPart * run.parts));
-  if (!scratch) return ort_error(api, "Attention: no memory to compute in");
-  run.scratch = (float *)scratch;
-  if (run.parts == 1) attend_part(&run, 0);
-  else ort_parallel(api, context, attend_part, (size_t)run.parts, &run);
-  RELEASE(scratch);
+  const int64_t dims[3] = {run->B, 1, kernel->heads * width}, cache[4] = {run->B, keyHeads, run->S, width};
+  run->y = output_of(tensors, 0, dims, 3);
+  run->keys = output_of(tensors, 1, cache, 4);
+  run->values = output_of(tensors, 2, cache, 4);
+  *bytes = 0;
+  if (run->B == 0) return NULL;
+  if (!run->y || !run->keys || !run->values) return ort_error(api, "Attention: no memory for the result");
+  const size_t held = 4 * (size_t)(run->B * keyHeads * run->S * width);
+  if (keysBefore != run->keys) __builtin_memcpy(run->keys, keysBefore, held);
+  if (valuesBefore != run->values) __builtin_memcpy(run->values, valuesBefore, held);
+  run->parts = run->B * kernel->heads * width * longest < ALONE ? 1 : least((int64_t)threads, run->B * keyHeads);
+  run->scratchOfPart = group * (width + (longest + 15) / 16 * 16) + 16;
+  *bytes = 4 * (size_t)(run->scratchOfPart * run->parts);
   return NULL;
 }
+
+static void plan_attention(void *data, char *memory, Plan *plan) {
+  Attention *run = data;
+  run->scratch = (float *)memory;
+  if (run->B) add_stage(plan, attend_part, run, run->parts);
+}
+
+_Static_assert(sizeof(Attention) <= sizeof(Run), "Attention is larger than Run");
 
 static const Attribute attributes[] = {ATTRIBUTE(WHOLE, "num_heads", heads), ATTRIBUTE(WHOLE, "kv_num_heads", keyHeads),
                                        ATTRIBUTE(WHOLE, "head_dim", width), ATTRIBUTE(WHOLE, "rotary_pairs", N),
                                        ATTRIBUTE(WHOLE, "local_window_size", window), ATTRIBUTE(REAL, "scale", scale), {0}};
 const Operator attention_operator = {
-    CUSTOM_OP(compute_attention), "Attention", {FLOAT, FLOAT, FLOAT, FLOAT, FLOAT, INT32, FLOAT, FLOAT}, 8, 3, 1 << 1 | 1 << 2, attributes};
+    CUSTOM_OP(), "Attention", read_attention, plan_attention, {FLOAT, FLOAT, FLOAT, FLOAT, FLOAT, INT32, FLOAT, FLOAT}, 8, 3, 1 << 1 | 1 << 2, attributes};

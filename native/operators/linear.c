@@ -11,6 +11,7 @@ typedef struct {
   int64_t M, chunksOfRow, parts, low, outputs;
   const Item *items, *next;
   int64_t count, nextCount, gateCount;
+  size_t chunkBytes;
   int64_t height, begun; /* rows of a block, and blocks that are taken */
   int multiplies;
 } Linear;
@@ -114,15 +115,21 @@ static void take_blocks(void *data, size_t t) {
 /* Rows of a block: at most so many that x A^T of them is little, and so few that there are blocks for all threads. */
 enum { HIGH = 48, STEP_OF_ROWS = 4 };
 
-static void in_parts(const Kernel *kernel, const OrtContext *context, Linear *run, void (*task)(void *, size_t)) {
-  if (run->parts == 1) task(run, 0);
-  else ort_parallel(kernel->api, context, task, (size_t)run->parts, run);
+static void round_rows(void *data, size_t t) {
+  (void)t;
+  const Linear *run = data;
+  for (int64_t m = 0; m < run->M; m++)
+    kernels->round(run->x + m * run->w.K, run->w.K, run->w.bits, run->chunks + m * run->chunksOfRow);
 }
 
-static OrtStatus *run_linear(const Kernel *kernel, const OrtContext *context, Linear *run) {
+/* Few rows are rounded by one thread, and each thread that needs x A^T of an item computes it. */
+static int is_few(const Linear *run) { return run->M < 4; }
+
+/* Decides how it is computed; returns the bytes that it takes. */
+static size_t divide(Linear *run) {
   const Quantized *w = &run->w;
   int64_t work = run->multiplies ? run->M * w->N * w->K / 8 : 0, ranks = 0;
-  const int few = run->M < 4;
+  const int few = is_few(run);
   int wide = 0;
   for (int64_t i = 0; i < run->count; i++) {
     const Item *item = run->items + i;
@@ -137,38 +144,39 @@ static OrtStatus *run_linear(const Kernel *kernel, const OrtContext *context, Li
     run->height = least(HIGH, most(STEP_OF_ROWS, (share + STEP_OF_ROWS - 1) / STEP_OF_ROWS * STEP_OF_ROWS));
   }
   run->low = ranks * (few ? run->M : wide ? run->height : 1);
-  const size_t chunkBytes = run->multiplies ? sizeof(Chunk) * (size_t)(run->M * run->chunksOfRow) : 0;
   const int64_t numbers = run->parts * run->low + (few || wide ? 0 : run->count * run->outputs);
-  SCRATCH(scratch, chunkBytes + 4 * (size_t)numbers);
-  if (!scratch) return ort_error(kernel->api, "Linear: no memory to compute in");
-  run->chunks = (Chunk *)scratch;
-  run->scratch = (float *)(scratch + chunkBytes);
-  run->sums = run->scratch + run->parts * run->low;
-  if (few) {
-    if (run->multiplies)
-      for (int64_t m = 0; m < run->M; m++) kernels->round(run->x + m * w->K, w->K, w->bits, run->chunks + m * run->chunksOfRow);
-    in_parts(kernel, context, run, few_rows);
-  } else {
-    if (run->multiplies || !wide) {
-      in_parts(kernel, context, run, begin_rows);
-      in_parts(kernel, context, run, end_rows);
-    }
-    if (wide) in_parts(kernel, context, run, take_blocks);
-  }
-  RELEASE(scratch);
-  return NULL;
+  run->chunkBytes = run->multiplies ? sizeof(Chunk) * (size_t)(run->M * run->chunksOfRow) : 0;
+  return run->chunkBytes + 4 * (size_t)numbers;
 }
 
+static void plan_linear(void *data, char *memory, Plan *plan) {
+  Linear *run = data;
+  if (run->M == 0 || (!run->multiplies && run->count == 0)) return;
+  run->chunks = (Chunk *)memory;
+  run->scratch = (float *)(memory + run->chunkBytes);
+  run->sums = run->scratch + run->parts * run->low;
+  if (is_few(run)) {
+    if (run->multiplies) add_stage(plan, round_rows, run, 1);
+    add_stage(plan, few_rows, run, run->parts);
+    return;
+  }
+  if (run->multiplies || !run->height) {
+    add_stage(plan, begin_rows, run, run->parts);
+    add_stage(plan, end_rows, run, run->parts);
+  }
+  if (run->height) add_stage(plan, take_blocks, run, run->parts);
+}
+
+_Static_assert(sizeof(Linear) <= sizeof(Run), "Linear is larger than Run");
+
 /* Reads inputs of structs and numbers, where they are there. Returns whether all items are whole, and for what is there. */
-static int read_items(const OrtContext *context, Api api, Linear *run, size_t items, size_t gates) {
+static int read_items(const Tensors *tensors, Linear *run, size_t items, size_t gates) {
   enum { WIDTH = sizeof(Item) / 8 };
-  const OrtValue *value = ort_input(api, context, items), *weights = ort_input(api, context, gates);
-  const int64_t numbers = value ? (int64_t)ort_count(api, value) : 0;
+  int64_t numbers;
+  run->items = input_of(tensors, items, &numbers);
+  run->gates = input_of(tensors, gates, &run->gateCount);
   if (numbers % WIDTH) return 0;
   run->count = numbers / WIDTH;
-  if (run->count) run->items = ort_data(api, value);
-  run->gateCount = weights ? (int64_t)ort_count(api, weights) : 0;
-  if (run->gateCount) run->gates = ort_data(api, weights);
   for (const Item *item = run->items; item < run->items + run->count; item++) {
     if (item->row < 0 || item->rows < 1 || item->row > run->M || item->rows > run->M - item->row || item->first < 0 ||
         item->first > run->w.N || item->outputs < 0 || item->outputs > run->w.N - item->first || item->rank < 0 || item->expert < -1 ||
@@ -178,51 +186,42 @@ static int read_items(const OrtContext *context, Api api, Linear *run, size_t it
   return 1;
 }
 
-/* For what the items of this product are fetched meanwhile. */
-static void read_next(const OrtContext *context, Api api, Linear *run) {
-  const OrtValue *value = ort_input(api, context, 5);
-  run->nextCount = value ? (int64_t)(ort_count(api, value) * 8 / sizeof(Item)) : 0;
-  if (run->nextCount) run->next = ort_data(api, value);
+static OrtStatus *read_linear(const Kernel *kernel, const Tensors *tensors, void *data, size_t *bytes) {
+  Linear *run = data;
+  *run = (Linear){.kernel = kernel, .multiplies = 1, .M = rows_of(tensors, 0, kernel->K)};
+  run->w = (Quantized){input_of(tensors, 1, NULL), input_of(tensors, 2, NULL), kernel->N, kernel->K, (int)kernel->bits, (int)kernel->block};
+  run->x = input_of(tensors, 0, NULL);
+  run->bias = input_of(tensors, 3, NULL);
+  run->chunksOfRow = (kernel->K + CHUNK - 1) / CHUNK;
+  *bytes = 0;
+  if (!read_items(tensors, run, 4, 6))
+    return ort_error(kernel->api, "Linear: an item is not whole, or for rows, outputs or a gate that are not there");
+  /* Those whose memory is fetched meanwhile. */
+  run->next = input_of(tensors, 5, &run->nextCount);
+  run->nextCount = run->nextCount * 8 / (int64_t)sizeof(Item);
+  const int64_t dims[2] = {run->M, kernel->N};
+  run->y = output_of(tensors, 0, dims, 2);
+  if (run->M && !run->y) return ort_error(kernel->api, "Linear: no memory for the result");
+  *bytes = divide(run);
+  return NULL;
 }
 
-static OrtStatus *compute_linear(void *state, OrtContext *context) {
-  const Kernel *kernel = state;
-  const Api api = kernel->api;
-  const OrtValue *x = ort_input(api, context, 0), *bias = ort_input(api, context, 3);
-  Linear run = {.kernel = kernel, .multiplies = 1};
-  run.w = (Quantized){ort_data(api, ort_input(api, context, 1)), ort_data(api, ort_input(api, context, 2)), kernel->N, kernel->K,
-                      (int)kernel->bits, (int)kernel->block};
-  run.x = ort_data(api, x);
-  run.M = (int64_t)ort_count(api, x) / kernel->K;
-  run.bias = bias ? ort_data(api, bias) : NULL;
-  run.chunksOfRow = (kernel->K + CHUNK - 1) / CHUNK;
-  if (!read_items(context, api, &run, 4, 6))
-    return ort_error(api, "Linear: an item is not whole, or for rows, outputs or a gate that are not there");
-  read_next(context, api, &run);
-  const int64_t dims[2] = {run.M, kernel->N};
-  run.y = ort_output(api, context, 0, dims, 2);
-  if (run.M == 0) return NULL;
-  if (!run.y) return ort_error(api, "Linear: no memory for the result");
-  return run_linear(kernel, context, &run);
-}
-
-static OrtStatus *compute_low_rank(void *state, OrtContext *context) {
-  const Kernel *kernel = state;
-  const Api api = kernel->api;
-  const OrtValue *y = ort_input(api, context, 1);
-  Linear run = {.kernel = kernel};
-  run.w = (Quantized){NULL, NULL, kernel->N, kernel->K, 8, 32};
-  run.x = ort_data(api, ort_input(api, context, 0));
-  run.M = (int64_t)ort_count(api, y) / kernel->N;
-  if (!read_items(context, api, &run, 2, 3))
-    return ort_error(api, "LowRank: an item is not whole, or for rows, outputs or a gate that are not there");
-  const int64_t dims[2] = {run.M, kernel->N};
-  run.y = ort_output(api, context, 0, dims, 2);
-  if (run.M == 0) return NULL;
-  if (!run.y) return ort_error(api, "LowRank: no memory for the result");
-  const float *before = ort_data(api, y);
-  if (before != run.y) __builtin_memcpy(run.y, before, 4 * (size_t)(run.M * kernel->N));
-  return run.count ? run_linear(kernel, context, &run) : NULL;
+static OrtStatus *read_low_rank(const Kernel *kernel, const Tensors *tensors, void *data, size_t *bytes) {
+  Linear *run = data;
+  *run = (Linear){.kernel = kernel, .M = rows_of(tensors, 1, kernel->N)};
+  run->w = (Quantized){NULL, NULL, kernel->N, kernel->K, 8, 32};
+  run->x = input_of(tensors, 0, NULL);
+  *bytes = 0;
+  if (!read_items(tensors, run, 2, 3))
+    return ort_error(kernel->api, "LowRank: an item is not whole, or for rows, outputs or a gate that are not there");
+  const int64_t dims[2] = {run->M, kernel->N};
+  run->y = output_of(tensors, 0, dims, 2);
+  if (run->M == 0) return NULL;
+  if (!run->y) return ort_error(kernel->api, "LowRank: no memory for the result");
+  const float *before = input_of(tensors, 1, NULL);
+  if (before != run->y) __builtin_memcpy(run->y, before, 4 * (size_t)(run->M * kernel->N));
+  *bytes = divide(run);
+  return NULL;
 }
 
 static size_t in_place(int **inputs, int **outputs) {
@@ -236,9 +235,9 @@ static void keep(int *inputs, int *outputs) { (void)inputs, (void)outputs; }
 static const Attribute linear_attributes[] = {ATTRIBUTE(WHOLE, "K", K), ATTRIBUTE(WHOLE, "N", N), ATTRIBUTE(WHOLE, "bits", bits),
                                               ATTRIBUTE(WHOLE, "block_size", block), ATTRIBUTE(WHOLE_OR_ZERO, "next_K", nextK), {0}};
 const Operator linear_operator = {
-    CUSTOM_OP(compute_linear), "Linear", {FLOAT, UINT8, FLOAT, FLOAT, INT64, INT64, FLOAT}, 7, 1, 15 << 3, linear_attributes};
+    CUSTOM_OP(), "Linear", read_linear, plan_linear, {FLOAT, UINT8, FLOAT, FLOAT, INT64, INT64, FLOAT}, 7, 1, 15 << 3, linear_attributes};
 
 static const Attribute low_rank_attributes[] = {ATTRIBUTE(WHOLE, "K", K), ATTRIBUTE(WHOLE, "N", N), {0}};
 const Operator low_rank_operator = {
-    CUSTOM_OP(compute_low_rank, .GetMayInplace = in_place, .ReleaseMayInplace = keep), "LowRank", {FLOAT, FLOAT, INT64, FLOAT}, 4, 1,
+    CUSTOM_OP(.GetMayInplace = in_place, .ReleaseMayInplace = keep), "LowRank", read_low_rank, plan_linear, {FLOAT, FLOAT, INT64, FLOAT}, 4, 1,
     1 << 3, low_rank_attributes};

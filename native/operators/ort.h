@@ -16,8 +16,8 @@ typedef struct CustomOp CustomOp;
 /* An array of function pointers. */
 typedef void *const *Api;
 
-enum { FLOAT = 1, UINT8 = 2, INT32 = 6, INT64 = 7 };
-enum { REQUIRED = 0, OPTIONAL = 1 };
+enum { ANY = 0, FLOAT = 1, UINT8 = 2, INT32 = 6, INT64 = 7 };
+enum { REQUIRED = 0, OPTIONAL = 1, VARIADIC = 2 };
 enum { INVALID_ARGUMENT = 2 };
 /* Since this version of the struct, kernels are made and run by functions that give a status. */
 enum { CUSTOM_OP_VERSION = 22 };
@@ -86,6 +86,10 @@ static inline OrtStatus *ort_attribute(Api api, const OrtKernelInfo *info, const
 }
 static inline OrtStatus *ort_attribute_float(Api api, const OrtKernelInfo *info, const char *name, float *value) {
   return ORT_CALL(api, 85, OrtStatus *, (const OrtKernelInfo *, const char *, float *))(info, name, value);
+}
+/* Of a string; `bytes` counts a zero behind it, and is given first for no text at all. */
+static inline OrtStatus *ort_attribute_bytes(Api api, const OrtKernelInfo *info, const char *name, char *text, size_t *bytes) {
+  return ORT_CALL(api, 87, OrtStatus *, (const OrtKernelInfo *, const char *, char *, size_t *))(info, name, text, bytes);
 }
 /* NULL for an optional input that is not there. */
 static inline const OrtValue *ort_input(Api api, const OrtContext *context, size_t index) {

@@ -39,40 +39,45 @@ static int is_sound(const Router *router, int64_t experts) {
          ((router->numerator && router->denominator) || router->activation != RATIONAL);
 }
 
-static OrtStatus *compute_route(void *state, OrtContext *context) {
-  const Kernel *kernel = state;
+static OrtStatus *read_route(const Kernel *kernel, const Tensors *tensors, void *data, size_t *bytes) {
+  Route *run = data;
   const Api api = kernel->api;
+  OrtContext *context = tensors->context;
+  *bytes = 0;
   const OrtValue *hidden = ort_input(api, context, 0), *mask = ort_input(api, context, 1), *routers = ort_input(api, context, 2);
   int64_t rows[2], prompts[2], structs[3];
   if (!ort_dims(api, hidden, rows, 2) || !ort_dims(api, mask, prompts, 2) || !ort_dims(api, routers, structs, 3))
     return ort_error(api, "Route: hidden must be [B * T, d], mask [B, T] and routers [layers, B, 10]");
-  Route run = {.kernel = kernel, .B = prompts[0], .T = prompts[1], .d = rows[1]};
+  *run = (Route){.kernel = kernel, .B = prompts[0], .T = prompts[1], .d = rows[1]};
   const int64_t E = kernel->experts;
-  if (rows[0] != run.B * run.T || structs[1] != run.B || structs[2] != (int64_t)(sizeof(Router) / 8))
+  if (rows[0] != run->B * run->T || structs[1] != run->B || structs[2] != (int64_t)(sizeof(Router) / 8))
     return ort_error(api, "Route: hidden [B * T, d], mask [B, T] and routers [layers, B, 10] do not fit each other");
   if (kernel->layer < 0 || kernel->layer >= structs[0]) return ort_error(api, "Route: there are no routers for this layer");
-  if (run.B > 0 && (run.T == 0 || run.d == 0)) return ort_error(api, "Route: a prompt is empty");
-  run.routers = run.B ? (const Router *)ort_data(api, routers) + kernel->layer * run.B : NULL;
-  for (int64_t b = 0; b < run.B; b++)
-    if (!is_sound(run.routers + b, E))
+  if (run->B > 0 && (run->T == 0 || run->d == 0)) return ort_error(api, "Route: a prompt is empty");
+  run->routers = run->B ? (const Router *)ort_data(api, routers) + kernel->layer * run->B : NULL;
+  for (int64_t b = 0; b < run->B; b++)
+    if (!is_sound(run->routers + b, E))
       return ort_error(api, "Route: a router has settings or experts that there are not, or lacks numbers");
-  const int64_t dims[2] = {run.B, E};
-  run.gates = ort_output(api, context, 0, dims, 2);
-  run.probabilities = ort_output(api, context, 1, dims, 2);
-  if (run.B == 0 || E == 0) return NULL;
-  if (!run.gates || !run.probabilities) return ort_error(api, "Route: no memory for the result");
-  run.hidden = ort_data(api, hidden);
-  run.mask = ort_data(api, mask);
-  run.parts = run.B * run.T * run.d / 8 < ALONE ? 1 : least((int64_t)threads, run.B); /* 8: vectors are quick */
-  run.scratchOfPart = 2 * run.T + run.d + E + 48;
-  SCRATCH(scratch, 4 * (size_t)(run.parts * run.scratchOfPart));
-  if (!scratch) return ort_error(api, "Route: no memory to compute in");
-  run.scratch = (float *)scratch;
-  if (run.parts == 1) route_part(&run, 0);
-  else ort_parallel(api, context, route_part, (size_t)run.parts, &run);
-  RELEASE(scratch);
+  const int64_t dims[2] = {run->B, E};
+  run->gates = ort_output(api, context, 0, dims, 2);
+  run->probabilities = ort_output(api, context, 1, dims, 2);
+  if (run->B == 0 || E == 0) return NULL;
+  if (!run->gates || !run->probabilities) return ort_error(api, "Route: no memory for the result");
+  run->hidden = ort_data(api, hidden);
+  run->mask = ort_data(api, mask);
+  run->parts = run->B * run->T * run->d / 8 < ALONE ? 1 : least((int64_t)threads, run->B); /* 8: vectors are quick */
+  run->scratchOfPart = 2 * run->T + run->d + E + 48;
+  *bytes = 4 * (size_t)(run->parts * run->scratchOfPart);
   return NULL;
 }
 
+static void plan_route(void *data, char *memory, Plan *plan) {
+  Route *run = data;
+  run->scratch = (float *)memory;
+  if (run->gates && run->B && run->kernel->experts) add_stage(plan, route_part, run, run->parts);
+}
+
+_Static_assert(sizeof(Route) <= sizeof(Run), "Route is larger than Run");
+
 static const Attribute attributes[] = {ATTRIBUTE(WHOLE, "layer", layer), ATTRIBUTE(WHOLE, "experts", experts), {0}};
-const Operator route_operator = {CUSTOM_OP(compute_route), "Route", {FLOAT, FLOAT, INT64}, 3, 2, 0, attributes};
+const Operator route_operator = {CUSTOM_OP(), "Route", read_route, plan_route, {FLOAT, FLOAT, INT64}, 3, 2, 0, attributes};

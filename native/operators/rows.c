@@ -24,43 +24,51 @@ static void add_norm_part(void *data, size_t t) {
 /* Numbers that are not worth waking another thread for. */
 enum { ALONE_ROWS = 1 << 14 };
 
-static void run_rows(const Kernel *kernel, const OrtContext *context, Rows *run, void (*task)(void *, size_t)) {
+static OrtStatus *read_rows(const Kernel *kernel, const Tensors *tensors, Rows *run) {
+  run->kernel = kernel;
+  run->x = input_of(tensors, 0, NULL);
+  const int64_t dims[2] = {run->M, kernel->N};
+  run->y = output_of(tensors, 0, dims, 2);
   run->parts = run->M * kernel->N < ALONE_ROWS ? 1 : least((int64_t)threads, run->M);
-  if (run->parts == 1) task(run, 0);
-  else ort_parallel(kernel->api, context, task, (size_t)run->parts, run);
+  return run->M && !run->y ? ort_error(kernel->api, "milora: no memory for the rows of a result") : NULL;
 }
 
-static OrtStatus *compute_gated(void *state, OrtContext *context) {
-  const Kernel *kernel = state;
-  const OrtValue *x = ort_input(kernel->api, context, 0);
-  Rows run = {.kernel = kernel, .x = ort_data(kernel->api, x)};
-  run.M = (int64_t)ort_count(kernel->api, x) / (2 * kernel->N);
-  const int64_t dims[2] = {run.M, kernel->N};
-  run.y = ort_output(kernel->api, context, 0, dims, 2);
-  if (run.M == 0) return NULL;
-  if (!run.y) return ort_error(kernel->api, "Gated: no memory for the result");
-  run_rows(kernel, context, &run, gate_part);
-  return NULL;
+static OrtStatus *read_gated(const Kernel *kernel, const Tensors *tensors, void *data, size_t *bytes) {
+  Rows *run = data;
+  *bytes = 0;
+  run->M = rows_of(tensors, 0, 2 * kernel->N);
+  return read_rows(kernel, tensors, run);
 }
 
-static OrtStatus *compute_add_norm(void *state, OrtContext *context) {
-  const Kernel *kernel = state;
-  const Api api = kernel->api;
-  const OrtValue *x = ort_input(api, context, 0);
-  Rows run = {.kernel = kernel, .x = ort_data(api, x), .skip = ort_data(api, ort_input(api, context, 1))};
-  run.weight = ort_data(api, ort_input(api, context, 2));
-  run.M = (int64_t)ort_count(api, x) / kernel->N;
-  const int64_t dims[2] = {run.M, kernel->N};
-  run.y = ort_output(api, context, 0, dims, 2);
-  run.sum = ort_output(api, context, 1, dims, 2);
-  if (run.M == 0) return NULL;
-  if (!run.y || !run.sum) return ort_error(api, "AddNorm: no memory for the result");
-  run_rows(kernel, context, &run, add_norm_part);
-  return NULL;
+static void plan_gated(void *data, char *memory, Plan *plan) {
+  (void)memory;
+  const Rows *run = data;
+  if (run->M) add_stage(plan, gate_part, data, run->parts);
 }
+
+static OrtStatus *read_add_norm(const Kernel *kernel, const Tensors *tensors, void *data, size_t *bytes) {
+  Rows *run = data;
+  *bytes = 0;
+  run->M = rows_of(tensors, 0, kernel->N);
+  run->skip = input_of(tensors, 1, NULL);
+  run->weight = input_of(tensors, 2, NULL);
+  const int64_t dims[2] = {run->M, kernel->N};
+  run->sum = output_of(tensors, 1, dims, 2);
+  if (run->M && !run->sum) return ort_error(kernel->api, "AddNorm: no memory for the sum");
+  return read_rows(kernel, tensors, run);
+}
+
+static void plan_add_norm(void *data, char *memory, Plan *plan) {
+  (void)memory;
+  const Rows *run = data;
+  if (run->M) add_stage(plan, add_norm_part, data, run->parts);
+}
+
+_Static_assert(sizeof(Rows) <= sizeof(Run), "Rows is larger than Run");
 
 static const Attribute gated_attributes[] = {ATTRIBUTE(WHOLE, "N", N), {0}};
-const Operator gated_operator = {CUSTOM_OP(compute_gated), "Gated", {FLOAT}, 1, 1, 0, gated_attributes};
+const Operator gated_operator = {CUSTOM_OP(), "Gated", read_gated, plan_gated, {FLOAT}, 1, 1, 0, gated_attributes};
 
 static const Attribute add_norm_attributes[] = {ATTRIBUTE(WHOLE, "N", N), ATTRIBUTE(REAL, "epsilon", scale), {0}};
-const Operator add_norm_operator = {CUSTOM_OP(compute_add_norm), "AddNorm", {FLOAT, FLOAT, FLOAT}, 3, 2, 0, add_norm_attributes};
+const Operator add_norm_operator = {
+    CUSTOM_OP(), "AddNorm", read_add_norm, plan_add_norm, {FLOAT, FLOAT, FLOAT}, 3, 2, 0, add_norm_attributes};
