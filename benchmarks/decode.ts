@@ -120,7 +120,7 @@ await main(async () => {
         megabytes(peakRss[own]!),
       ]);
     }
-    const head = [nameOf(load), "ms a token", "tokens/s", "time / bare", "MB read", "of memory's ceiling"];
+    const head = [nameOf(load), "ms a step", "tokens/s", "time / bare", "MB read", "of memory's ceiling"];
     if (rows.length === 0) continue; // llama.cpp has no beams
     sections.push(table([...head, `prompt of ${past}, ms`, "of int8's ceiling", "peak RSS"], rows));
   }
@@ -152,7 +152,7 @@ await main(async () => {
   );
   if (beamCosts.length > 0) {
     const rows = beamCosts.map(({ name, beams, cost }) => [`${name}, ${beams} beams`, cell(cost)]);
-    sections.push(table(["a token's time / that of as many single sequences", "(goal: at most 0.6)"], rows));
+    sections.push(table(["a step's time / that of as many single sequences", "(goal: at most 0.6)"], rows));
   }
 
   const said = [describe(ceilings), ...notes];

@@ -55,10 +55,10 @@ await main(async () => {
   const { variants: measured, ceilings, notes } = await measureVariants(chosen, { rounds, threads, python: {} });
 
   /** Milliseconds of a variant's load, round by round. */
-  const timesOf = (name: string, past: number, unrouted?: boolean): number[] | undefined => {
+  const timesOf = (name: string, past: number, kind: "prefillMs" | "cpuMs" = "prefillMs", unrouted = false) => {
     const own = chosen.find((variant) => variant.name === name)?.settings.loads ?? [];
-    const at = own.findIndex((load) => load.past === past && load.unrouted === unrouted);
-    return at < 0 ? undefined : measured.get(name)?.rounds.map((round) => round[at]!.prefillMs);
+    const at = own.findIndex((load) => load.past === past && (load.unrouted ?? false) === unrouted);
+    return at < 0 ? undefined : measured.get(name)?.rounds.map((round) => round[at]![kind]!);
   };
   const rows: string[][] = [];
   const results: object[] = [];
@@ -68,8 +68,8 @@ await main(async () => {
       const prefillMs = summarize(times);
       const peer = timesOf(PEERS[name] ?? "", past);
       const overPeer = peer && ratios(peer, times);
-      const unrouted = timesOf(name, past, true);
-      const routing = unrouted && ratios(times, unrouted);
+      const unrouted = timesOf(name, past, "cpuMs", true);
+      const routing = unrouted && ratios(timesOf(name, past, "cpuMs")!, unrouted);
       const tokensPerSecond = (1000 * past) / prefillMs.median;
       const peakRssBytes = Math.max(...(info as unknown as DecodeInfo).peakRss);
       results.push({ name, past, prefillMs, tokensPerSecond, overPeer, routing, peakRssBytes, roundMs: times });
@@ -84,7 +84,7 @@ await main(async () => {
       ]);
     }
   }
-  const head = ["", "ms", "tokens/s", "× llama.cpp", "of int8's ceiling", "/ without routing", "peak RSS"];
+  const head = ["", "ms", "tokens/s", "× llama.cpp", "of int8's ceiling", "processor time / unrouted", "peak RSS"];
   const said = [
     "Goals: bare at 512 tokens at least 1.2 × llama.cpp; routing at 128 tokens at most 1.02.",
     describe(ceilings),

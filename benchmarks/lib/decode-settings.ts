@@ -36,6 +36,8 @@ export interface LoadRound {
   readonly prefillMs: number;
   /** Of every further token, ms: run, sampling, and what the API adds. Of no use where there are no steps. */
   readonly stepMs: number;
+  /** Processor time of a whole answer, where it is known. */
+  readonly cpuMs?: number;
 }
 
 /** What a variant says of itself. */

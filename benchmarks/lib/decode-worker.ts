@@ -32,14 +32,20 @@ export function serveLoads(
       peakRss.push(process.resourceUsage().maxRSS * 1024);
     }
     const round = async (): Promise<LoadRound[]> => {
-      const answers = loads.map((): Answer[] => []);
+      const answers = loads.map((): (Answer & { cpuMs: number })[] => []);
       for (let i = 0; i < repeats; i++) {
-        for (const [at, load] of loads.entries()) answers[at]!.push(await answer(load));
+        for (const [at, load] of loads.entries()) {
+          const before = process.cpuUsage();
+          const times = await answer(load);
+          const { user, system } = process.cpuUsage(before);
+          answers[at]!.push({ ...times, cpuMs: (user + system) / 1000 });
+        }
       }
       const median = (values: readonly number[]) => quantile(values, 0.5);
       return answers.map((all) => ({
         prefillMs: median(all.map(({ prefillMs }) => prefillMs)),
         stepMs: median(all.flatMap(({ stepMs }) => stepMs)),
+        cpuMs: median(all.map(({ cpuMs }) => cpuMs)),
       }));
     };
     const said: DecodeInfo = { peakRss, readBytes: loads.map(readBytes) };
