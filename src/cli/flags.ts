@@ -1,6 +1,7 @@
 /** @file Flags that several commands share, and the checks of their values. */
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { InputError } from "../base/index.ts";
+import { DEVICE_NAMES } from "../runtime/index.ts";
 
 const neededFlags = new WeakMap<Option, (command: Command) => boolean>();
 
@@ -94,6 +95,10 @@ export function jsonFlag(): Option {
 
 export function threadsFlag(): Option {
   return new Option("--threads <n>", "CPU threads (default: one per core)").argParser(integer(1));
+}
+
+export function deviceFlag(): Option {
+  return new Option("--device <name>", "where it is computed: cpu (default), webgpu or cuda").choices(DEVICE_NAMES);
 }
 
 /** The end of a command's help. */

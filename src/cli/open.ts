@@ -2,13 +2,14 @@
 import { Engine, type EngineOptions } from "../generation/index.ts";
 import { Adapter } from "../methods/index.ts";
 import { Backbone } from "../models/index.ts";
-import { configureRuntime } from "../runtime/index.ts";
+import { configureRuntime, type DeviceName, requireDevice } from "../runtime/index.ts";
 
 export interface OpenOptions {
   readonly model: string;
   readonly adapter?: string | undefined;
   readonly weights?: "float32" | "int8" | "int4" | undefined;
   readonly threads?: number | undefined;
+  readonly device?: DeviceName | undefined;
 }
 
 /** Disposes engine, adapter and backbone, in this order. */
@@ -24,6 +25,8 @@ export async function open(
   engineOptions: EngineOptions | ((adapter: Adapter | undefined) => EngineOptions) = {},
 ): Promise<Opened> {
   if (options.threads !== undefined) configureRuntime({ threads: options.threads });
+  const { device } = options;
+  if (device !== undefined) requireDevice(device);
   const owned: Disposable[] = [];
   const own = <T extends Disposable>(thing: T): T => {
     owned.unshift(thing);
@@ -36,7 +39,10 @@ export async function open(
     const backbone = own(await Backbone.load(options.model, options.weights ? { weights: options.weights } : {}));
     const adapter = options.adapter === undefined ? undefined : own(Adapter.load(options.adapter, backbone.config));
     const engine = own(
-      Engine.create(backbone, typeof engineOptions === "function" ? engineOptions(adapter) : engineOptions),
+      Engine.create(backbone, {
+        device,
+        ...(typeof engineOptions === "function" ? engineOptions(adapter) : engineOptions),
+      }),
     );
     return { backbone, adapter, engine, [Symbol.dispose]: dispose };
   } catch (error) {

@@ -1,7 +1,7 @@
 /** @file Prompts on their way into a batch: read slice by slice, so that its rows can be stepped in between. */
 import { InputError } from "../base/index.ts";
 import type { Adapter } from "../methods/index.ts";
-import { type Extent, KvCache } from "./cache.ts";
+import type { Extent, KvCache } from "./cache.ts";
 import { takesItems } from "./pass.ts";
 import { PREFILL_TOKENS, type Shared } from "./prefill.ts";
 import { PromptReading } from "./reading.ts";
@@ -117,7 +117,7 @@ export class PromptAdmission implements Admission {
       const width = Math.max(...prompts.map(({ tokens }) => tokens.length));
       // Rows come and go between the slices of a long one.
       if (prompts.length === 1 && width > (this.#sliceTokens ?? Number.POSITIVE_INFINITY)) {
-        apart = new KvCache(this.#shared.backbone.config, this.#shared.pool, 1, prefix + width);
+        apart = this.#shared.pool.cache(this.#shared.backbone.config, 1, prefix + width);
       }
       const read = prompts.map(({ tokens, scope }, i) => ({ adapter: residents[i]!, tokens, scope }));
       const reading = new PromptReading(this.#shared, read, {

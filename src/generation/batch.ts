@@ -8,7 +8,7 @@ import {
   PromptAdmission,
   type ReadPrompts,
 } from "./admission.ts";
-import { type Extent, initialCapacity, KvCache } from "./cache.ts";
+import { type Extent, initialCapacity, type KvCache } from "./cache.ts";
 import { STATE } from "./graphs.ts";
 import type { Shared } from "./prefill.ts";
 import type { RouteReport } from "./request.ts";
@@ -53,7 +53,7 @@ export class Batch implements Disposable {
     this.#longest = positions.longest;
     this.#residents = new Residents(shared, (resident) => this.#steps.release(resident));
     const capacity = shared.capacity ?? initialCapacity(positions.prompt, positions.longest);
-    this.#cache = new KvCache(config, shared.pool, rows, capacity);
+    this.#cache = shared.pool.cache(config, rows, capacity);
     this.#logits = Tensor.allocate("float32", [maxRows, config.vocabSize]);
     this.#logProbs = Tensor.allocate("float32", [maxRows, config.vocabSize]);
     this.#steps = new Steps(shared, maxRows, {

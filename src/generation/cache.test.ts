@@ -1,7 +1,8 @@
 /** @file The key-value cache: rows are copied and kept position by position, buffers are reused. */
 import { afterEach, expect, test } from "vitest";
 import { SHAPES } from "../models/index.ts";
-import { BufferPool, initialCapacity, KvCache } from "./cache.ts";
+import { initialCapacity, type KvCache } from "./cache.ts";
+import { BufferPool } from "./pool.ts";
 
 const config = { ...SHAPES["smollm2-135m"], numLayers: 2, numKvHeads: 2, headDim: 6 };
 /** Features a head takes in the cache: the next multiple of 8. */
@@ -43,7 +44,7 @@ function fill(cache: KvCache): void {
 }
 
 test("copying a row copies just the given positions, of every layer and head", () => {
-  const cache = using(new KvCache(config, using(new BufferPool()), 3, 5));
+  const cache = using(using(new BufferPool()).cache(config, 3, 5));
   fill(cache);
   const before = [0, 1, 2].map((row) => read(cache, row, 0, 5));
   cache.copyRow(2, 0, 1, 4);
@@ -55,7 +56,7 @@ test("copying a row copies just the given positions, of every layer and head", (
 });
 
 test("growing keeps the used positions and stays within the limit", () => {
-  const cache = using(new KvCache(config, using(new BufferPool()), 2, 5));
+  const cache = using(using(new BufferPool()).cache(config, 2, 5));
   fill(cache);
   const before = [0, 1].map((row) => read(cache, row, 0, 3));
   cache.grow({ rows: 2, positions: 6 }, { rows: 2, positions: 100 }, { rows: 2, positions: 3 });
@@ -67,7 +68,7 @@ test("growing keeps the used positions and stays within the limit", () => {
 });
 
 test("rows are added with what the others hold, and one long sequence does not make room for many", () => {
-  const cache = using(new KvCache(config, using(new BufferPool()), 2, 5));
+  const cache = using(using(new BufferPool()).cache(config, 2, 5));
   fill(cache);
   const before = [0, 1].map((row) => read(cache, row, 0, 4));
   const limit = { rows: 16, positions: 4096 };

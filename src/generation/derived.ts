@@ -10,8 +10,10 @@ type Tensors = ReadonlyMap<string, Tensor>;
 
 /** What follows from an adapter. */
 interface Derived {
-  /** By the names of graph inputs. */
+  /** What was made for it, by the names of graph inputs: on another device than the CPU copies of its own tensors too. */
   readonly tensors: Tensors;
+  /** All that graphs take of it, where they run. */
+  readonly inputs: Tensors;
   /** What it does, for rows of several adapters at once; undefined where its method cannot be put so. */
   readonly lowered: readonly LoweredModule[] | undefined;
   /** The same for milora's operators; undefined where those are not, or nothing is done. */
@@ -28,7 +30,7 @@ interface Entry {
 }
 
 /** An adapter, or none, with everything its graphs take. Its tensors stay at least until it is given back. */
-export interface PreparedAdapter extends Omit<Derived, "tensors">, Disposable {
+export interface PreparedAdapter extends Omit<Derived, "tensors" | "inputs">, Disposable {
   readonly adapter: Adapter | undefined;
   /** Places before a sequence's own tokens that its attention prefix takes in the cache. */
   readonly prefix: number;
@@ -79,7 +81,7 @@ export class AdapterCache implements Disposable {
       if (this.#entries.get(adapter) === entry) this.#entries.delete(adapter);
       throw error;
     }
-    const { tensors, lowered, packed } = entry.made;
+    const { inputs, lowered, packed } = entry.made;
     return {
       adapter,
       prefix: prefixOf(adapter),
@@ -87,11 +89,8 @@ export class AdapterCache implements Disposable {
       packed,
       bind(session, binding) {
         for (const { name } of session.inputs) {
-          if (name.startsWith(ADAPTER_INPUT)) {
-            binding.input(name, adapter.tensors.get(name.slice(ADAPTER_INPUT.length))!);
-          } else if (name.startsWith(DERIVED)) {
-            binding.input(name, tensors.get(name)!);
-          }
+          const tensor = inputs.get(name);
+          if (tensor) binding.input(name, tensor);
         }
       },
       [Symbol.dispose]: giveBack,
@@ -138,23 +137,30 @@ export class AdapterCache implements Disposable {
 
   async #make(adapter: Adapter): Promise<Derived> {
     const tensors = this.#sessions.derives(adapter) ? await this.#derive(adapter) : new Map<string, Tensor>();
+    const { device } = this.#sessions;
     try {
+      const own = new Map([...adapter.tensors].map(([key, tensor]) => [ADAPTER_INPUT + key, tensor]));
+      if (device !== "cpu") {
+        for (const [name, tensor] of own) tensors.set(name, tensor.copyTo(device));
+        return { tensors, inputs: tensors, lowered: undefined, packed: undefined };
+      }
+      const inputs = new Map([...own, ...tensors]);
       const { method, config, backbone } = adapter;
       const derived = (name: string) => tensors.get(DERIVED + name)!.data as Float32Array;
       const context = { config, backbone, values: (key: string) => adapter.values(key), derived };
       const lowered = method.lower?.(context);
-      const own = operators();
-      if (!own || !lowered) return { tensors, lowered, packed: undefined };
+      const operating = operators();
+      if (!operating || !lowered) return { tensors, inputs, lowered, packed: undefined };
       const numbers = { modules: lowered, routers: method.lowerRouters?.(context) ?? [] };
-      const packed = await PackedAdapter.create(numbers, this.#backbone, this.#precision, own);
-      return { tensors, lowered, packed };
+      const packed = await PackedAdapter.create(numbers, this.#backbone, this.#precision, operating);
+      return { tensors, inputs, lowered, packed };
     } catch (error) {
       disposeAll(tensors);
       throw error;
     }
   }
 
-  async #derive(adapter: Adapter): Promise<Tensors> {
+  async #derive(adapter: Adapter): Promise<Map<string, Tensor>> {
     using lease = await this.#sessions.lease({ kind: "derive", adapter });
     const { session } = lease;
     const tensors = new Map<string, Tensor>();
@@ -163,7 +169,7 @@ export class AdapterCache implements Disposable {
       for (const { name } of session.inputs)
         binding.input(name, adapter.tensors.get(name.slice(ADAPTER_INPUT.length))!);
       for (const { name, shape } of session.outputs) {
-        const tensor = Tensor.allocate("float32", shape.map(Number));
+        const tensor = Tensor.allocate("float32", shape.map(Number), this.#sessions.device);
         tensors.set(name, tensor);
         binding.output(name, tensor);
       }

@@ -1,8 +1,8 @@
 /** @file The engine: one backbone, any number of adapters, and everything that asks them for text or probabilities. */
 import type { Adapter } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
+import { type DeviceName, requireDevice } from "../runtime/index.ts";
 import { Batch } from "./batch.ts";
-import { BufferPool } from "./cache.ts";
 import { decodeJobs } from "./decode.ts";
 import { AdapterCache, prefixOf } from "./derived.ts";
 import { GenerationError, Problems } from "./errors.ts";
@@ -10,6 +10,7 @@ import { SessionCache } from "./graphs.ts";
 import { groupBy } from "./group.ts";
 import { type Emission, Job, jobContext } from "./job.ts";
 import type { AdapterPrecision } from "./packed-adapter.ts";
+import { BufferPool } from "./pool.ts";
 import { PREFILL_TOKENS, type Shared } from "./prefill.ts";
 import { PrefixCache, type PrefixCacheOptions, type PrefixCacheStats } from "./prefix-cache.ts";
 import { readPromptLogprobs } from "./prompt-logprobs.ts";
@@ -28,6 +29,11 @@ import { type ScoreOptions, scoreSequences } from "./score.ts";
 import { checkScoreRows, ScorePlan, type ScoreResult, type ScoreRow } from "./score-rows.ts";
 
 export interface EngineOptions {
+  /**
+   * Where everything runs; default: cpu. On another device the weights, the adapters and the key-value cache are in its
+   * memory, and calls hold up the event loop while it computes.
+   */
+  readonly device?: DeviceName | undefined;
   /** Most positions of a sequence; default: the backbone's longest context. */
   readonly context?: number;
   /** Positions a KV cache is made for at once; default: it starts with what the prompts need and grows. */
@@ -81,13 +87,16 @@ export class Engine implements Disposable {
   private constructor(backbone: Backbone, options: EngineOptions) {
     this.backbone = backbone;
     this.maxBatch = options.maxBatch ?? 8;
-    const sessions = new SessionCache(backbone, { routes: options.routeSessions ?? 8 });
+    const device = options.device ?? "cpu";
+    requireDevice(device);
+    const sessions = new SessionCache(backbone, { routes: options.routeSessions ?? 8, device });
     const runner = new Runner();
     this.#shared = {
       backbone,
+      device,
       sessions,
       adapters: new AdapterCache(backbone, sessions, runner, options.adapterPrecision),
-      pool: new BufferPool(),
+      pool: new BufferPool(2, device),
       runner,
       context: Math.min(options.context ?? backbone.config.maxPositions, backbone.config.maxPositions),
       capacity: options.capacity,
@@ -95,6 +104,7 @@ export class Engine implements Disposable {
     };
   }
 
+  /** @throws RuntimeError DEVICE_UNAVAILABLE */
   static create(backbone: Backbone, options: EngineOptions = {}): Engine {
     return new Engine(backbone, options);
   }

@@ -12,7 +12,7 @@ import {
 } from "../graph/index.ts";
 import { type Adapter, buildMethod, type MethodGraph, type Route } from "../methods/index.ts";
 import type { Backbone, Hooks } from "../models/index.ts";
-import { PrepackedWeights, Session } from "../runtime/index.ts";
+import { type DeviceName, PrepackedWeights, Session } from "../runtime/index.ts";
 import { GenerationError } from "./errors.ts";
 import { type ItemKinds, itemHooks, promptItems } from "./mixed-graph.ts";
 
@@ -75,11 +75,10 @@ function prefillMethod(graph: Graph, backbone: Backbone, program: PrefillProgram
   return program.adapter && buildMethod(graph, program.adapter, { kind: "prefill", promptMask }, GIVEN);
 }
 
-function buildPrefill(backbone: Backbone, program: PrefillProgram): Graph {
+function buildPrefill(graph: Graph, backbone: Backbone, program: PrefillProgram): Graph {
   const { layers, continued } = program.part ?? {};
   const { hiddenSize: d, numLayers } = backbone.config;
   const { from, to } = layers ?? { from: 0, to: numLayers };
-  const graph = new Graph("prefill");
   // Sizes are read from the first input that has them, so from one that is there at run time.
   const stream =
     from > 0 ? reshape(graph.input("stream", "float32", ["B", "T", d]), [mulDims("B", "T"), d]) : undefined;
@@ -102,16 +101,14 @@ function buildPrefill(backbone: Backbone, program: PrefillProgram): Graph {
   return graph;
 }
 
-function buildDecode(backbone: Backbone, adapter: Adapter | undefined, route: Route | undefined): Graph {
-  const graph = new Graph("decode");
+function buildDecode(graph: Graph, backbone: Backbone, adapter: Adapter | undefined, route: Route | undefined): Graph {
   const state = (name: string, shape: readonly number[]) => graph.input(STATE + name, "float32", ["B", ...shape]);
   const method = adapter && buildMethod(graph, adapter, { kind: "decode", state, ...(route && { route }) }, GIVEN);
   const { prefix: _inTheCache, ...hooks } = method?.hooks ?? {};
   return decodeWith(backbone, graph, hooks);
 }
 
-function buildMixed(backbone: Backbone, items: ItemKinds): Graph {
-  const graph = new Graph("mixed");
+function buildMixed(graph: Graph, backbone: Backbone, items: ItemKinds): Graph {
   return decodeWith(backbone, graph, itemHooks(graph, backbone, items));
 }
 
@@ -127,8 +124,7 @@ function decodeWith(backbone: Backbone, graph: Graph, hooks: Hooks): Graph {
 }
 
 /** Its outputs are just what the method derives; of the rest nothing is exported. */
-function buildDerive(backbone: Backbone, adapter: Adapter): Graph {
-  const graph = new Graph("derive");
+function buildDerive(graph: Graph, backbone: Backbone, adapter: Adapter): Graph {
   const tokens = graph.input("tokens", "int64", ["B", "T"]);
   const promptMask = graph.input("promptMask", "float32", ["B", "T"]);
   const { hooks } = buildMethod(graph, adapter, { kind: "prefill", promptMask }, { derived: "output" });
@@ -137,8 +133,7 @@ function buildDerive(backbone: Backbone, adapter: Adapter): Graph {
 }
 
 /** The head needs the rest of the backbone only to be handed out; what its outputs do not reach is not exported. */
-function buildHead(backbone: Backbone, kind: "head" | "pick", adapter: Adapter | undefined): Graph {
-  const graph = new Graph(kind);
+function buildHead(graph: Graph, backbone: Backbone, kind: "head" | "pick", adapter: Adapter | undefined): Graph {
   const promptMask = graph.input("promptMask", "float32", ["B", "T"]);
   const method = adapter?.method.changesHead && buildMethod(graph, adapter, { kind: "prefill", promptMask }, GIVEN);
   const { logits } = backbone.forward(graph, {
@@ -160,19 +155,20 @@ function buildHead(backbone: Backbone, kind: "head" | "pick", adapter: Adapter |
 }
 
 /** Builds the graph of a program. Exported for tests, which look for what must not be in it. */
-export function buildProgram(backbone: Backbone, program: Program): Graph {
+export function buildProgram(backbone: Backbone, program: Program, device: DeviceName = "cpu"): Graph {
+  const graph = new Graph(program.kind, device);
   switch (program.kind) {
     case "prefill":
     case "mixedPrefill":
-      return buildPrefill(backbone, program);
+      return buildPrefill(graph, backbone, program);
     case "decode":
-      return buildDecode(backbone, program.adapter, program.route?.route);
+      return buildDecode(graph, backbone, program.adapter, program.route?.route);
     case "mixed":
-      return buildMixed(backbone, program.items);
+      return buildMixed(graph, backbone, program.items);
     case "derive":
-      return buildDerive(backbone, program.adapter);
+      return buildDerive(graph, backbone, program.adapter);
     default:
-      return buildHead(backbone, program.kind, program.adapter);
+      return buildHead(graph, backbone, program.kind, program.adapter);
   }
 }
 
@@ -237,6 +233,8 @@ export interface Lease extends Disposable {
 export interface SessionCacheOptions {
   /** Sessions specialised by route that are kept; the least recently used unused ones go. */
   readonly routes: number;
+  /** Where they run; default: cpu. */
+  readonly device?: DeviceName | undefined;
   /** Passed to every session, e.g. profiling. */
   readonly session?: Parameters<typeof Session.create>[1];
 }
@@ -260,6 +258,11 @@ export class SessionCache implements Disposable {
   constructor(backbone: Backbone, options: SessionCacheOptions) {
     this.#backbone = backbone;
     this.#options = options;
+  }
+
+  /** Where they run. */
+  get device(): DeviceName {
+    return this.#options.device ?? "cpu";
   }
 
   /** Number of open sessions, and of those in the making. */
@@ -330,8 +333,9 @@ export class SessionCache implements Disposable {
   }
 
   async #make(program: Program): Promise<Session> {
-    const graph = buildProgram(this.#backbone, program);
+    const graph = buildProgram(this.#backbone, program, this.device);
     const making = Session.createAsync(exportOnnx(graph), {
+      device: this.device,
       initializers: this.#backbone.initializers(), // asked for after the graph: a graph may add to them
       prepacked: this.#prepacked,
       // A plan of the memory is kept for every shape that was ever run, and prompts and items have ever new ones.

@@ -1,14 +1,17 @@
 /** @file What all batches of an engine share. */
 import type { Backbone } from "../models/index.ts";
-import type { BufferPool } from "./cache.ts";
+import type { DeviceName } from "../runtime/index.ts";
 import type { AdapterCache } from "./derived.ts";
 import type { SessionCache } from "./graphs.ts";
+import type { BufferPool } from "./pool.ts";
 import type { PrefixCache } from "./prefix-cache.ts";
 import type { Runner } from "./runner.ts";
 
 /** What every batch of an engine shares. */
 export interface Shared {
   readonly backbone: Backbone;
+  /** Where everything runs, and where weights, adapters and key-value caches are. */
+  readonly device: DeviceName;
   readonly sessions: SessionCache;
   readonly adapters: AdapterCache;
   readonly pool: BufferPool;

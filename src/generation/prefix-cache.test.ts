@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type Adapter, methods } from "../methods/index.ts";
 import { Backbone } from "../models/index.ts";
 import { Batch } from "./batch.ts";
-import { KvCache } from "./cache.ts";
+import type { KvCache } from "./cache.ts";
 import { Engine } from "./engine.ts";
 import { BLOCK, PrefixCache } from "./prefix-cache.ts";
 import { PromptReading } from "./reading.ts";
@@ -141,7 +141,7 @@ test("the keys and values of a causal method's prompt do not depend on what foll
 /** A cache with what reading a prompt leaves in its row. */
 async function filled({ shared }: Bench, adapter: Adapter | undefined, tokens: readonly number[]): Promise<KvCache> {
   using prepared = await shared.adapters.prepare(adapter);
-  const cache = new KvCache(shared.backbone.config, shared.pool, 1, 100);
+  const cache = shared.pool.cache(shared.backbone.config, 1, 100);
   const where = { cache, first: 0, positions: [[0, tokens.length - 1]] as const, shares: false };
   using reading = new PromptReading(shared, [{ adapter: prepared, tokens }], where);
   await reading.advance();
@@ -209,7 +209,7 @@ describe("who shares", () => {
     using quantised = Backbone.random(smallConfig, { seed: 3, weights: "int8" });
     const prompt = { adapter: undefined, scope: undefined, tokens: shots, prefix: 0 };
     using bench = new Bench(backbone);
-    using cache = new KvCache(smallConfig, bench.shared.pool, 1, 100);
+    using cache = bench.shared.pool.cache(smallConfig, 1, 100);
     const keysOf = (of: Pick<Backbone, "digest" | "weights">) => {
       const prefixes = new PrefixCache(of, { bytes });
       prefixes.keep(prompt, cache, 0);

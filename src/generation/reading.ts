@@ -152,6 +152,7 @@ export class PromptReading implements Disposable {
         const tensor = Tensor.allocate(
           "float32",
           shape.map((size) => (typeof size === "number" ? size : sizes[size]!)),
+          name === "next" ? this.#shared.device : "cpu",
         );
         results.set(name, tensor);
         binding.output(name, tensor);

@@ -7,10 +7,10 @@ import { Adapter, methodOf } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
 import { operators } from "../runtime/index.ts";
 import { Batch } from "./batch.ts";
-import { BufferPool } from "./cache.ts";
 import { AdapterCache } from "./derived.ts";
 import { Engine } from "./engine.ts";
 import { buildProgram, type Program, SessionCache, type SharedRoute } from "./graphs.ts";
+import { BufferPool } from "./pool.ts";
 import type { Shared } from "./prefill.ts";
 import { Runner } from "./runner.ts";
 import { distance, loadBackbone } from "./testing.ts";
@@ -84,7 +84,16 @@ test("the state of a sequence stays as prefill made it, while rows come and go",
   using pool = new BufferPool();
   const runner = new Runner();
   using adapters = new AdapterCache(backbone, sessions, runner);
-  const shared: Shared = { backbone, sessions, adapters, pool, runner, context: 128, capacity: undefined };
+  const shared: Shared = {
+    backbone,
+    device: "cpu",
+    sessions,
+    adapters,
+    pool,
+    runner,
+    context: 128,
+    capacity: undefined,
+  };
   using batch = new Batch(shared, prompts.length, { prompt: 9, longest: 40 });
   await batch.admit(prompts.slice(0, 3).map((tokens) => ({ tokens, adapter })));
   const size = batch.state("gates")!.length / prompts.length;

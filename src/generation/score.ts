@@ -1,7 +1,6 @@
 /** @file Probabilities of given tokens: a prefill for the hidden states, then the head over as many rows as memory likes. */
 import type { Adapter } from "../methods/index.ts";
 import { Tensor } from "../runtime/index.ts";
-import { KvCache } from "./cache.ts";
 import type { PreparedAdapter } from "./derived.ts";
 import { PREFILL_TOKENS, type Shared } from "./prefill.ts";
 import { isCausal } from "./prefix-cache.ts";
@@ -121,7 +120,7 @@ async function scoreBatch(
   for (const row of lastRows) positions.push([row, sequences[row]!.tokens.length - 1]);
 
   using prepared = await shared.adapters.prepare(adapter);
-  using cache = new KvCache(config, shared.pool, rows, prepared.prefix + longest);
+  using cache = shared.pool.cache(config, rows, prepared.prefix + longest);
   const prompts = sequences.map(({ promptLength }, row) => ({
     adapter: prepared,
     tokens: fed[row]!,

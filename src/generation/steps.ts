@@ -62,6 +62,8 @@ export class Steps implements Disposable {
   #runs: readonly Run[] | undefined;
   readonly #bound = new Map<string, Bound>();
   #items: Items | undefined;
+  /** Of the cache, when the bindings were last looked through. */
+  #version = 0;
 
   constructor(shared: Shared, maxRows: number, tensors: RowTensors) {
     this.#shared = shared;
@@ -80,6 +82,9 @@ export class Steps implements Disposable {
       last[index] = row.length++;
     }
     const { runner } = this.#shared;
+    const { version } = this.#tensors.cache;
+    if (version !== this.#version) this.release();
+    this.#version = version;
     const used = new Set<Bound>();
     this.#runs ??= this.#plan(rows);
     for (const run of this.#runs) {

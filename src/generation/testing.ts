@@ -4,10 +4,11 @@ import { fileURLToPath } from "node:url";
 import { Random } from "../base/index.ts";
 import { Adapter, methodOf } from "../methods/index.ts";
 import { Backbone, type BackboneConfig } from "../models/index.ts";
-import { BufferPool } from "./cache.ts";
+import type { DeviceName } from "../runtime/index.ts";
 import { AdapterCache } from "./derived.ts";
 import { SessionCache } from "./graphs.ts";
 import type { AdapterPrecision } from "./packed-adapter.ts";
+import { BufferPool } from "./pool.ts";
 import type { Shared } from "./prefill.ts";
 import { PrefixCache, type PrefixCacheOptions } from "./prefix-cache.ts";
 import { Runner } from "./runner.ts";
@@ -104,13 +105,19 @@ export function greedy(values: Float32Array): number {
 export class Bench implements Disposable {
   readonly shared: Shared;
 
-  constructor(backbone: Backbone, prefixCache?: PrefixCacheOptions, context = 200, precision?: AdapterPrecision) {
-    const sessions = new SessionCache(backbone, { routes: 0 });
+  constructor(
+    backbone: Backbone,
+    prefixCache?: PrefixCacheOptions,
+    context = 200,
+    precision?: AdapterPrecision,
+    device: DeviceName = "cpu",
+  ) {
+    const sessions = new SessionCache(backbone, { routes: 0, device });
     const runner = new Runner();
     const adapters = new AdapterCache(backbone, sessions, runner, precision);
     const prefixes = prefixCache && new PrefixCache(backbone, prefixCache);
     const sizes = { context, capacity: undefined };
-    this.shared = { backbone, sessions, adapters, pool: new BufferPool(), runner, prefixes, ...sizes };
+    this.shared = { backbone, device, sessions, adapters, pool: new BufferPool(2, device), runner, prefixes, ...sizes };
   }
 
   [Symbol.dispose](): void {

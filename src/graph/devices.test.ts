@@ -4,10 +4,10 @@ import { availableDevices, type DeviceName, Session, type Tensor } from "../runt
 import { grad } from "./autodiff.ts";
 import { exportOnnx } from "./export.ts";
 import { Graph, type Value } from "./graph.ts";
-import { mul, sum } from "./index.ts";
+import { add, type GroupQueryAttentionInputs, gemm, groupQueryAttention, mul, slice, sum } from "./index.ts";
 import { plainCases } from "./testing/cases.ts";
 import { Draw, problems } from "./testing/problems.ts";
-import { type Feed, type GradientProblem, tensorOf } from "./testing/run.ts";
+import { type Feed, type GradientProblem, normals, tensorOf } from "./testing/run.ts";
 import { transformerCases } from "./testing/transformer-cases.ts";
 
 const devices = availableDevices().filter((device) => device !== "cpu");
@@ -20,8 +20,13 @@ interface Problem {
 /** What devices compute with. */
 const narrow = (feed: Feed): Feed => (feed.dtype === "float64" ? { ...feed, dtype: "float32" } : feed);
 
-/** All outputs, by name; with `gradients` those of Σ y² too. */
-function resultsOf({ inputs, build }: Problem, device: DeviceName, gradients: boolean): Map<string, number[]> {
+/** All outputs, by name, of a graph for a device; with `gradients` those of Σ y² too. */
+function resultsOf(
+  { inputs, build }: Problem,
+  device: DeviceName,
+  gradients: boolean,
+  where = device,
+): Map<string, number[]> {
   const graph = new Graph("case", device);
   const values = inputs.map((input, i) => {
     const { dtype, dims, shape } = narrow(input);
@@ -38,7 +43,7 @@ function resultsOf({ inputs, build }: Problem, device: DeviceName, gradients: bo
     );
     for (const [j, value] of found.entries()) graph.output(`dx${wrt[j]}`, value);
   }
-  using session = Session.create(exportOnnx(graph), { device });
+  using session = Session.create(exportOnnx(graph), { device: where });
   const feeds: Record<string, Tensor> = {};
   for (const { name } of session.inputs) feeds[name] = tensorOf(narrow(inputs[Number(name.slice(1))]!));
   const results = session.call(feeds);
@@ -58,6 +63,15 @@ function compare(problem: Problem, device: DeviceName, gradients: boolean): void
   }
 }
 
+/** A number that a product begins with, given and found by the export. */
+const started: Problem = {
+  inputs: [
+    { dtype: "float32", shape: [3, 2], data: [1, 2, 3, 4, 5, 6] },
+    { dtype: "float32", shape: [2, 2], data: [1, 0, 2, 1] },
+  ],
+  build: ([a, b], g) => [gemm(a!, b!, { c: g.scalar(3) }), add(gemm(a!, b!, { alpha: 2 }), 1)],
+};
+
 /** Their own cases ask for parts of a batch that have no rows. */
 const EMPTY_PARTS = ["withSlopes", "rowParts"];
 const cases = Object.entries({ ...plainCases, ...transformerCases }).filter(([name]) => !EMPTY_PARTS.includes(name));
@@ -66,8 +80,60 @@ const rules = Object.keys(problems).filter((name) => !EMPTY_PARTS.includes(name)
 describe.skipIf(devices.length === 0)("a device other than the CPU (skipped where there is none)", () => {
   describe.each(devices)("%s", (device) => {
     test.each(cases)("%s", (_, problem) => compare(problem, device, false));
+    test("products that begin with a number", () => compare(started, device, false));
     test.each(rules)("gradient of %s", (name) => {
       for (const seed of [1, 2, 3]) compare(problems[name]!(new Draw(seed)), device, true);
     });
   });
+});
+
+/** Ragged lengths, several heads on one key head; one new token or several. */
+function attentionProblem(tokens: number, options: { softcap?: number; localWindowSize?: number }): Problem {
+  const [heads, kvHeads, dim, capacity] = [4, 2, 16, 12];
+  const batch = tokens === 1 ? 2 : 1; // the CPU goes on from a cache with several tokens of one sequence only
+  const feed = (seed: number, ...shape: number[]): Feed => ({
+    dtype: "float32",
+    shape,
+    data: normals(
+      seed,
+      shape.reduce((a, b) => a * b),
+    ),
+  });
+  const cache = [batch, kvHeads, capacity, dim];
+  return {
+    inputs: [
+      feed(1, batch, tokens, heads * dim),
+      feed(2, batch, tokens, kvHeads * dim),
+      feed(3, batch, tokens, kvHeads * dim),
+      feed(4, ...cache),
+      feed(5, ...cache),
+      feed(6, capacity, dim / 2),
+      feed(7, capacity, dim / 2),
+      { dtype: "int32", shape: [batch], data: [9, 6].slice(0, batch) },
+      { dtype: "int32", shape: [], data: [10] },
+    ],
+    build: ([query, key, value, pastKey, pastValue, cos, sin, seqlensK, totalSequenceLength]) => {
+      const inputs = { query, key, value, pastKey, pastValue, cos, sin, seqlensK, totalSequenceLength };
+      const sizes = { numHeads: heads, kvNumHeads: kvHeads, ...options };
+      const result = groupQueryAttention({ ...inputs, ...sizes } as GroupQueryAttentionInputs);
+      // What comes after a sequence in its cache may be anything.
+      return [result.y, slice(result.presentKey, 2, 0, 7), slice(result.presentValue, 2, 0, 7)];
+    },
+  };
+}
+
+// Graphs for CUDA have other nodes for attention, which the CPU can run too.
+test.each([
+  [1, {}],
+  [4, {}],
+  [1, { localWindowSize: 3 }],
+  [4, { localWindowSize: 3, softcap: 2 }],
+])("attention of simple nodes, %d tokens, %o", (tokens, options) => {
+  const problem = attentionProblem(tokens, options);
+  const wanted = resultsOf(problem, "cpu", false);
+  const found = resultsOf(problem, "cuda", false, "cpu");
+  for (const [name, numbers] of wanted) {
+    const worst = Math.max(...numbers.map((x, i) => Math.abs(x - found.get(name)![i]!)));
+    expect(worst, name).toBeLessThan(1e-5);
+  }
 });

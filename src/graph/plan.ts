@@ -2,7 +2,7 @@
 import { GraphError } from "./errors.ts";
 import type { Graph, GraphOutput, Node, Value } from "./graph.ts";
 import { elementwiseOps } from "./ops/elementwise.ts";
-import { linearOps } from "./ops/linear.ts";
+import { linearOps, takesAsC } from "./ops/linear.ts";
 import { shapesEqual } from "./shape.ts";
 
 export interface Plan {
@@ -106,6 +106,7 @@ function productToFuse(sum: Node, uses: ReadonlyMap<Value, number>): { gemm: Nod
       origin.node.op === linearOps.gemm &&
       origin.node.inputs.length === 2 &&
       uses.get(resolve(product!)) === 1 &&
+      takesAsC(other!) &&
       shapesEqual(shape, sum.outputs[0]!.shape)
     ) {
       return { gemm: origin.node, c: other! };

@@ -60,6 +60,7 @@ const DEVICES = Object.freeze({
 } satisfies Record<string, DeviceRow>);
 
 export type DeviceName = keyof typeof DEVICES;
+export const DEVICE_NAMES = Object.freeze(Object.keys(DEVICES)) as readonly DeviceName[];
 
 /** A device in use: a tiny session that proves it works and through which its memory is got. */
 interface OpenDevice {
@@ -96,6 +97,11 @@ export function deviceAllocator(device: DeviceName): Pointer {
 /** Describes the memory of a device to the runtime. @throws RuntimeError DEVICE_UNAVAILABLE */
 export function deviceMemoryInfo(device: DeviceName): Pointer {
   return device === "cpu" ? environment().cpu : openDevice(device).memoryInfo;
+}
+
+/** Makes sure that sessions can run on a device. @throws RuntimeError DEVICE_UNAVAILABLE, which says what is missing */
+export function requireDevice(device: DeviceName): void {
+  if (device !== "cpu") openDevice(device);
 }
 
 /** The devices on which a session can run here and now. Looking opens them, which may take a second at first. */

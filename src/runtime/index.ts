@@ -1,6 +1,8 @@
 /** @file Door of the room `runtime`: ONNX Runtime through its C API. Sessions, tensors, bindings, devices. */
+
+export { hasFusedAttention } from "./attention.ts";
 export type { Binding } from "./binding.ts";
-export { availableDevices, type DeviceName } from "./devices.ts";
+export { availableDevices, DEVICE_NAMES, type DeviceName, requireDevice } from "./devices.ts";
 export type { DType, TensorData } from "./dtypes.ts";
 export { configureRuntime, type LogLevel, type RuntimeOptions, runtimeVersion } from "./environment.ts";
 export { RuntimeError, type RuntimeErrorCode } from "./errors.ts";

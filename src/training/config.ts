@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
 import { parseWith } from "../base/index.ts";
+import { DEVICE_NAMES, type DeviceName } from "../runtime/index.ts";
 import { TEMPLATE_NAMES } from "./template.ts";
 import { nearest } from "./text.ts";
 
@@ -94,6 +95,12 @@ export const trainingConfigSchema = strict({
     .default("float32")
     .describe(
       "How the frozen backbone is held during training. int8 and int4: blocks of 32 weights share a scale (QLoRA's way); a fraction of the memory, and the gradients are those of the quantised model.",
+    ),
+  device: z
+    .enum(DEVICE_NAMES as readonly [DeviceName, ...DeviceName[]])
+    .default("cpu")
+    .describe(
+      "Where passes and optimizer run, with weights, parameters and moments in its memory: cpu, webgpu or cuda.",
     ),
   method: z.string().min(1).describe("The PEFT method, e.g. lora or milora."),
   adapter: z

@@ -170,7 +170,7 @@ export class Run implements Disposable {
 
   /** What trains the adapter as it is now. */
   get trainer(): Trainer {
-    const { betas, eps, weight_decay, max_grad_norm, micro_batch_size, max_length, bilevel, packing, seed } =
+    const { betas, eps, weight_decay, max_grad_norm, micro_batch_size, max_length, bilevel, packing, seed, device } =
       this.#config;
     const adamW = { betas, eps, weightDecay: weight_decay, maxGradNorm: max_grad_norm };
     this.#current ??= new Trainer(this.#backbone, this.#adapter, {
@@ -183,6 +183,7 @@ export class Run implements Disposable {
       packing,
       recompute: this.#config.activation_checkpointing ? "all" : "light",
       seed,
+      device,
     });
     return this.#current;
   }

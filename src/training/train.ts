@@ -2,6 +2,7 @@
 import { deriveSeed, InputError } from "../base/index.ts";
 import { Adapter, methodOf } from "../methods/index.ts";
 import { Backbone } from "../models/index.ts";
+import { type DeviceName, requireDevice } from "../runtime/index.ts";
 import { withCheckpoint } from "./checkpoint.ts";
 import { resolveTrainingConfig, type TrainingConfig, type TrainingConfigInput } from "./config.ts";
 import { type DataSet, loadData } from "./data.ts";
@@ -37,6 +38,7 @@ export async function trainTogether(
   const given = configs.map((config) => resolveTrainingConfig(config));
   const methods = given.map(({ method }) => methodOf(method));
   requireOneBackbone(given);
+  requireDevice(given[0]!.device);
   requireJoinable(methods);
   const [{ model, weights }] = given as [TrainingConfig];
   using loaded = options.backbone === undefined ? await Backbone.load(model, { weights }) : undefined;
@@ -57,13 +59,14 @@ export async function trainTogether(
 }
 
 function requireOneBackbone(configs: readonly TrainingConfig[]): void {
-  const [{ model, weights }] = configs as [TrainingConfig];
+  const [{ model, weights, device }] = configs as [TrainingConfig];
   const problems = configs.flatMap((config, i) => {
     const at = `config ${i + 1}`;
     const twice = configs.findIndex(({ output_dir }) => output_dir === config.output_dir);
     return [
       ...(config.model === model ? [] : [`${at}: model is ${config.model}, that of the first is ${model}`]),
       ...(config.weights === weights ? [] : [`${at}: weights is ${config.weights}, that of the first is ${weights}`]),
+      ...(config.device === device ? [] : [`${at}: device is ${config.device}, that of the first is ${device}`]),
       ...(twice === i ? [] : [`${at}: output_dir ${config.output_dir} is that of config ${twice + 1}, too`]),
     ];
   });
@@ -143,7 +146,7 @@ class Runs implements Disposable {
     };
     const host: RunHost = {
       release: () => this.#release(),
-      optimizer: (options) => this.#optimizer(options),
+      optimizer: (options) => this.#optimizer(options, config.device),
       onProgress: onProgress && ((event) => onProgress(event, index)),
     };
     this.#runs.push(new Run(resolved, data, frozen, adapter, directory, host));
@@ -240,9 +243,9 @@ class Runs implements Disposable {
     this.#joint = undefined;
   }
 
-  #optimizer(options: AdamWOptions): AdamW {
+  #optimizer(options: AdamWOptions, device: DeviceName): AdamW {
     const key = JSON.stringify(options);
-    const known = this.#optimizers.get(key) ?? new AdamW(options);
+    const known = this.#optimizers.get(key) ?? new AdamW(options, device);
     this.#optimizers.set(key, known);
     return known;
   }

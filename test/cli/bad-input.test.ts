@@ -2,10 +2,12 @@
 import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { availableDevices } from "../../src/runtime/index.ts";
 import { fixture, milora, temporary, tiny } from "./milora.ts";
 
 const gqa = fixture("backbones/llama-gqa");
 const allModules = fixture("lora/all-modules");
+const tinyRows = join(import.meta.dirname, "../../assets/data/subjects/dev.jsonl");
 
 /** A copy of a directory, changed by `change`. */
 function changed(source: string, change: (directory: string) => void): string {
@@ -35,6 +37,19 @@ const logits = (model: string, adapter?: string) => [
   ...["logits", "--model", model, "--tokens", "1,5,7"],
   ...(adapter ? ["--adapter", adapter] : []),
 ];
+
+test.skipIf(availableDevices().includes("cuda"))("a device that is not here, before anything is read", async () => {
+  const cuda = ["--device", "cuda", "--model", "nowhere"];
+  const commands = [
+    ["generate", "--prompt", "x", ...cuda],
+    ["logits", "--tokens", "1,2", ...cuda],
+    ["eval", "--data", tinyRows, ...cuda],
+    ["train", "--train", tinyRows, "--method", "lora", "--output", join(temporary(), "run"), ...cuda],
+    ["serve", "--data", temporary(), ...cuda],
+  ];
+  for (const args of commands)
+    expect(await refused(args)).toMatch(/^error: cuda cannot be used here: it needs an NVIDIA/);
+});
 
 describe("a backbone", () => {
   test("whose directory does not exist, or is no model", async () => {

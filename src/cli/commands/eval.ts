@@ -3,7 +3,17 @@ import { type Command, Option } from "commander";
 import { InputError } from "../../base/index.ts";
 import { PROTOCOLS } from "../../evaluation/index.ts";
 import { CONVERSATION_FLAGS, type EvalFlags, flagNames } from "../eval/flags.ts";
-import { adapterFlag, examples, integer, jsonFlag, modelFlag, needed, threadsFlag, weightsFlag } from "../flags.ts";
+import {
+  adapterFlag,
+  deviceFlag,
+  examples,
+  integer,
+  jsonFlag,
+  modelFlag,
+  needed,
+  threadsFlag,
+  weightsFlag,
+} from "../flags.ts";
 import { addJudgeFlags } from "../judge/flags.ts";
 
 export function configure(command: Command): void {
@@ -39,6 +49,7 @@ export function configure(command: Command): void {
     .option("--output <path>", "tasks: a directory for results and rows, which goes on where it was; --data: a file")
     .addOption(weightsFlag())
     .addOption(threadsFlag())
+    .addOption(deviceFlag())
     .addOption(jsonFlag())
     .optionsGroup("Conversations (mt_bench), and the model that judges them:")
     .option("--greedy", "always the likeliest tokens, instead of FastChat's temperatures")

@@ -4,10 +4,12 @@ import { type Command, Option } from "commander";
 import { InputError } from "../../base/index.ts";
 import type { GenerationRequest, GenerationResult, SamplingOptions } from "../../generation/index.ts";
 import type { Tokenizer } from "../../models/index.ts";
+import type { DeviceName } from "../../runtime/index.ts";
 import { renderPrompt } from "../../training/index.ts";
 import {
   adapterFlag,
   collect,
+  deviceFlag,
   examples,
   integer,
   jsonFlag,
@@ -26,6 +28,7 @@ interface Flags {
   readonly adapter?: string;
   readonly weights?: "float32" | "int8" | "int4";
   readonly threads?: number;
+  readonly device?: DeviceName;
   readonly prompt?: string;
   readonly instruction?: string;
   readonly chat?: string;
@@ -70,6 +73,7 @@ export function configure(command: Command): void {
       .option("--route", "show which experts each layer chose (routed adapters)")
       .addOption(weightsFlag())
       .addOption(threadsFlag())
+      .addOption(deviceFlag())
       .addOption(jsonFlag())
       .action(generate),
     [

@@ -1,7 +1,9 @@
 /** @file `milora logits`: the numbers behind the next token, for checks against other implementations. */
 import { type Command, Option } from "commander";
+import type { DeviceName } from "../../runtime/index.ts";
 import {
   adapterFlag,
+  deviceFlag,
   examples,
   integer,
   jsonFlag,
@@ -20,6 +22,7 @@ interface Flags {
   readonly adapter?: string;
   readonly weights?: "float32" | "int8" | "int4";
   readonly threads?: number;
+  readonly device?: DeviceName;
   readonly tokens: number[];
   readonly greedy?: number;
   readonly json?: boolean;
@@ -36,6 +39,7 @@ export function configure(command: Command): void {
       .option("--greedy <n>", "also continue by n tokens, always the likeliest", integer(1))
       .addOption(weightsFlag())
       .addOption(threadsFlag())
+      .addOption(deviceFlag())
       .addOption(jsonFlag())
       .action(logits),
     ["milora logits --model assets/tiny-llama --tokens 1,5,77 --greedy 12 --json"],

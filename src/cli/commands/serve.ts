@@ -3,7 +3,7 @@ import { type Command, Option } from "commander";
 import { InputError } from "../../base/index.ts";
 import { environmentSettings, parseServerConfig, qualified, Server, type ServerConfig } from "../../serving/index.ts";
 import { readConfigFile } from "../../training/index.ts";
-import { collect, examples, integer, jsonFlag, threadsFlag, weightsFlag } from "../flags.ts";
+import { collect, deviceFlag, examples, integer, jsonFlag, threadsFlag, weightsFlag } from "../flags.ts";
 import { merge, parseSettings, type Settings } from "../settings.ts";
 import { note, paint, print, printJson } from "../terminal.ts";
 
@@ -13,6 +13,7 @@ interface Flags {
   readonly model?: string;
   readonly name?: string;
   readonly weights?: string;
+  readonly device?: string;
   readonly chatTemplate?: string;
   readonly threads?: number;
   readonly adapter?: string[];
@@ -37,6 +38,7 @@ export function configure(command: Command): void {
       .option("--model <dir>", "backbone: a Hugging Face directory, a .gguf file, or ORG/NAME once pulled")
       .option("--name <name>", "what clients call the backbone (default: the last part of --model)")
       .addOption(weightsFlag())
+      .addOption(deviceFlag())
       .option("--chat-template <file>", "Jinja file for chats, or alpaca (default: the model's own template)")
       .option("--adapter <name=dir>", "install an adapter for all tenants; may be repeated", collect)
       .option("--preload <name>", "load an installed adapter now and keep it in memory; may be repeated", collect)
@@ -99,6 +101,7 @@ function settingsOf({ adapter, preload, adapterDir, maxBatch, ...flags }: Flags)
     "model",
     "name",
     "weights",
+    "device",
     "threads",
     "data",
     "host",

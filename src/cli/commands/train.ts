@@ -21,7 +21,7 @@ import {
   trainTogether,
   unknownSettings,
 } from "../../training/index.ts";
-import { collect, examples, jsonFlag, threadsFlag } from "../flags.ts";
+import { collect, deviceFlag, examples, jsonFlag, threadsFlag } from "../flags.ts";
 import { InterruptError, onInterrupt } from "../interrupt.ts";
 import { writeReport } from "../report/index.ts";
 import { merge, parseSettings, type Settings, withoutNulls } from "../settings.ts";
@@ -34,6 +34,7 @@ interface Flags {
   readonly dev?: string;
   readonly method?: string;
   readonly weights?: string;
+  readonly device?: string;
   readonly template?: string;
   readonly config?: string[];
   readonly seeds?: number[];
@@ -58,6 +59,7 @@ export function configure(command: Command): void {
       .option("--dev <file|share>", "dev rows: a file, or a share of the training rows such as 0.05")
       .option("--method <name>", `one of ${[...methods.keys()].join(", ")}`)
       .addOption(new Option("--weights <form>", "how the frozen backbone is held").choices(["float32", "int8", "int4"]))
+      .addOption(deviceFlag())
       .option("--template <name|file>", "how a row becomes a prompt: alpaca, chat, none, or a Jinja file")
       .option(
         "--config <file>",
@@ -238,6 +240,7 @@ async function settingsOf(flags: OneRun): Promise<TrainingConfigInput> {
     model: flags.model,
     method: flags.method,
     weights: flags.weights,
+    device: flags.device,
     output_dir: output,
     tensorboard: flags.tensorboard,
     data: defined(data),

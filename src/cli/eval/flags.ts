@@ -1,5 +1,6 @@
 /** @file The flags of `milora eval`, as its parts read them. */
 import type { Protocol } from "../../evaluation/index.ts";
+import type { DeviceName } from "../../runtime/index.ts";
 import type { JudgeFlags } from "../judge/flags.ts";
 
 export interface EvalFlags extends JudgeFlags {
@@ -7,6 +8,7 @@ export interface EvalFlags extends JudgeFlags {
   readonly adapter?: string;
   readonly weights?: "float32" | "int8" | "int4";
   readonly threads?: number;
+  readonly device?: DeviceName;
   readonly data?: string;
   readonly tasks?: string;
   readonly protocol?: Protocol;

@@ -6,7 +6,7 @@ import { apply1, op } from "./common.ts";
 import { hasLinear, type NBits, quantizedOps } from "./quantized.ts";
 
 /** Inputs that an items op has after its first ones. */
-interface ItemInputs {
+export interface ItemInputs {
   /** The items of the next product, of `nextK` columns, whose memory is fetched meanwhile. */
   readonly next: boolean;
   readonly gates: boolean;

@@ -141,11 +141,17 @@ export interface GemmOptions extends Partial<Product> {
 
 /** alpha · A' B' + beta · c on matrices. A torch Linear weight [out, in] is `b` with `transB: true`. */
 export function gemm(a: Value, b: Value, options: GemmOptions = {}): Value {
-  const { c, transA = false, transB = false, alpha = 1, beta = 1 } = options;
+  const { transA = false, transB = false, alpha = 1, beta = 1 } = options;
+  const c = options.c && !takesAsC(options.c) ? reshape(options.c, [1, 1]) : options.c;
   return (
     (c || transA ? undefined : simplerProduct(a, b, { transB, alpha })) ??
     apply1(linearOps.gemm, c ? [a, b, c] : [a, b], { transA, transB, alpha, beta })
   );
+}
+
+/** Whether a product can begin with a value: a number in place of a matrix ends the process on WebGPU. */
+export function takesAsC({ graph, shape }: Value): boolean {
+  return graph.device !== "webgpu" || shape.length > 0;
 }
 
 /**

@@ -1,8 +1,9 @@
 /** @file Fused ops of language models: RMS norm, rotary positions, grouped attention with a cache. */
-import { OPERATOR_DOMAIN } from "../../runtime/index.ts";
+import { hasFusedAttention, OPERATOR_DOMAIN } from "../../runtime/index.ts";
 import { type None, none, producedBy, type Value } from "../graph.ts";
 import { float, int, type Lowering, type OnnxAttributes } from "../lowering.ts";
 import { addDims, type Dim, formatShape, shapesEqual } from "../shape.ts";
+import { lowerAttention } from "./attention.ts";
 import { apply1, needDtype, needFloat, op, sameDtype } from "./common.ts";
 import { mul, neg, silu, sub } from "./elementwise.ts";
 import { layoutOps, reshape } from "./layout.ts";
@@ -190,6 +191,11 @@ export const transformerOps = {
         to.emit("Attention", taken, attributes, to.outs, OPERATOR_DOMAIN);
         return;
       }
+      if (!hasFusedAttention(to.device, to.node.inputs[0]!.shape[1]!)) {
+        const [query, key, value, pastKey, pastValue, last, total, cos, sin, , given] = inputs as Eleven<string>;
+        lowerAttention(to, { query, key, value, pastKey, pastValue, last, total, cos, sin, bias: given });
+        return;
+      }
       while (inputs.at(-1) === "") inputs.pop();
       const attributes: OnnxAttributes = {
         num_heads: int(numHeads),
@@ -204,6 +210,8 @@ export const transformerOps = {
     },
   }),
 };
+
+type Eleven<T> = [T, T, T, T, T, T, T, T, T, T, T];
 
 /** Whether milora's own operator can compute it: one new token for each sequence, rotated inside. */
 function hasAttention({ node, attributes }: Lowering<Attention>): boolean {

@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { parseWith } from "../../base/index.ts";
 import { schedulerLimitsSchema } from "../../generation/index.ts";
+import { DEVICE_NAMES, type DeviceName } from "../../runtime/index.ts";
 import { ADAPTER_NAME, registryLimitsSchema } from "../adapters/index.ts";
 
 const seconds = z.number().positive().max(86_400);
@@ -40,6 +41,10 @@ export const serverConfigSchema = z.strictObject({
     .optional()
     .describe("how chats are put to the model: `alpaca`, or a Jinja file; default the model's own template"),
   threads: count.optional().describe("CPU threads; default one per core"),
+  device: z
+    .enum(DEVICE_NAMES as readonly [DeviceName, ...DeviceName[]])
+    .default("cpu")
+    .describe("where it is computed: cpu, webgpu or cuda"),
   data: z.string().min(1).default("milora-data").describe("directory of the database and of the installed adapters"),
   adapters: z
     .record(z.string().regex(ADAPTER_NAME, "is no name of an adapter"), z.string().min(1))

@@ -4,7 +4,7 @@ import type { FastifyInstance } from "fastify";
 import { InputError } from "../../base/index.ts";
 import { Engine, Scheduler } from "../../generation/index.ts";
 import { Backbone } from "../../models/index.ts";
-import { configureRuntime } from "../../runtime/index.ts";
+import { configureRuntime, requireDevice } from "../../runtime/index.ts";
 import { AdapterRegistry } from "../adapters/index.ts";
 import { Owned } from "../owned.ts";
 import { openStore, type Principal, type Store } from "../store/index.ts";
@@ -47,6 +47,7 @@ export class Server implements AsyncDisposable {
     try {
       const chat = chatFormatOf(config.chatTemplate);
       if (config.threads !== undefined) configureRuntime({ threads: config.threads });
+      requireDevice(config.device);
       const onError = (err: unknown): void => log.error({ err }, "usage could not be written; it is kept");
       const [backbone, store] = await owned.both(
         Backbone.load(config.model, config.weights ? { weights: config.weights } : {}),
@@ -57,6 +58,7 @@ export class Server implements AsyncDisposable {
       const metrics = new Metrics(config.metricLabels, base);
       const engine = owned.add(
         Engine.create(backbone, {
+          device: config.device,
           maxBatch: config.limits.maxBatch,
           adapterPrecision: config.adapterPrecision,
           ...(config.prefixCacheBytes > 0 && { prefixCache: { bytes: config.prefixCacheBytes } }),
