@@ -1,6 +1,8 @@
 /** @file Devices: the CPU always works, another one works or says what it lacks. */
 import { describe, expect, it } from "vitest";
+import { copyThrough } from "./devices.ts";
 import { availableDevices, type DeviceName, Session, Tensor } from "./index.ts";
+import { handleOf } from "./tensor.ts";
 import { ADD, linear, testModel } from "./testing.ts";
 
 const available = availableDevices();
@@ -57,6 +59,21 @@ describe("devices", () => {
         expect(result.device).toBe(device);
         session.run(back.input("b", result));
         expect([...here.data]).toEqual([30, 60]);
+      });
+
+      it("copies by a model, too, where the runtime has no other way", () => {
+        using here = Tensor.from("uint8", [3], Uint8Array.of(1, 2, 3));
+        using there = Tensor.allocate("uint8", [3], device);
+        using again = Tensor.allocate("uint8", [3], device);
+        using back = Tensor.allocate("uint8", [3]);
+        for (const [from, to] of [
+          [here, there],
+          [there, again],
+          [again, back],
+        ] as const) {
+          copyThrough(device, handleOf(from).value, handleOf(to).value);
+        }
+        expect([...back.data]).toEqual([1, 2, 3]);
       });
 
       it("uses weights from outside", () => {

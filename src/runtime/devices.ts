@@ -11,6 +11,8 @@ interface DeviceRow {
   readonly provider: string;
   /** Names that runtimes have given to the device's memory, newest first. */
   readonly memoryNames: readonly string[];
+  /** Whether its provider is a part of the library, which can then copy to and from it. */
+  readonly copies: boolean;
   /** Makes a session use the device. */
   append(api: Api, options: Pointer): void;
   /** What has to be there, said when it is not. */
@@ -24,12 +26,14 @@ const DEVICES = Object.freeze({
   cpu: {
     provider: "CPUExecutionProvider",
     memoryNames: ["Cpu"],
+    copies: false,
     append: () => {},
     remedy: "",
   },
   webgpu: {
     provider: "WebGpuExecutionProvider",
     memoryNames: ["WebGPU_Buf", "WebGPU_Buffer"],
+    copies: true,
     append: (api, options) =>
       check(
         api,
@@ -43,6 +47,7 @@ const DEVICES = Object.freeze({
   cuda: {
     provider: "CUDAExecutionProvider",
     memoryNames: ["Cuda"],
+    copies: false,
     append: (api, options) => {
       check(api, api.CreateCUDAProviderOptions(out), "set up CUDA", "DEVICE_UNAVAILABLE");
       const cuda = outPointer();
@@ -66,6 +71,8 @@ export const DEVICE_NAMES = Object.freeze(Object.keys(DEVICES)) as readonly Devi
 interface OpenDevice {
   readonly memoryInfo: Pointer;
   readonly allocator: Pointer;
+  /** Another one, that copies; made when it is first needed. */
+  copier: Pointer | undefined;
 }
 
 const opened = new Map<DeviceName, OpenDevice | RuntimeError>();
@@ -80,6 +87,35 @@ const IDENTITY =
  */
 export function isOneThreaded(device: DeviceName): boolean {
   return device !== "cpu";
+}
+
+/** y = Identity(x), uint8 [N]. */
+const COPY =
+  "CAoSBm1pbG9yYTpKCh4KAXgSAXkaCmlkZW50aXR5IzAiCElkZW50aXR5OgASBGNvcHlaEAoBeBILCgkIAhIFCgMSAU5iEAoBeRILCgkIAhIFCgMSAU5CBAoAEBVCEQoNY29tLm1pY3Jvc29mdBAB";
+
+/**
+ * Copies between values uint8 [N] on the device and the CPU, or on the device alone, by running a model: the runtime's own
+ * function for that knows only the devices whose provider is a part of the library.
+ */
+export function copyThrough(device: DeviceName, from: Pointer, to: Pointer): void {
+  const { api } = environment();
+  const opened = openDevice(device);
+  opened.copier ??= createSession(rowOf(device), COPY);
+  check(api, api.CreateIoBinding(opened.copier, out), "create a binding");
+  const binding = outPointer();
+  try {
+    check(api, api.BindInput(binding, "x", from), "bind what is to be copied");
+    check(api, api.BindOutput(binding, "y", to), "bind what is to be written");
+    check(api, api.SynchronizeBoundInputs(binding), "copy to the device");
+    check(api, api.RunWithBinding(opened.copier, null, binding), `copy to or from ${device}`);
+  } finally {
+    api.ReleaseIoBinding(binding);
+  }
+}
+
+/** Whether the runtime's own function copies to and from a device. */
+export function copiesItself(device: DeviceName): boolean {
+  return rowOf(device).copies;
 }
 
 /** Lets a session run on a device. @throws RuntimeError DEVICE_UNAVAILABLE */
@@ -146,30 +182,34 @@ function tryOpen(device: DeviceName): OpenDevice | RuntimeError {
   }
 }
 
-function open(row: DeviceRow): OpenDevice {
+function createSession(row: DeviceRow, base64: string): Pointer {
   const { api, env } = environment();
-  if (!providers().includes(row.provider)) {
-    throw new RuntimeError("DEVICE_UNAVAILABLE", `this build of ONNX Runtime has no ${row.provider}`);
-  }
   check(api, api.CreateSessionOptions(out), "create session options");
   const options = outPointer();
-  let session: Pointer;
   try {
     check(api, api.DisablePerSessionThreads(options), "share its threads");
     row.append(api, options);
-    const model = Buffer.from(IDENTITY, "base64");
+    const model = Buffer.from(base64, "base64");
     check(api, api.CreateSessionFromArray(env, model, model.byteLength, options, out), "open the device");
-    session = outPointer();
+    return outPointer();
   } finally {
     api.ReleaseSessionOptions(options);
   }
+}
+
+function open(row: DeviceRow): OpenDevice {
+  const { api } = environment();
+  if (!providers().includes(row.provider)) {
+    throw new RuntimeError("DEVICE_UNAVAILABLE", `this build of ONNX Runtime has no ${row.provider}`);
+  }
+  const session = createSession(row, IDENTITY);
   let failure: unknown;
   for (const name of row.memoryNames) {
     try {
       check(api, api.CreateMemoryInfo(name, OrtDeviceAllocator, 0, OrtMemTypeDefault, out), "describe device memory");
       const memoryInfo = outPointer();
       check(api, api.CreateAllocator(session, memoryInfo, out), "give the allocator of the device");
-      return { memoryInfo, allocator: outPointer() };
+      return { memoryInfo, allocator: outPointer(), copier: undefined };
     } catch (error) {
       failure = error;
     }

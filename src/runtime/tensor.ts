@@ -2,7 +2,7 @@
 import koffi from "koffi";
 import { check, out, outPointer } from "./api.ts";
 import { describe } from "./describe.ts";
-import { type DeviceName, deviceAllocator, deviceMemoryInfo } from "./devices.ts";
+import { copiesItself, copyThrough, type DeviceName, deviceAllocator, deviceMemoryInfo } from "./devices.ts";
 import { bytesOf, DTYPES, type DType, type TensorData } from "./dtypes.ts";
 import { environment } from "./environment.ts";
 import { RuntimeError } from "./errors.ts";
@@ -134,8 +134,7 @@ export class Tensor implements Disposable {
    * @throws RuntimeError DEVICE_UNAVAILABLE, RUNTIME_FAILED when there is not enough memory
    */
   static allocate(dtype: DType, shape: readonly number[], device: DeviceName = "cpu"): Tensor {
-    dtypeInfo(dtype);
-    const byteLength = bytesOf(dtype, countElements(shape));
+    const byteLength = dtypeInfo(dtype) && bytesOf(dtype, countElements(shape));
     const block = device === "cpu" ? Memory.zeros(byteLength) : undefined;
     if (block !== undefined) {
       return new Tensor(dtype, shape, new TensorHandle(createValue(dtype, shape, block, 0), block), 0);
@@ -317,9 +316,16 @@ export class Tensor implements Disposable {
       (this.data as Float32Array).set(source.data as Float32Array);
       return;
     }
+    const device = this.device === "cpu" ? source.device : this.device;
     const { api, env } = environment();
-    const [given, taken] = [source, this].map((tensor) => BigUint64Array.of(tensor.#handle.value));
-    check(api, api.CopyTensors(env, given!, taken!, null, 1), `copy from ${source.device} to ${this.device}`);
+    if (copiesItself(device)) {
+      const [given, taken] = [source, this].map((tensor) => BigUint64Array.of(tensor.#handle.value));
+      check(api, api.CopyTensors(env, given!, taken!, null, 1), `copy from ${source.device} to ${this.device}`);
+      return;
+    }
+    using given = source.as("uint8", [this.byteLength]);
+    using taken = this.as("uint8", [this.byteLength]);
+    copyThrough(device, given.#handle.value, taken.#handle.value);
   }
 
   #fillWithZeros(): void {
