@@ -82,8 +82,8 @@ typedef struct {
   /* y[m * stride + n] = x[m] . w[n] (+ bias[n]) for rows of x in chunks, and n from `from` to `to`; `soon` may be NULL. */
   void (*multiply)(const Chunk *x, int64_t M, const Quantized *w, const float *bias, int64_t from, int64_t to, float *y, int64_t stride,
                    Soon *soon);
-  /* low [rows, rank] = x [rows, in] A^T. */
-  void (*project)(const Item *item, const float *x, int64_t in, int64_t rows, float *low);
+  /* low [rows, rank] = x [rows, in] A^T, for ranks from `from` to `to`; these begin at a multiple of 4. */
+  void (*project)(const Item *item, const float *x, int64_t in, int64_t rows, int64_t from, int64_t to, float *low);
   /* sums[o] = (low B)[o] of one row, for the item's outputs o from `from` to `to`. */
   void (*expand)(const Item *item, const float *low, int64_t from, int64_t to, float *sums);
   /* The rest of an item for the same outputs, with its gate; y is that of the item's row, at the item's first output. */

@@ -52,28 +52,28 @@ INLINE void project_tile(const void *a, const float *x, int64_t in, int64_t rows
   }
 }
 
-INLINE void project_as(const Item *item, const float *x, int64_t in, int64_t rows, float *low, const int form) {
+INLINE void project_as(const Item *item, const float *x, int64_t in, int64_t rows, int64_t from, int64_t to, float *low, const int form) {
   const int64_t rank = item->rank;
   for (int64_t m = 0; m < rows; m += HEIGHT) {
     const int64_t left = rows - m;
-    int64_t r = 0;
+    int64_t r = from;
     if (left == 1) {
-      for (; r + 4 <= rank; r += 4) project_tile(item->a, x + m * in, in, 1, r, rank, low + m * rank, form, 1, 4);
-      for (; r < rank; r++) project_tile(item->a, x + m * in, in, 1, r, rank, low + m * rank, form, 1, 1);
+      for (; r + 4 <= to; r += 4) project_tile(item->a, x + m * in, in, 1, r, rank, low + m * rank, form, 1, 4);
+      for (; r < to; r++) project_tile(item->a, x + m * in, in, 1, r, rank, low + m * rank, form, 1, 1);
     } else {
-      for (; r + TILE <= rank; r += TILE) project_tile(item->a, x + m * in, in, left, r, rank, low + m * rank, form, HEIGHT, TILE);
-      for (; r < rank; r++) project_tile(item->a, x + m * in, in, left, r, rank, low + m * rank, form, HEIGHT, 1);
+      for (; r + TILE <= to; r += TILE) project_tile(item->a, x + m * in, in, left, r, rank, low + m * rank, form, HEIGHT, TILE);
+      for (; r < to; r++) project_tile(item->a, x + m * in, in, left, r, rank, low + m * rank, form, HEIGHT, 1);
     }
   }
 }
 
-static void project(const Item *item, const float *x, int64_t in, int64_t rows, float *low) {
-  if (item->form == FLOAT16) project_as(item, x, in, rows, low, FLOAT16);
-  else if (item->form == INT8) project_as(item, x, in, rows, low, INT8);
-  else project_as(item, x, in, rows, low, FLOAT32);
+static void project(const Item *item, const float *x, int64_t in, int64_t rows, int64_t from, int64_t to, float *low) {
+  if (item->form == FLOAT16) project_as(item, x, in, rows, from, to, low, FLOAT16);
+  else if (item->form == INT8) project_as(item, x, in, rows, from, to, low, INT8);
+  else project_as(item, x, in, rows, from, to, low, FLOAT32);
   if (item->ranks)
     for (int64_t m = 0; m < rows; m++)
-      for (int64_t r = 0; r < item->rank; r++) low[m * item->rank + r] *= item->ranks[r];
+      for (int64_t r = from; r < to; r++) low[m * item->rank + r] *= item->ranks[r];
 }
 
 /* What an item does with a sum: y = y + gate * ((y + factor * sum) * scale + bias - y). */

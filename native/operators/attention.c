@@ -7,29 +7,47 @@ typedef struct {
   int64_t queryStep, keyStep; /* from one sequence to the next */
   float *keys, *values, *y, *scratch;
   const int32_t *last;
-  int64_t B, S, pairs, scratchOfPart, parts;
+  int64_t B, S, pairs, scratchOfPart, parts, splits, appends; /* heads that share keys are split in so many */
 } Attention;
 
-/* Some of the groups of heads that share keys and values, over all sequences. */
+/* New keys and values of some of the sequences. */
+static void append_part(void *data, size_t t) {
+  const Attention *run = data;
+  const int64_t width = run->kernel->width, keyHeads = run->kernel->keyHeads;
+  const int64_t to = part(run->B, (int64_t)t + 1, run->appends, 1);
+  for (int64_t b = part(run->B, (int64_t)t, run->appends, 1); b < to; b++) {
+    const int64_t position = run->last[b];
+    const float *cosine = run->cosine + position * run->pairs, *sine = run->sine + position * run->pairs;
+    for (int64_t h = 0; h < keyHeads; h++) {
+      const int64_t place = ((b * keyHeads + h) * run->S + position) * width;
+      kernels->rotate(run->key + b * run->keyStep + h * width, cosine, sine, run->pairs, width, run->keys + place);
+      __builtin_memcpy(run->values + place, run->value + b * run->keyStep + h * width, 4 * (size_t)width);
+    }
+  }
+}
+
+/* Some of the groups of heads that share keys and values, or of parts of these, over all sequences. */
 static void attend_part(void *data, size_t t) {
   const Attention *run = data;
   const Kernel *kernel = run->kernel;
-  const int64_t width = kernel->width, keyHeads = kernel->keyHeads, group = kernel->heads / keyHeads;
+  const int64_t width = kernel->width, keyHeads = kernel->keyHeads, group = kernel->heads / keyHeads, units = run->B * keyHeads * run->splits;
   float *q = run->scratch + (int64_t)t * run->scratchOfPart, *scores = q + group * width;
-  const int64_t to = part(run->B * keyHeads, (int64_t)t + 1, run->parts, 1);
-  for (int64_t u = part(run->B * keyHeads, (int64_t)t, run->parts, 1); u < to; u++) {
-    const int64_t b = u / keyHeads, h = u % keyHeads, position = run->last[b];
-    float *keys = run->keys + (b * keyHeads + h) * run->S * width, *values = run->values + (b * keyHeads + h) * run->S * width;
-    const float *own = run->query + b * run->queryStep + h * group * width;
+  const int64_t to = part(units, (int64_t)t + 1, run->parts, 1);
+  for (int64_t u = part(units, (int64_t)t, run->parts, 1); u < to; u++) {
+    const int64_t b = u / run->splits / keyHeads, h = u / run->splits % keyHeads, position = run->last[b];
+    const int64_t from = part(group, u % run->splits, run->splits, 1), heads = part(group, u % run->splits + 1, run->splits, 1) - from;
+    const float *keys = run->keys + (b * keyHeads + h) * run->S * width, *values = run->values + (b * keyHeads + h) * run->S * width;
+    const float *own = run->query + b * run->queryStep + (h * group + from) * width;
     const float *cosine = run->cosine + position * run->pairs, *sine = run->sine + position * run->pairs;
-    for (int64_t i = 0; i < group; i++) kernels->rotate(own + i * width, cosine, sine, run->pairs, width, q + i * width);
-    kernels->rotate(run->key + b * run->keyStep + h * width, cosine, sine, run->pairs, width, keys + position * width);
-    __builtin_memcpy(values + position * width, run->value + b * run->keyStep + h * width, 4 * (size_t)width);
+    for (int64_t i = 0; i < heads; i++) kernels->rotate(own + i * width, cosine, sine, run->pairs, width, q + i * width);
     const int64_t first = kernel->window > 0 ? most(0, position + 1 - kernel->window) : 0;
-    kernels->attend(q, keys + first * width, values + first * width, group, width, position + 1 - first, kernel->scale, scores,
-                    run->y + (b * kernel->heads + h * group) * width);
+    kernels->attend(q, keys + first * width, values + first * width, heads, width, position + 1 - first, kernel->scale, scores,
+                    run->y + (b * kernel->heads + h * group + from) * width);
   }
 }
+
+/* So many units for each thread share the work evenly; more would read keys and values more often. */
+enum { UNITS = 4 };
 
 static OrtStatus *read_attention(const Kernel *kernel, const Tensors *tensors, void *data, size_t *bytes) {
   Attention *run = data;
@@ -70,7 +88,10 @@ static OrtStatus *read_attention(const Kernel *kernel, const Tensors *tensors, v
   const size_t held = 4 * (size_t)(run->B * keyHeads * run->S * width);
   if (keysBefore != run->keys) __builtin_memcpy(run->keys, keysBefore, held);
   if (valuesBefore != run->values) __builtin_memcpy(run->values, valuesBefore, held);
-  run->parts = run->B * kernel->heads * width * longest < ALONE ? 1 : least((int64_t)threads, run->B * keyHeads);
+  const int alone = run->B * kernel->heads * width * longest < ALONE || threads == 1;
+  run->splits = alone ? 1 : most(1, least(group, UNITS * (int64_t)threads / (run->B * keyHeads)));
+  run->parts = alone ? 1 : least(2 * (int64_t)threads, run->B * keyHeads * run->splits);
+  run->appends = run->B * keyHeads * width < ALONE / 4 ? 1 : least((int64_t)threads, run->B);
   run->scratchOfPart = group * (width + (longest + 15) / 16 * 16) + 16;
   *bytes = 4 * (size_t)(run->scratchOfPart * run->parts);
   return NULL;
@@ -79,7 +100,9 @@ static OrtStatus *read_attention(const Kernel *kernel, const Tensors *tensors, v
 static void plan_attention(void *data, char *memory, Plan *plan) {
   Attention *run = data;
   run->scratch = (float *)memory;
-  if (run->B) add_stage(plan, attend_part, run, run->parts);
+  if (run->B == 0) return;
+  add_stage(plan, append_part, run, run->appends);
+  add_stage(plan, attend_part, run, run->parts);
 }
 
 _Static_assert(sizeof(Attention) <= sizeof(Run), "Attention is larger than Run");

@@ -5,7 +5,7 @@ typedef struct {
   const Kernel *kernel;
   const float *x, *bias, *gates;
   Chunk *chunks;
-  /* For x A^T of an item, `low` numbers for each part, and for (x A^T) B of items, `outputs` numbers for each. */
+  /* For x A^T, `low` numbers for each part, with few rows for each item; for (x A^T) B of items, `outputs` numbers for each. */
   float *y, *scratch, *sums;
   Quantized w;
   int64_t M, chunksOfRow, parts, low, outputs;
@@ -20,26 +20,53 @@ static double gate_of(const Linear *run, const Item *item) {
   return item->expert < 0 ? item->gate : item->gate * (double)run->gates[item->expert];
 }
 
-/* What items do to rows [top, end) and outputs [from, to), one after the other. */
-static void apply_items(const Linear *run, int64_t top, int64_t end, int64_t from, int64_t to, float *low) {
-  const int64_t N = run->w.N, K = run->w.K;
+/* Some outputs of an item. */
+typedef struct {
+  int64_t from, to;
+} Span;
+static Span outputs_of(const Item *item, int64_t from, int64_t to) {
+  return (Span){most(from, item->first) - item->first, least(to, item->first + item->outputs) - item->first};
+}
+
+/* What items do to rows [top, end), one after the other. */
+static void apply_items(const Linear *run, int64_t top, int64_t end, float *low) {
+  const int64_t K = run->w.K;
   for (const Item *item = run->items; item < run->items + run->count; item++) {
-    const int64_t a = most(from, item->first) - item->first, b = least(to, item->first + item->outputs) - item->first;
     const int64_t row = most(top, item->row), rows = least(end, item->row + item->rows) - row;
     const double gate = gate_of(run, item);
-    if (a >= b || rows <= 0 || gate == 0) continue;
-    if (item->a) kernels->project(item, run->x + row * K, K, rows, low);
-    kernels->apply(item, gate, item->a ? low : NULL, rows, a, b, run->y + row * N + item->first, N);
+    if (rows <= 0 || gate == 0) continue;
+    if (item->a) kernels->project(item, run->x + row * K, K, rows, 0, item->rank, low);
+    kernels->apply(item, gate, item->a ? low : NULL, rows, 0, item->outputs, run->y + row * run->w.N + item->first, run->w.N);
   }
 }
 
-/* All of it for some outputs. Few rows have few items: whoever needs x A^T computes it. */
-static void few_rows(void *data, size_t t) {
+/* Few rows: one thread rounds them, and each takes some ranks of every item. */
+static void begin_few(void *data, size_t t) {
+  const Linear *run = data;
+  const int64_t K = run->w.K;
+  if (t == 0 && run->multiplies)
+    for (int64_t m = 0; m < run->M; m++) kernels->round(run->x + m * K, K, run->w.bits, run->chunks + m * run->chunksOfRow);
+  for (int64_t i = 0; i < run->count; i++) {
+    const Item *item = run->items + i;
+    if (!item->a || gate_of(run, item) == 0) continue;
+    const int64_t from = part(item->rank, (int64_t)t, run->parts, 4), to = part(item->rank, (int64_t)t + 1, run->parts, 4);
+    if (from < to) kernels->project(item, run->x + item->row * K, K, item->rows, from, to, run->scratch + i * run->low);
+  }
+}
+
+static void end_few(void *data, size_t t) {
   const Linear *run = data;
   const int64_t N = run->w.N;
   const int64_t from = part(N, (int64_t)t, run->parts, BAND), to = part(N, (int64_t)t + 1, run->parts, BAND);
   if (run->multiplies) kernels->multiply(run->chunks, run->M, &run->w, run->bias, from, to, run->y, N, NULL);
-  apply_items(run, 0, run->M, from, to, run->scratch + (int64_t)t * run->low);
+  for (int64_t i = 0; i < run->count; i++) {
+    const Item *item = run->items + i;
+    const Span own = outputs_of(item, from, to);
+    const double gate = gate_of(run, item);
+    if (own.from >= own.to || gate == 0) continue;
+    const float *low = item->a ? run->scratch + i * run->low : NULL;
+    kernels->apply(item, gate, low, item->rows, own.from, own.to, run->y + item->row * N + item->first, N);
+  }
 }
 
 /* Asks for the beginning of what is read next, which the kernels do only within an item. */
@@ -64,7 +91,7 @@ static void begin_rows(void *data, size_t t) {
     if (!item->a || gate_of(run, item) == 0) continue;
     if (i + 1 < to && item[1].a) warm(item[1].a, 4 * bytes_of(item[1].form) * K);
     warm(item->b, 2048);
-    kernels->project(item, run->x + item->row * K, K, 1, low);
+    kernels->project(item, run->x + item->row * K, K, 1, 0, item->rank, low);
     kernels->expand(item, low, 0, item->outputs, run->sums + i * run->outputs);
   }
 }
@@ -95,9 +122,10 @@ static void end_rows(void *data, size_t t) {
   if (run->height) return;
   for (int64_t i = 0; i < run->count; i++) {
     const Item *item = run->items + i;
-    const int64_t a = most(from, item->first) - item->first, b = least(to, item->first + item->outputs) - item->first;
+    const Span own = outputs_of(item, from, to);
     const double gate = gate_of(run, item);
-    if (a < b && gate != 0) kernels->change(item, gate, run->sums + i * run->outputs, a, b, run->y + item->row * N + item->first);
+    if (own.from < own.to && gate != 0)
+      kernels->change(item, gate, run->sums + i * run->outputs, own.from, own.to, run->y + item->row * N + item->first);
   }
 }
 
@@ -108,21 +136,13 @@ static void take_blocks(void *data, size_t t) {
   for (;;) {
     const int64_t top = __atomic_fetch_add(&run->begun, 1, __ATOMIC_RELAXED) * run->height;
     if (top >= run->M) return;
-    apply_items(run, top, least(run->M, top + run->height), 0, run->w.N, low);
+    apply_items(run, top, least(run->M, top + run->height), low);
   }
 }
 
 /* Rows of a block: at most so many that x A^T of them is little, and so few that there are blocks for all threads. */
 enum { HIGH = 48, STEP_OF_ROWS = 4 };
 
-static void round_rows(void *data, size_t t) {
-  (void)t;
-  const Linear *run = data;
-  for (int64_t m = 0; m < run->M; m++)
-    kernels->round(run->x + m * run->w.K, run->w.K, run->w.bits, run->chunks + m * run->chunksOfRow);
-}
-
-/* Few rows are rounded by one thread, and each thread that needs x A^T of an item computes it. */
 static int is_few(const Linear *run) { return run->M < 4; }
 
 /* Decides how it is computed; returns the bytes that it takes. */
@@ -144,7 +164,7 @@ static size_t divide(Linear *run) {
     run->height = least(HIGH, most(STEP_OF_ROWS, (share + STEP_OF_ROWS - 1) / STEP_OF_ROWS * STEP_OF_ROWS));
   }
   run->low = ranks * (few ? run->M : wide ? run->height : 1);
-  const int64_t numbers = run->parts * run->low + (few || wide ? 0 : run->count * run->outputs);
+  const int64_t numbers = (few ? run->count : run->parts) * run->low + (few || wide ? 0 : run->count * run->outputs);
   run->chunkBytes = run->multiplies ? sizeof(Chunk) * (size_t)(run->M * run->chunksOfRow) : 0;
   return run->chunkBytes + 4 * (size_t)numbers;
 }
@@ -156,8 +176,8 @@ static void plan_linear(void *data, char *memory, Plan *plan) {
   run->scratch = (float *)(memory + run->chunkBytes);
   run->sums = run->scratch + run->parts * run->low;
   if (is_few(run)) {
-    if (run->multiplies) add_stage(plan, round_rows, run, 1);
-    add_stage(plan, few_rows, run, run->parts);
+    add_stage(plan, begin_few, run, run->count ? run->parts : 1);
+    add_stage(plan, end_few, run, run->parts);
     return;
   }
   if (run->multiplies || !run->height) {
