@@ -1,5 +1,7 @@
 /** @file Reading and decoding on the devices that are here, against the CPU: logits, greedy tokens, batches that change. */
+import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
+import { Backbone } from "../models/index.ts";
 import { availableDevices, type DeviceName, Tensor } from "../runtime/index.ts";
 import { Batch } from "./batch.ts";
 import type { KvCache } from "./cache.ts";
@@ -43,6 +45,20 @@ describe.skipIf(devices.length === 0)("a device other than the CPU (skipped wher
       // Of different lengths, so that rows leave while others go on.
       const requests = prompts.map((prompt, i) => request(prompt, name, 3 + 2 * i));
       expect(await tokensOf({ device }, requests)).toEqual(await tokensOf({}, requests));
+    });
+
+    // Capped scores and windows; norms of queries and keys; heads narrower than the cache's.
+    it.each(["gemma2-local", "gemma2", "qwen3", "llama-narrow"])("knows other families: %s", async (name) => {
+      using family = await Backbone.load(join(import.meta.dirname, "../../test/fixtures/families", name));
+      const tokens = Array.from({ length: 40 }, (_, i) => 3 + ((7 * i) % 80));
+      const results = async (where: DeviceName) => {
+        using engine = Engine.create(family, { device: where });
+        const { logits } = await engine.inspectTokens(tokens);
+        return { logits, tokens: (await engine.generate([request(tokens, "bare", 6)]))[0]!.tokens };
+      };
+      const [wanted, found] = [await results("cpu"), await results(device)];
+      expect(distance(found.logits, wanted.logits)).toBeLessThan(1e-3);
+      expect([...found.tokens]).toEqual([...wanted.tokens]);
     });
 
     it("steps adapters of several methods, more prompts than rows, and caches that grow", async () => {

@@ -52,9 +52,9 @@ function resultsOf(
   return new Map(numbers);
 }
 
-function compare(problem: Problem, device: DeviceName, gradients: boolean): void {
+function compare(problem: Problem, device: DeviceName, gradients: boolean, where = device): void {
   const wanted = resultsOf(problem, "cpu", gradients);
-  const found = resultsOf(problem, device, gradients);
+  const found = resultsOf(problem, device, gradients, where);
   expect([...found.keys()]).toEqual([...wanted.keys()]);
   for (const [name, numbers] of wanted) {
     const scale = Math.max(1, ...numbers.map(Math.abs));
@@ -77,18 +77,8 @@ const EMPTY_PARTS = ["withSlopes", "rowParts"];
 const cases = Object.entries({ ...plainCases, ...transformerCases }).filter(([name]) => !EMPTY_PARTS.includes(name));
 const rules = Object.keys(problems).filter((name) => !EMPTY_PARTS.includes(name));
 
-describe.skipIf(devices.length === 0)("a device other than the CPU (skipped where there is none)", () => {
-  describe.each(devices)("%s", (device) => {
-    test.each(cases)("%s", (_, problem) => compare(problem, device, false));
-    test("products that begin with a number", () => compare(started, device, false));
-    test.each(rules)("gradient of %s", (name) => {
-      for (const seed of [1, 2, 3]) compare(problems[name]!(new Draw(seed)), device, true);
-    });
-  });
-});
-
 /** Ragged lengths, several heads on one key head; one new token or several. */
-function attentionProblem(tokens: number, options: { softcap?: number; localWindowSize?: number }): Problem {
+function attentionProblem(tokens: number, options: object): Problem {
   const [heads, kvHeads, dim, capacity] = [4, 2, 16, 12];
   const batch = tokens === 1 ? 2 : 1; // the CPU goes on from a cache with several tokens of one sequence only
   const feed = (seed: number, ...shape: number[]): Feed => ({
@@ -122,18 +112,27 @@ function attentionProblem(tokens: number, options: { softcap?: number; localWind
   };
 }
 
+const attentions: [number, { softcap?: number; localWindowSize?: number; scale?: number }][] = [1, 4].flatMap(
+  (tokens) =>
+    [{}, { localWindowSize: 3 }, { softcap: 2 }, { localWindowSize: 3, softcap: 2, scale: 1 }].map(
+      (options): [number, { softcap?: number; localWindowSize?: number; scale?: number }] => [tokens, options],
+    ),
+);
+
 // Graphs for CUDA have other nodes for attention, which the CPU can run too.
-test.each([
-  [1, {}],
-  [4, {}],
-  [1, { localWindowSize: 3 }],
-  [4, { localWindowSize: 3, softcap: 2 }],
-])("attention of simple nodes, %d tokens, %o", (tokens, options) => {
-  const problem = attentionProblem(tokens, options);
-  const wanted = resultsOf(problem, "cpu", false);
-  const found = resultsOf(problem, "cuda", false, "cpu");
-  for (const [name, numbers] of wanted) {
-    const worst = Math.max(...numbers.map((x, i) => Math.abs(x - found.get(name)![i]!)));
-    expect(worst, name).toBeLessThan(1e-5);
-  }
+test.each(attentions)("attention of simple nodes, %d tokens, %o", (tokens, options) => {
+  compare(attentionProblem(tokens, options), "cuda", false, "cpu");
+});
+
+describe.skipIf(devices.length === 0)("a device other than the CPU (skipped where there is none)", () => {
+  describe.each(devices)("%s", (device) => {
+    test.each(cases)("%s", (_, problem) => compare(problem, device, false));
+    test.each(attentions)("attention to a cache, %d tokens, %o", (tokens, options) => {
+      compare(attentionProblem(tokens, options), device, false);
+    });
+    test("products that begin with a number", () => compare(started, device, false));
+    test.each(rules)("gradient of %s", (name) => {
+      for (const seed of [1, 2, 3]) compare(problems[name]!(new Draw(seed)), device, true);
+    });
+  });
 });

@@ -135,6 +135,14 @@ export function deviceMemoryInfo(device: DeviceName): Pointer {
   return device === "cpu" ? environment().cpu : openDevice(device).memoryInfo;
 }
 
+/**
+ * Optimizers that are not to rewrite graphs for a device, with semicolons between them: the fusion of attention with the
+ * norms of queries and keys makes a node for WebGPU that the runtime then refuses.
+ */
+export function unwantedOptimizers(device: DeviceName): string {
+  return device === "webgpu" ? "GroupQueryAttentionPreNormFusion" : "";
+}
+
 /** Makes sure that sessions can run on a device. @throws RuntimeError DEVICE_UNAVAILABLE, which says what is missing */
 export function requireDevice(device: DeviceName): void {
   if (device !== "cpu") openDevice(device);

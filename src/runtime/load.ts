@@ -1,7 +1,7 @@
 /** @file Loads a model into a native session, with its weights shared from outside. */
 import { reasonOf } from "../base/index.ts";
 import { type Api, check, out, outPointer, type StatusCall } from "./api.ts";
-import { appendDevice, type DeviceName, isOneThreaded } from "./devices.ts";
+import { appendDevice, type DeviceName, isOneThreaded, unwantedOptimizers } from "./devices.ts";
 import { DTYPES, dtypeOfOnnx } from "./dtypes.ts";
 import { environment } from "./environment.ts";
 import { RuntimeError } from "./errors.ts";
@@ -195,6 +195,8 @@ function* create(
     const level = OPTIMIZATION[options.optimization ?? "all"];
     check(api, api.SetSessionGraphOptimizationLevel(native, level), "set the optimization level");
     const config: Record<string, string> = { ...options.config };
+    const unwanted = unwantedOptimizers(options.device ?? "cpu");
+    if (unwanted !== "") config["optimization.disable_specified_optimizers"] = unwanted;
     if (options.prepacking === false) config["session.disable_prepacking"] = "1";
     if (options.sharedArena) config["session.use_env_allocators"] = "1";
     for (const [key, value] of Object.entries(config)) {

@@ -191,7 +191,7 @@ export const transformerOps = {
         to.emit("Attention", taken, attributes, to.outs, OPERATOR_DOMAIN);
         return;
       }
-      if (!hasFusedAttention(to.device, to.node.inputs[0]!.shape[1]!)) {
+      if (!hasFusedAttention(to.device, to.node.inputs[0]!.shape[1]!, softcap)) {
         const [query, key, value, pastKey, pastValue, last, total, cos, sin, , given] = inputs as Eleven<string>;
         lowerAttention(to, { query, key, value, pastKey, pastValue, last, total, cos, sin, bias: given });
         return;
