@@ -76,7 +76,7 @@ class Exporter {
       if (product) this.#fusedGemm(node, product.gemm, product.c);
       else this.#lower(node);
     }
-    for (const [name, source] of named) this.#emit("identity", "", "Identity", [this.#name(source)], {}, [name], "");
+    for (const [name, source] of named) this.#copy(name, source);
     const kept = new Set(outputs.map(({ name }) => name!));
     const merged = chains ? mergeChains(this.#nodes, kept, this.#sizes()) : this.#nodes;
 
@@ -102,15 +102,29 @@ class Exporter {
     return toBinary(ModelProtoSchema, model);
   }
 
-  /** Gives computed values their output names; what is left (leaves, a value named twice) is copied by an Identity. */
+  /** Gives computed values their output names; what is left (leaves, a value named twice) is copied. */
   #nameOutputs(): [string, Value][] {
     const copies: [string, Value][] = [];
-    for (const { name, value } of this.#graph.outputs) {
+    for (const { name, value, replaces } of this.#graph.outputs) {
       const source = this.#plan.resolve(value);
-      if (source.origin.kind === "node" && !this.#names.has(source)) this.#names.set(source, name);
+      // No program of WebGPU may read a buffer that it writes.
+      const apart = replaces !== undefined && this.#graph.device === "webgpu";
+      if (source.origin.kind === "node" && !this.#names.has(source) && !apart) this.#names.set(source, name);
       else copies.push([name, source]);
     }
     return copies;
+  }
+
+  /** An Identity; or where the runtime would let the node before it write the output, a Reshape to the shape that is there. */
+  #copy(name: string, source: Value): void {
+    const inPlace = this.#graph.outputs.some((output) => output.name === name && output.replaces);
+    if (!inPlace) {
+      this.#emit("identity", "", "Identity", [this.#name(source)], {}, [name], "");
+      return;
+    }
+    const rank = source.shape.length;
+    const same = this.#constant("int64", [rank], toBytes("int64", new Array<number>(rank).fill(0)));
+    this.#emit("copy", "", "Reshape", [this.#name(source), same], {}, [name], "");
   }
 
   /**
