@@ -1,4 +1,5 @@
 /** @file How the graph of a pass over prompts gets what their adapters do: the method itself, or items for all of them. */
+import type { Adapter } from "../methods/index.ts";
 import { type Binding, operators, type Session, Tensor } from "../runtime/index.ts";
 import type { PreparedAdapter } from "./derived.ts";
 import type { PrefillPart, Program } from "./graphs.ts";
@@ -30,10 +31,15 @@ export interface Pass {
   outputOf(row: number, output: MethodOutput): MethodOutput | undefined;
 }
 
-/** Whether prompts of an adapter may be read together with those of others. Of an attention prefix items know nothing. */
-export function takesItems({ lowered, prefix }: PreparedAdapter): boolean {
-  const has = lowered !== undefined && prefix === 0 && !lowered.some(({ inputScale }) => inputScale);
-  return has && operators() !== undefined;
+/** Whether prompts of an adapter are likely to be read together with those of others: its method allows it. */
+export function joinsOthers(adapter: Adapter | undefined): boolean {
+  if (operators() === undefined) return false;
+  return adapter === undefined || (adapter.method.lower !== undefined && adapter.method.prefixLength === undefined);
+}
+
+/** Whether they are. Of an attention prefix, and of inputs that are scaled, items of prompts know nothing. */
+export function takesItems({ adapter, lowered }: PreparedAdapter): boolean {
+  return joinsOthers(adapter) && lowered !== undefined && !lowered.some(({ inputScale }) => inputScale);
 }
 
 /** @param prompts of one adapter, or of any that all take items */

@@ -4,6 +4,7 @@ import { Batch } from "../batch.ts";
 import { commonSignal, Decoder, wasCancelled } from "../decode.ts";
 import { groupBy } from "../group.ts";
 import type { Emission, Job } from "../job.ts";
+import { joinsOthers } from "../pass.ts";
 import { PREFILL_TOKENS, type Shared } from "../prefill.ts";
 import { readPromptLogprobs } from "../prompt-logprobs.ts";
 import { now } from "../sequence.ts";
@@ -61,8 +62,7 @@ export class Loop implements Disposable {
       const wanted = alike.filter(({ over }) => !over);
       if (wanted.length > 0) this.#settle(await this.#tellPrompts(wanted));
     }
-    // Prompts of one adapter are read together.
-    const next = [...groupBy(jobs, ({ request }) => request.adapter).values()].flat().filter(({ over }) => !over);
+    const next = inOrder(jobs.filter(({ over }) => !over));
     if (next.length === 0) return;
     const short = next.filter((job) => !this.#isLong(job));
     let emissions: Emission[] = [];
@@ -159,4 +159,11 @@ export class Loop implements Disposable {
     this.#decoder?.sweep();
     this.#ledger.endOver();
   }
+}
+
+/** In which order prompts are read: those that can be are read together, of about the same length where adapters may differ. */
+function inOrder(jobs: readonly Job[]): Job[] {
+  const groups = groupBy(jobs, ({ request: { adapter } }) => (joinsOthers(adapter) ? "any" : adapter));
+  const length = ({ request }: Job): number => request.prompt.length;
+  return [...groups].flatMap(([key, group]) => (key === "any" ? group.sort((a, b) => length(a) - length(b)) : group));
 }
