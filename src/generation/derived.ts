@@ -43,6 +43,9 @@ export function prefixOf(adapter: Adapter | undefined): number {
   return adapter?.method.prefixLength?.(adapter.config) ?? 0;
 }
 
+/** Of adapters, by that of the backbone: their rounding is lost in its own. */
+const PRECISIONS = { float32: "float32", int8: "float16", int4: "int8" } as const;
+
 /** How many adapters' tensors, and bytes of packed numbers, are kept while unused. */
 const KEPT = 64;
 const KEPT_BYTES = 2 ** 30;
@@ -57,7 +60,7 @@ export class AdapterCache implements Disposable {
 
   /** @param precision see `EngineOptions.adapterPrecision` */
   constructor(backbone: Backbone, sessions: SessionCache, runner: Runner, precision?: AdapterPrecision) {
-    this.#precision = precision ?? (backbone.weights.kind === "float32" ? "float32" : "float16");
+    this.#precision = precision ?? PRECISIONS[backbone.weights.kind];
     this.#backbone = backbone;
     this.#sessions = sessions;
     this.#runner = runner;

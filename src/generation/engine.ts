@@ -45,7 +45,7 @@ export interface EngineOptions {
   /**
    * How generation holds the A and B of adapters under milora's operators: float16 halves what a step reads of them, int8
    * (a scale for each rank) quarters it.
-   * Default: float16 where the backbone's weights are rounded themselves (int4, int8), else float32.
+   * Default: int8 over int4 weights, float16 over int8, float32 over float32.
    */
   readonly adapterPrecision?: AdapterPrecision | undefined;
   /** Keeps what was read of prompts for others that begin alike, or are the same under routed adapters. Default: not. */

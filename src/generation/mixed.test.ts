@@ -204,8 +204,14 @@ describe.each(Object.entries(BACKBONES))("%s", (_, [load, tolerance]) => {
     const { r } = adapter.config as { r: number };
     const active = sitesOf(backbone.config).filter(({ layer, module }) => experts[layer]!.includes(module));
     expect(active.length).toBe(3 * backbone.config.numLayers);
-    const numbers = active.reduce((sum, site) => sum + r * (site.inFeatures + site.outFeatures), 0);
-    const bytes = (operators() && backbone.weights.kind !== "float32" ? 2 : 4) * numbers;
+    // In int8 a number takes a byte, and each rank has a scale; tensors begin where a cache line does.
+    const isInt8 = operators() && backbone.weights.kind === "int4";
+    const bytesOf = (size: number) => (isInt8 ? Math.ceil(size / 64) * 64 : 4 * size);
+    const scales = isInt8 ? Math.ceil((4 * r) / 64) * 64 : 0;
+    const bytes = active.reduce(
+      (sum, site) => sum + bytesOf(r * site.inFeatures) + bytesOf(r * site.outFeatures) + scales,
+      0,
+    );
     expect(batch.itemBytes).toBe(bytes);
     await batch.admit([{ tokens: PROMPTS[0]!, adapter }]);
     batch.drop(0);

@@ -65,7 +65,7 @@ export const serverConfigSchema = z.strictObject({
   adapterPrecision: z
     .enum(["float32", "float16", "int8"])
     .optional()
-    .describe("what decoding holds adapters as; float16 over int4 and int8 weights by default, else float32"),
+    .describe("what adapters are held as; by default int8 over int4 weights, float16 over int8, else float32"),
   prefixCacheBytes: z
     .int()
     .min(0)
