@@ -62,16 +62,17 @@ function build(): Graph {
 const nodesOf = (graph: Graph, chains: boolean): NodeProto[] =>
   fromBinary(ModelProtoSchema, exportOnnx(graph, { chains })).graph!.node;
 
-function run(session: Session, rows: number, seed: number): Map<string, Float32Array> {
+/** x and skip. */
+function inputsOf(rows: number, seed: number): [Tensor, Tensor] {
   const random = new Random(seed);
-  const normal = () =>
-    Tensor.from(
-      "float32",
-      [rows, d],
-      Float32Array.from({ length: rows * d }, () => random.normal()),
-    );
-  using x = normal();
-  using skip = normal();
+  const normals = () => Float32Array.from({ length: rows * d }, () => random.normal());
+  return [Tensor.from("float32", [rows, d], normals()), Tensor.from("float32", [rows, d], normals())];
+}
+
+function run(session: Session, rows: number, seed: number): Map<string, Float32Array> {
+  const made = inputsOf(rows, seed);
+  using x = made[0];
+  using skip = made[1];
   const results = session.call({ x, skip });
   return new Map(
     Object.entries(results).map(([name, tensor]) => {
@@ -106,15 +107,9 @@ describe.skipIf(!operators())("chains", () => {
     using session = Session.create(exportOnnx(build()), { initializers: weights });
     const rows = 40;
     const expected = run(session, rows, 5).get("next")!;
-    const random = new Random(5);
-    const normal = () =>
-      Tensor.from(
-        "float32",
-        [rows, d],
-        Float32Array.from({ length: rows * d }, () => random.normal()),
-      );
-    using x = normal();
-    using skip = normal();
+    const made = inputsOf(rows, 5);
+    using x = made[0];
+    using skip = made[1];
     const bindings = Array.from({ length: 4 }, () => {
       const next = Tensor.allocate("float32", [rows, 96]);
       const others = [Tensor.allocate("float32", [rows, 1, d]), Tensor.allocate("float32", [rows, d])];
