@@ -19,7 +19,7 @@ const USAGE = `npm run mixed -- [options]
   --weights FORM  float32, int4 or int8 (int4)
   --rows N        sequences that decode together (16)
   --ranks A,B     ranks of the adapters (32,16,8)
-  --precision P   what decoding holds adapters as (float16; float32, int8)`;
+  --precision P   what decoding holds adapters as (int8; float32, float16)`;
 
 const PROMPT = 96;
 /** Steps of a round, of which the median counts. */
@@ -92,7 +92,7 @@ await main(async () => {
     weights: { type: "string", default: "int4" },
     rows: { type: "string", default: "16" },
     ranks: { type: "string", default: "32,16,8" },
-    precision: { type: "string", default: "float16" },
+    precision: { type: "string", default: "int8" },
   });
   const rounds = integer(values.rounds ?? "7", "rounds");
   const rows = integer(values.rows, "rows");
@@ -149,7 +149,7 @@ await main(async () => {
     );
     const settings = { shape: values.shape, weights: values.weights, rows, ranks, precision, rounds, prompt: PROMPT };
     report(
-      precision === "float16" ? "mixed" : `mixed-${precision}`,
+      precision === "int8" ? "mixed" : `mixed-${precision}`,
       machine,
       rounds < 5 || values.only !== undefined,
       text,

@@ -24,7 +24,7 @@ const USAGE = `npm run serve -- [options]
   --past N         prompt tokens of a request (64)
   --tokens N       tokens of an answer (128; 32 with --adapters)
   --streams N      requests at a time (16)
-  --precision P    what decoding holds adapters as (float16; float32, int8)
+  --precision P    what decoding holds adapters as (int8; float32, float16)
   --directory DIR  where adapters are written, and deleted afterwards (the temporary one; 1.3 GB at rank 32)
   --adapters N     instead: N registered adapters against ten, requests arriving by chance
   --zipf S         exponent of their popularity (1.1)
@@ -70,7 +70,7 @@ await main(async () => {
     past: { type: "string", default: "64" },
     tokens: { type: "string" },
     streams: { type: "string", default: "16" },
-    precision: { type: "string", default: "float16" },
+    precision: { type: "string", default: "int8" },
     directory: { type: "string", default: tmpdir() },
     adapters: { type: "string" },
     zipf: { type: "string", default: "1.1" },
@@ -238,7 +238,7 @@ function tell(settings: ServeSettings, contenders: readonly Contender[], told: T
     ...(peerPeakRss === undefined ? [] : [`of llama.cpp ${megabytes(peerPeakRss)}`]),
   ];
   report(
-    `serve-${settings.shape}-r${settings.rank}${settings.precision === "float16" ? "" : `-${settings.precision}`}`,
+    `serve-${settings.shape}-r${settings.rank}${settings.precision === "int8" ? "" : `-${settings.precision}`}`,
     machine,
     trial,
     [text, "", ...lines, memory.join(", ")].join("\n"),
