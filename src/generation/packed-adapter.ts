@@ -45,7 +45,7 @@ export interface PackedModule {
 /** Tensors begin at multiples of this, a cache line. */
 const ALIGNMENT = 64;
 /** How long it packs at a time before others have the event loop, ms. */
-const SLICE_MS = 2;
+const SLICE_MS = 4;
 
 /** What A and B are held as; int8 has a scale for each rank. */
 export type AdapterPrecision = PackedForm;

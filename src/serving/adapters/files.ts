@@ -28,12 +28,15 @@ export function digestOf(sums: ReadonlyMap<AdapterFile, string>): string {
   return createHash("sha256").update(lines.join("")).digest("hex");
 }
 
+/** What is read and hashed at a time: 2.5 ms, since a server that decodes has a turn for it only after each step. */
+const CHUNK = 4 * 1024 * 1024;
+
 /** The digest of the files in a directory, read anew. Hashes a chunk at a time; reading is off the event loop. */
 export async function digestOfFiles(directory: string): Promise<string> {
   const sums = new Map<AdapterFile, string>();
   for (const file of ADAPTER_FILES) {
     const hash = createHash("sha256");
-    for await (const chunk of createReadStream(join(directory, file), { highWaterMark: 1024 * 1024 })) {
+    for await (const chunk of createReadStream(join(directory, file), { highWaterMark: CHUNK })) {
       hash.update(chunk as Uint8Array);
     }
     sums.set(file, hash.digest("hex"));

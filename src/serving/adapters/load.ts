@@ -6,7 +6,7 @@ import type { BackboneConfig } from "../../models/index.ts";
 import { digestOfFiles } from "./files.ts";
 
 /** Work goes on for this long before others have their turn, in milliseconds. */
-const TURN_MS = 2;
+const TURN_MS = 4;
 
 /** Lets at most `places` in at a time, in the order in which they came. */
 export class Gate {
