@@ -1,5 +1,4 @@
 /** @file The loop that drives a batch: jobs take rows, every row gets its next token, those that are over make room. */
-import type { Adapter } from "../methods/index.ts";
 import { RuntimeError } from "../runtime/index.ts";
 import type { Admission, BatchPrompt } from "./admission.ts";
 import type { Batch } from "./batch.ts";
@@ -26,11 +25,6 @@ export function commonSignal(jobs: readonly Job[]): AbortSignal | undefined {
 /** The run was stopped by a signal. */
 export function wasCancelled(error: unknown): boolean {
   return error instanceof RuntimeError && error.code === "RUN_CANCELLED";
-}
-
-function isDisposed(adapter: Adapter | undefined): boolean {
-  for (const tensor of adapter?.tensors.values() ?? []) return tensor.disposed;
-  return false;
 }
 
 /** A job whose prompt is being read slice by slice. */
@@ -79,7 +73,7 @@ export class Decoder implements Disposable {
   sweep(): void {
     for (const { job } of this.#slots) {
       if (job.cancelled) job.cancel();
-      else if (isDisposed(job.request.adapter)) job.fail(adapterDisposed());
+      else if (job.request.adapter?.disposed) job.fail(adapterDisposed());
     }
     if (this.#reading?.job.over) this.#endReading();
     for (let row = this.#slots.length - 1; row >= 0; row--) {

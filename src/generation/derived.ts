@@ -1,4 +1,5 @@
 /** @file What follows from an adapter and the frozen weights alone, computed once per adapter: DoRA's scales, packed numbers. */
+import { sum } from "../base/index.ts";
 import { ADAPTER_INPUT, type Adapter, DERIVED, type LoweredModule } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
 import { type Binding, operators, type Session, Tensor } from "../runtime/index.ts";
@@ -22,8 +23,9 @@ interface Derived {
 
 interface Entry {
   readonly making: Promise<Derived>;
-  /** Once it is there. */
+  /** Once it is there, with the memory that it takes. */
   made: Derived | undefined;
+  bytes: number;
   uses: number;
   /** To be released when the last user has gone. */
   forgotten: boolean;
@@ -46,8 +48,8 @@ export function prefixOf(adapter: Adapter | undefined): number {
 /** Of adapters, by that of the backbone: their rounding is lost in its own. */
 const PRECISIONS = { float32: "float32", int8: "float16", int4: "int8" } as const;
 
-/** How many adapters' tensors, and bytes of packed numbers, are kept while unused. */
-const KEPT = 64;
+/** Of how many adapters, and how many bytes, what was derived is kept while unused: of as many as a server has in memory. */
+const KEPT = 1024;
 const KEPT_BYTES = 2 ** 30;
 
 export class AdapterCache implements Disposable {
@@ -78,6 +80,8 @@ export class AdapterCache implements Disposable {
     };
     try {
       entry.made = await entry.making;
+      const { tensors, packed } = entry.made;
+      entry.bytes = sum([...tensors.values()].map(({ byteLength }) => byteLength)) + (packed?.byteLength ?? 0);
     } catch (error) {
       giveBack();
       // Meanwhile it may have been forgotten and derived again.
@@ -119,7 +123,7 @@ export class AdapterCache implements Disposable {
     let entry = this.#entries.get(adapter);
     if (entry)
       this.#entries.delete(adapter); // to be put at the end again
-    else entry = { making: this.#make(adapter), made: undefined, uses: 0, forgotten: false };
+    else entry = { making: this.#make(adapter), made: undefined, bytes: 0, uses: 0, forgotten: false };
     this.#entries.set(adapter, entry);
     entry.uses++;
     this.#evict();
@@ -128,12 +132,12 @@ export class AdapterCache implements Disposable {
 
   #evict(): void {
     let bytes = 0;
-    for (const { made, uses } of this.#entries.values()) if (uses === 0) bytes += made?.packed?.byteLength ?? 0;
+    for (const { bytes: own, uses } of this.#entries.values()) if (uses === 0) bytes += own;
     for (const [adapter, entry] of this.#entries) {
-      const gone = [...adapter.tensors.values()].some((tensor) => tensor.disposed);
-      if (entry.uses > 0 || (!gone && this.#entries.size <= KEPT && bytes <= KEPT_BYTES)) continue;
+      const spare = this.#entries.size > KEPT || bytes > KEPT_BYTES;
+      if (entry.uses > 0 || !(spare || adapter.disposed)) continue;
       this.#entries.delete(adapter);
-      bytes -= entry.made?.packed?.byteLength ?? 0;
+      bytes -= entry.bytes;
       release(entry);
     }
   }

@@ -274,6 +274,12 @@ export class Adapter implements Disposable {
     }
   }
 
+  /** Its tensors have gone, which they do together. */
+  get disposed(): boolean {
+    for (const tensor of this.tensors.values()) return tensor.disposed;
+    return false;
+  }
+
   dispose(): void {
     for (const tensor of this.tensors.values()) tensor.dispose();
     for (const { tensor } of this.#flat.values()) tensor.dispose();
