@@ -3,9 +3,9 @@ import { InputError } from "../base/index.ts";
 import type { Adapter } from "../methods/index.ts";
 import type { Extent, KvCache } from "./cache.ts";
 import { takesItems } from "./pass.ts";
-import { PREFILL_TOKENS, type Shared } from "./prefill.ts";
 import { PromptReading } from "./reading.ts";
 import type { Resident, Residents } from "./residents.ts";
+import { PREFILL_TOKENS, type Shared } from "./shared.ts";
 
 /** A prompt that joins others spares a pass of its own, which costs about as much as this many tokens more in theirs. */
 const SPARED_TOKENS = 24;

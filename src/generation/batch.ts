@@ -10,10 +10,10 @@ import {
 } from "./admission.ts";
 import { type Extent, initialCapacity, type KvCache } from "./cache.ts";
 import { STATE } from "./graphs.ts";
-import type { Shared } from "./prefill.ts";
 import type { RouteReport } from "./request.ts";
 import { Residents } from "./residents.ts";
 import { readRoute } from "./routes.ts";
+import type { Shared } from "./shared.ts";
 import { type Row, Steps } from "./steps.ts";
 
 /** Tokens of a slice where nothing else is asked for. */

@@ -19,20 +19,21 @@ interface Derived {
   readonly lowered: readonly LoweredModule[] | undefined;
   /** The same for milora's operators; undefined where those are not, or nothing is done. */
   readonly packed: PackedAdapter | undefined;
+  /** Memory of `tensors` and `packed`. */
+  readonly bytes: number;
 }
 
 interface Entry {
   readonly making: Promise<Derived>;
-  /** Once it is there, with the memory that it takes. */
+  /** Once it is there. */
   made: Derived | undefined;
-  bytes: number;
   uses: number;
   /** To be released when the last user has gone. */
   forgotten: boolean;
 }
 
 /** An adapter, or none, with everything its graphs take. Its tensors stay at least until it is given back. */
-export interface PreparedAdapter extends Omit<Derived, "tensors" | "inputs">, Disposable {
+export interface PreparedAdapter extends Omit<Derived, "tensors" | "inputs" | "bytes">, Disposable {
   readonly adapter: Adapter | undefined;
   /** Places before a sequence's own tokens that its attention prefix takes in the cache. */
   readonly prefix: number;
@@ -80,8 +81,6 @@ export class AdapterCache implements Disposable {
     };
     try {
       entry.made = await entry.making;
-      const { tensors, packed } = entry.made;
-      entry.bytes = sum([...tensors.values()].map(({ byteLength }) => byteLength)) + (packed?.byteLength ?? 0);
     } catch (error) {
       giveBack();
       // Meanwhile it may have been forgotten and derived again.
@@ -123,7 +122,7 @@ export class AdapterCache implements Disposable {
     let entry = this.#entries.get(adapter);
     if (entry)
       this.#entries.delete(adapter); // to be put at the end again
-    else entry = { making: this.#make(adapter), made: undefined, bytes: 0, uses: 0, forgotten: false };
+    else entry = { making: this.#make(adapter), made: undefined, uses: 0, forgotten: false };
     this.#entries.set(adapter, entry);
     entry.uses++;
     this.#evict();
@@ -132,12 +131,12 @@ export class AdapterCache implements Disposable {
 
   #evict(): void {
     let bytes = 0;
-    for (const { bytes: own, uses } of this.#entries.values()) if (uses === 0) bytes += own;
+    for (const { made, uses } of this.#entries.values()) if (uses === 0) bytes += made?.bytes ?? 0;
     for (const [adapter, entry] of this.#entries) {
       const spare = this.#entries.size > KEPT || bytes > KEPT_BYTES;
       if (entry.uses > 0 || !(spare || adapter.disposed)) continue;
       this.#entries.delete(adapter);
-      bytes -= entry.bytes;
+      bytes -= entry.made?.bytes ?? 0;
       release(entry);
     }
   }
@@ -149,7 +148,7 @@ export class AdapterCache implements Disposable {
       const own = new Map([...adapter.tensors].map(([key, tensor]) => [ADAPTER_INPUT + key, tensor]));
       if (device !== "cpu") {
         for (const [name, tensor] of own) tensors.set(name, tensor.copyTo(device));
-        return { tensors, inputs: tensors, lowered: undefined, packed: undefined };
+        return { tensors, inputs: tensors, lowered: undefined, packed: undefined, bytes: bytesOf(tensors) };
       }
       const inputs = new Map([...own, ...tensors]);
       const { method, config, backbone } = adapter;
@@ -157,10 +156,10 @@ export class AdapterCache implements Disposable {
       const context = { config, backbone, values: (key: string) => adapter.values(key), derived };
       const lowered = method.lower?.(context);
       const operating = operators();
-      if (!operating || !lowered) return { tensors, inputs, lowered, packed: undefined };
+      if (!operating || !lowered) return { tensors, inputs, lowered, packed: undefined, bytes: bytesOf(tensors) };
       const numbers = { modules: lowered, routers: method.lowerRouters?.(context) ?? [] };
       const packed = await PackedAdapter.create(numbers, this.#backbone, this.#precision, operating);
-      return { tensors, inputs, lowered, packed };
+      return { tensors, inputs, lowered, packed, bytes: bytesOf(tensors) + packed.byteLength };
     } catch (error) {
       disposeAll(tensors);
       throw error;
@@ -198,6 +197,10 @@ const BARE: PreparedAdapter = {
   bind() {},
   [Symbol.dispose]() {},
 };
+
+function bytesOf(tensors: Tensors): number {
+  return sum([...tensors.values()].map(({ byteLength }) => byteLength));
+}
 
 function disposeAll(tensors: Tensors): void {
   for (const tensor of tensors.values()) tensor.dispose();

@@ -11,7 +11,6 @@ import { groupBy } from "./group.ts";
 import { type Emission, Job, jobContext } from "./job.ts";
 import type { AdapterPrecision } from "./packed-adapter.ts";
 import { BufferPool } from "./pool.ts";
-import { PREFILL_TOKENS, type Shared } from "./prefill.ts";
 import { PrefixCache, type PrefixCacheOptions, type PrefixCacheStats } from "./prefix-cache.ts";
 import { readPromptLogprobs } from "./prompt-logprobs.ts";
 import {
@@ -27,6 +26,7 @@ import {
 import { Runner } from "./runner.ts";
 import { type ScoreOptions, scoreSequences } from "./score.ts";
 import { checkScoreRows, ScorePlan, type ScoreResult, type ScoreRow } from "./score-rows.ts";
+import { PREFILL_TOKENS, type Shared } from "./shared.ts";
 
 export interface EngineOptions {
   /**

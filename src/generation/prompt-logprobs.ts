@@ -2,9 +2,9 @@
 import { logitsNotFinite } from "./errors.ts";
 import { groupBy } from "./group.ts";
 import type { Emission, Job } from "./job.ts";
-import type { Shared } from "./prefill.ts";
 import { scoreSequences } from "./score.ts";
 import { now } from "./sequence.ts";
+import type { Shared } from "./shared.ts";
 
 /**
  * Reads the prompts of jobs of one adapter that ask for the probabilities of their prompts. Those that want at most one

@@ -3,8 +3,8 @@ import { steadyLength } from "../models/index.ts";
 import { RuntimeError, Tensor } from "../runtime/index.ts";
 import { bindCache, type KvCache } from "./cache.ts";
 import { type MethodOutput, type Pass, type PassPrompt, passOf } from "./pass.ts";
-import type { Shared } from "./prefill.ts";
 import { type CachedPrompt, isCausal } from "./prefix-cache.ts";
+import type { Shared } from "./shared.ts";
 import { planSlices, type Slice, type Span } from "./slices.ts";
 
 /** A sequence to be read under its adapter. */

@@ -1,7 +1,7 @@
 /** @file The adapters of a batch's rows: what their graphs take is held from the first row of an adapter to the last. */
 import type { Adapter } from "../methods/index.ts";
 import type { PreparedAdapter } from "./derived.ts";
-import type { Shared } from "./prefill.ts";
+import type { Shared } from "./shared.ts";
 
 export interface Resident extends PreparedAdapter {
   /** Different for each that a batch has had. */

@@ -11,8 +11,8 @@ import { AdapterCache } from "./derived.ts";
 import { Engine } from "./engine.ts";
 import { buildProgram, type Program, SessionCache, type SharedRoute } from "./graphs.ts";
 import { BufferPool } from "./pool.ts";
-import type { Shared } from "./prefill.ts";
 import { Runner } from "./runner.ts";
+import type { Shared } from "./shared.ts";
 import { distance, loadBackbone } from "./testing.ts";
 
 let backbone: Backbone;

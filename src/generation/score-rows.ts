@@ -3,10 +3,10 @@ import type { Adapter } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
 import { Problems } from "./errors.ts";
 import { groupBy } from "./group.ts";
-import { PREFILL_TOKENS, type Shared } from "./prefill.ts";
 import { checkAdapter, checkLength, checkTokens } from "./request.ts";
 import { scoreSequences, sequenceBatches } from "./score.ts";
 import { batchesOf, type PromptGroup, paysToShare, scoreGroups } from "./score-shared.ts";
+import { PREFILL_TOKENS, type Shared } from "./shared.ts";
 
 export interface ScoreRow {
   readonly prompt: readonly number[];

@@ -1,7 +1,7 @@
 /** @file Probabilities of several continuations of one prompt: the prompt is read once, the continuations go on from its cache. */
 import type { Adapter } from "../methods/index.ts";
 import { Batch } from "./batch.ts";
-import { PREFILL_TOKENS, type Shared } from "./prefill.ts";
+import { PREFILL_TOKENS, type Shared } from "./shared.ts";
 
 /** A prompt and what may follow it. */
 export interface PromptGroup {

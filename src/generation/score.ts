@@ -2,12 +2,12 @@
 import type { Adapter } from "../methods/index.ts";
 import { Tensor } from "../runtime/index.ts";
 import type { PreparedAdapter } from "./derived.ts";
-import { PREFILL_TOKENS, type Shared } from "./prefill.ts";
 import { isCausal } from "./prefix-cache.ts";
 import { PromptReading } from "./reading.ts";
 import type { RouteReport, TokenLogprob } from "./request.ts";
 import { readRoute } from "./routes.ts";
 import { likeliest } from "./sampler.ts";
+import { PREFILL_TOKENS, type Shared } from "./shared.ts";
 
 /** A sequence whose tokens from `from` (at least 1) on are to be scored. */
 export interface ScoredSequence {

@@ -5,9 +5,9 @@ import { type Lease, type Program, type SharedRoute, STATE } from "./graphs.ts";
 import { ItemTables } from "./item-tables.ts";
 import { ItemCopies, type Items } from "./items.ts";
 import { sessionKinds } from "./mixed-graph.ts";
-import type { Shared } from "./prefill.ts";
 import type { Resident } from "./residents.ts";
 import { commonRoute, type RowRoute } from "./routes.ts";
+import type { Shared } from "./shared.ts";
 
 /** A sequence that decodes. */
 export interface Row {

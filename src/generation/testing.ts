@@ -9,9 +9,9 @@ import { AdapterCache } from "./derived.ts";
 import { SessionCache } from "./graphs.ts";
 import type { AdapterPrecision } from "./packed-adapter.ts";
 import { BufferPool } from "./pool.ts";
-import type { Shared } from "./prefill.ts";
 import { PrefixCache, type PrefixCacheOptions } from "./prefix-cache.ts";
 import { Runner } from "./runner.ts";
+import type { Shared } from "./shared.ts";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
 const fixtures = `${root}test/fixtures/`;
