@@ -154,6 +154,17 @@ describe("what was forgotten", () => {
   beforeAll(() => process.on("warning", listen));
   afterAll(() => process.off("warning", listen));
 
+  it("is not a binding that its session has closed", async () => {
+    const model = testModel(ADD);
+    for (let round = 0; round < 20; round++) {
+      const session = Session.create(model);
+      session.bind();
+      session.dispose();
+    }
+    await settle();
+    expect(warnings).toEqual([]);
+  });
+
   it("is released when collected, with one warning per kind", async () => {
     const model = testModel(ADD);
     const forget = (): void => {

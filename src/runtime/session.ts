@@ -205,7 +205,7 @@ export class Session implements Disposable {
     if (this.#handle.runs > 0) {
       throw new RuntimeError("RUN_IN_PROGRESS", "a session cannot be disposed while it runs; await its runs first");
     }
-    unwatchLeak(this.#handle);
+    for (const handle of [this.#handle, ...this.#handle.bindings]) unwatchLeak(handle);
     this.#handle.release();
   }
 
