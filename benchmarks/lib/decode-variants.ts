@@ -30,7 +30,7 @@ export const NAMES = {
   peft: "PEFT LoRA",
 } as const;
 
-/** All variants of a rank. llama.cpp has no beam search. */
+/** All variants of a rank. llama.cpp has no beam search; PyTorch, many times slower, decodes one sequence only. */
 export function variantsOf(common: Omit<DecodeSettings, "adapter" | "dtype">, r: number): DecodeVariant[] {
   const adapter = (method: string, options: object = {}) => ({ adapter: { method, options: { r, ...options } } });
   const own = (name: string, more: object = {}): DecodeVariant => {
@@ -39,10 +39,14 @@ export function variantsOf(common: Omit<DecodeSettings, "adapter" | "dtype">, r:
   const greedy = { ...common, loads: common.loads.filter(({ beams }) => beams === 1) };
   const llama = (name: string, more: object = {}): DecodeVariant[] =>
     greedy.loads.length === 0 ? [] : [{ name, engine: "llama-cpp", settings: { ...greedy, ...more } }];
-  const torch = (dtype: "float32" | "bfloat16"): DecodeVariant[] => [
-    { name: `${NAMES.torch} ${dtype}`, engine: "peft", settings: { ...common, dtype } },
-    { name: `${NAMES.peft} ${dtype}`, engine: "peft", settings: { ...common, dtype, ...adapter("lora") } },
-  ];
+  const single = { ...common, loads: greedy.loads.filter(({ batch }) => batch === 1) };
+  const torch = (dtype: "float32" | "bfloat16"): DecodeVariant[] =>
+    single.loads.length === 0
+      ? []
+      : [
+          { name: `${NAMES.torch} ${dtype}`, engine: "peft", settings: { ...single, dtype } },
+          { name: `${NAMES.peft} ${dtype}`, engine: "peft", settings: { ...single, dtype, ...adapter("lora") } },
+        ];
   return [
     own(NAMES.bare),
     own(NAMES.lora, adapter("lora")),
