@@ -93,7 +93,11 @@ await main(async () => {
         fileBytes.set(variant, sizeOf(model));
         const settings: LoadSettings = { model, weights, threads, past };
         if (cold) makeCold(model);
-        const worker = await Worker.start<LoadRound>(name, process.execPath, [script, JSON.stringify(settings)]);
+        const worker = await Worker.start<LoadRound>({
+          name,
+          command: process.execPath,
+          args: [script, JSON.stringify(settings)],
+        });
         try {
           measured.get(variant)!.push(await worker.round());
         } finally {

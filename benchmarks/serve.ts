@@ -6,6 +6,7 @@ import { Agent } from "node:http";
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
 import { send } from "./lib/http-client.ts";
+import { LLAMA_CPP_ENVIRONMENT } from "./lib/llama-cpp.ts";
 import { inspectMachine, type Machine, versionOf } from "./lib/machine.ts";
 import { integer, main, parseOptions, selected } from "./lib/options.ts";
 import { megabytes, report, spread, table } from "./lib/report.ts";
@@ -142,7 +143,12 @@ async function serveStreams(settings: ServeSettings, { rounds, model, directory,
       else {
         process.stderr.write(`starting ${name}\n`);
         const script = fileURLToPath(new URL("workers/serve-llama-cpp.js", import.meta.url));
-        peer = await Worker.start(name, process.execPath, [script, JSON.stringify(settings)]);
+        peer = await Worker.start({
+          name,
+          command: process.execPath,
+          args: [script, JSON.stringify(settings)],
+          environment: LLAMA_CPP_ENVIRONMENT,
+        });
         const { round } = peer;
         contenders.push({ name, rounds: [], round: () => round.call(peer) });
       }

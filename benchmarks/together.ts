@@ -40,10 +40,11 @@ async function measureSteps(
   rounds: number,
 ) {
   const start = (what: string, adapters: number, joined: boolean) =>
-    Worker.start<TogetherRound>(`${name} ${what}`, process.execPath, [
-      WORKER,
-      JSON.stringify({ ...settings, adapters, joined } satisfies TogetherSettings),
-    ]);
+    Worker.start<TogetherRound>({
+      name: `${name} ${what}`,
+      command: process.execPath,
+      args: [WORKER, JSON.stringify({ ...settings, adapters, joined } satisfies TogetherSettings)],
+    });
   const workers: Worker<TogetherRound>[] = [];
   try {
     for (const [what, adapters, joined] of [

@@ -5,6 +5,7 @@ import { methodOf } from "../../src/methods/index.ts";
 import { type BackboneConfig, parametersOf, sitesOf, weightBytes } from "../../src/models/index.ts";
 import { bestOf, CEILINGS, type Ceilings } from "./ceilings.ts";
 import { cacheSize, capacityOf, type DecodeSettings, type LoadRound } from "./decode-settings.ts";
+import { LLAMA_CPP_ENVIRONMENT } from "./llama-cpp.ts";
 import { type findPython, peftArguments } from "./peft.ts";
 import { shapeOf } from "./shapes.ts";
 import { type Measured, measure, type Variant } from "./worker.ts";
@@ -99,7 +100,9 @@ function workerPath(name: string): string {
 
 function commandOf({ name, engine, settings }: DecodeVariant, python: string | undefined): Variant {
   if (engine === "peft") return { name, command: python!, args: peftArguments(settings) };
-  return { name, command: process.execPath, args: [workerPath(`decode-${engine}`), JSON.stringify(settings)] };
+  const environment = engine === "llama-cpp" ? LLAMA_CPP_ENVIRONMENT : {};
+  const args = [workerPath(`decode-${engine}`), JSON.stringify(settings)];
+  return { name, command: process.execPath, args, environment };
 }
 
 /** What `decode` and `prefill` measure. */

@@ -34,6 +34,8 @@ interface ManyRound {
   readonly refused: Readonly<Record<string, number>>;
   readonly firstP50: number;
   readonly firstP95: number;
+  /** Median of the first token of adapters that nobody has asked for before; NaN where there were none. */
+  readonly newP50: number;
   readonly tokensPerSecond: number;
   /** Adapters read from disk. */
   readonly loads: number;
@@ -52,6 +54,7 @@ class Side {
   readonly #settings: ManySettings;
   readonly #agent = new Agent({ keepAlive: true });
   #asked = 0;
+  readonly #known = new Set<number>();
 
   constructor(server: ServerProcess, settings: ManySettings, count: number) {
     this.name = `${count} adapters`;
@@ -61,15 +64,18 @@ class Side {
   }
 
   /** One request to an adapter by popularity. */
-  ask(uniform: number): Promise<Answer> {
+  async ask(uniform: number): Promise<Answer & { readonly isNew: boolean }> {
     const { shape, past, tokens } = this.#settings;
+    const adapter = this.#zipf.at(uniform);
+    const isNew = !this.#known.has(adapter);
+    this.#known.add(adapter);
     const body = {
-      model: `a${this.#zipf.at(uniform)}`,
+      model: `a${adapter}`,
       prompt: promptOf(past, shapeOf(shape).vocabSize, 0, this.#asked++),
       ...{ max_tokens: tokens, temperature: 0, ignore_eos: true },
       ...{ stream: true, stream_options: { include_usage: true } },
     };
-    return send({ agent: this.#agent, url: `${this.server.url}/v1/completions`, body });
+    return { ...(await send({ agent: this.#agent, url: `${this.server.url}/v1/completions`, body })), isNew };
   }
 
   /** Requests a second when as many as may decode together are always there. */
@@ -104,14 +110,17 @@ class Side {
     const after = await metricsOf(this.server.url);
     const refused: Record<string, number> = {};
     const first: number[] = [];
-    for (const { status, code, eventMs, done } of answers) {
+    const ofNew: number[] = [];
+    for (const { status, code, eventMs, done, isNew } of answers) {
       const why = status === 200 && done ? undefined : `${status} ${code ?? ""}`;
-      if (why === undefined) first.push(eventMs[0] ?? Number.NaN);
-      else refused[why] = (refused[why] ?? 0) + 1;
+      if (why === undefined) {
+        first.push(eventMs[0] ?? Number.NaN);
+        if (isNew) ofNew.push(eventMs[0] ?? Number.NaN);
+      } else refused[why] = (refused[why] ?? 0) + 1;
     }
     return {
       ...{ requests: answers.length, refused, tokensPerSecond: (first.length * tokens) / spent },
-      ...{ firstP50: quantile(first, 0.5), firstP95: quantile(first, 0.95) },
+      ...{ firstP50: quantile(first, 0.5), firstP95: quantile(first, 0.95), newP50: quantile(ofNew, 0.5) },
       loads: (after.get(LOADS) ?? Number.NaN) - (before.get(LOADS) ?? Number.NaN),
     };
   }
@@ -151,14 +160,15 @@ export async function serveMany(settings: ManySettings, { rounds, model, directo
       few.rounds.map(({ firstP95 }) => firstP95),
     );
     const text = table(
-      ["", "first token p50, ms", "p95", "tokens/s", "requests", "refused", "loads", "peak RSS"],
+      ["", "first token p50, ms", "p95", "p50 of new adapters", "tokens/s", "requests", "refused", "loads", "peak RSS"],
       sides.map((side) => {
-        const of = (key: "firstP50" | "firstP95" | "tokensPerSecond") =>
+        const of = (key: "firstP50" | "firstP95" | "newP50" | "tokensPerSecond") =>
           spread(summarize(side.rounds.map((one) => one[key])), 0);
         const sum = (count: (round: ManyRound) => number) =>
           String(side.rounds.reduce((all, one) => all + count(one), 0));
         return [
-          ...[side.name, of("firstP50"), of("firstP95"), of("tokensPerSecond"), sum(({ requests }) => requests)],
+          ...[side.name, of("firstP50"), of("firstP95"), of("newP50"), of("tokensPerSecond")],
+          sum(({ requests }) => requests),
           sum(({ refused }) => Object.values(refused).reduce((a, b) => a + b, 0)),
           sum(({ loads }) => loads),
           megabytes(side.server.memory().peakRss),

@@ -34,9 +34,10 @@ export class Worker<R> {
   #error: Error | undefined;
   #waiting: { key: keyof Message; resolve: (value: unknown) => void; reject: (error: Error) => void } | undefined;
 
-  private constructor(name: string, command: string, args: readonly string[]) {
+  private constructor({ name, command, args, environment }: Variant) {
     this.name = name;
-    this.#child = spawn(command, args, { stdio: ["pipe", "pipe", "inherit"] });
+    const env = { ...process.env, ...environment };
+    this.#child = spawn(command, args, { stdio: ["pipe", "pipe", "inherit"], env });
     this.#child.stdin!.on("error", () => {}); // its end is told once
     this.#child.on("error", (error) => this.#fail(error));
     this.#child.on("exit", (code, signal) =>
@@ -46,8 +47,8 @@ export class Worker<R> {
   }
 
   /** Starts a variant and waits until it is ready. */
-  static async start<R>(name: string, command: string, args: readonly string[]): Promise<Worker<R>> {
-    const worker = new Worker<R>(name, command, args);
+  static async start<R>(variant: Variant): Promise<Worker<R>> {
+    const worker = new Worker<R>(variant);
     worker.info = (await worker.#wait("ready")) as Record<string, unknown>;
     return worker;
   }
@@ -116,6 +117,7 @@ export interface Variant {
   readonly name: string;
   readonly command: string;
   readonly args: readonly string[];
+  readonly environment?: Readonly<Record<string, string>>;
 }
 
 /** What came of a variant. */
@@ -139,9 +141,9 @@ export async function measure<R>(
   } = {},
 ): Promise<Map<string, Measured<R>>> {
   const workers = new Map<string, Worker<R>[]>(variants.map(({ name }) => [name, []]));
-  const start = async ({ name, command, args }: Variant): Promise<Worker<R>> => {
-    const worker = await Worker.start<R>(name, command, args);
-    workers.get(name)!.push(worker);
+  const start = async (variant: Variant): Promise<Worker<R>> => {
+    const worker = await Worker.start<R>(variant);
+    workers.get(variant.name)!.push(worker);
     return worker;
   };
   try {

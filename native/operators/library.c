@@ -96,7 +96,15 @@ EXPORT void milora_use_large_pages(char *memory, size_t bytes) {
 #endif
 }
 
-/* See `pack` of kernels.h. */
-EXPORT void milora_pack(const float *source, int64_t rows, int64_t columns, int banded, int form, void *target, float *ranks) {
-  kernels->pack(source, rows, columns, banded, form, target, ranks);
+/* What `pack` of kernels.h does, one after the other. */
+typedef struct {
+  const float *source;
+  int64_t rows, columns, banded, form;
+  void *target;
+  float *ranks;
+} Packing;
+
+EXPORT void milora_pack(const Packing *packings, int64_t count) {
+  for (const Packing *p = packings; p < packings + count; p++)
+    kernels->pack(p->source, p->rows, p->columns, (int)p->banded, (int)p->form, p->target, p->ranks);
 }

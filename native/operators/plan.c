@@ -46,14 +46,19 @@ static int64_t do_alone(const Plan *plan, int64_t at) {
   return at;
 }
 
-/* Looks at what another thread writes, and lets others run when it takes long. */
-enum { LOOKS = 1 << 14 };
+/*
+ * Looks at what another thread writes. When that takes long the other one may have no core, because something else runs on its
+ * own: this one sleeps for a moment then, so that the system sees an idle core and moves the other there. (Yielding does not do
+ * that: a core on which somebody waits busily is a busy one.)
+ */
+enum { LOOKS = 1 << 12 };
 static inline void wait(int64_t looks) {
   __builtin_ia32_pause();
 #if defined(__linux__) && defined(__x86_64__)
   if (looks % LOOKS == LOOKS - 1) {
-    long result = 24; /* sched_yield */
-    __asm__ volatile("syscall" : "+a"(result) : : "rcx", "r11", "memory");
+    const int64_t moment[2] = {0, 20000}; /* s, ns */
+    long result = 35;                     /* nanosleep */
+    __asm__ volatile("syscall" : "+a"(result) : "D"(moment), "S"(NULL) : "rcx", "r11", "memory");
   }
 #endif
 }

@@ -215,6 +215,17 @@ export class Engine implements Disposable {
   }
 
   /**
+   * Makes what requests with an adapter take (its numbers, packed). Else the first of them does, and those that decode
+   * wait for it. Arrays that `adapter.values` gave may be empty afterwards (`Adapter.closeValues`): for who leaves the
+   * adapter to the engine.
+   */
+  async prepare(adapter: Adapter): Promise<void> {
+    using _call = this.#enter();
+    using prepared = await this.#shared.adapters.prepare(adapter);
+    if (prepared.packed) adapter.closeValues();
+  }
+
+  /**
    * Says that an adapter's numbers have changed, or that it will not be used again: what the engine has derived from
    * them (DoRA's scales) is dropped. Calls that are under way end with the old ones.
    */

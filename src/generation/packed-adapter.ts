@@ -3,7 +3,7 @@ import { setImmediate } from "node:timers/promises";
 import { sum } from "../base/index.ts";
 import type { LoweredModule, LoweredRouter } from "../methods/index.ts";
 import type { Backbone, Site } from "../models/index.ts";
-import { type Operators, PACKED_FORMS, type PackedForm, Tensor } from "../runtime/index.ts";
+import { type Operators, PACKED_FORMS, type PackedForm, type Packing, Tensor } from "../runtime/index.ts";
 import { ITEM_WIDTH, type ItemGroup, itemGroups, ROUTER_WIDTH } from "./mixed-graph.ts";
 
 /** Places of the `ITEM_WIDTH` numbers of an item, see struct Item of native/kernels.h. */
@@ -44,8 +44,11 @@ export interface PackedModule {
 
 /** Tensors begin at multiples of this, a cache line. */
 const ALIGNMENT = 64;
+
 /** How long it packs at a time before others have the event loop, ms. */
-const SLICE_MS = 4;
+const TURN_MS = 16;
+/** Packings in one call. */
+const TOGETHER = 16;
 
 /** What A and B are held as; int8 has a scale for each rank. */
 export type AdapterPrecision = PackedForm;
@@ -84,16 +87,11 @@ export class PackedAdapter implements Disposable {
     const memory = Tensor.allocate("uint8", [ofModules + sum(lowered.routers.map(bytesOf))]);
     const base = memory.byteLength > 0 ? memory.address : 0n;
     if (memory.byteLength > 0) operators.useLargePages(base, memory.byteLength);
-    const modules: PackedModule[] = [];
     try {
-      const routers = packRouters(lowered.routers, base + BigInt(ofModules), operators);
-      let began = performance.now();
-      for (const plan of plans) {
-        modules.push(pack(plan, base, precision, operators));
-        if (performance.now() - began < SLICE_MS) continue;
-        await setImmediate();
-        began = performance.now();
-      }
+      const packings: Packing[] = [];
+      const routers = packRouters(lowered.routers, base + BigInt(ofModules), packings);
+      const modules = plans.map((plan) => pack(plan, base, precision, packings));
+      await packAll(packings, operators);
       return new PackedAdapter(modules, routers, lowered.routers[0]?.experts ?? 0, memory);
     } catch (error) {
       memory.dispose();
@@ -107,6 +105,17 @@ export class PackedAdapter implements Disposable {
 
   [Symbol.dispose](): void {
     this.#memory.dispose();
+  }
+}
+
+async function packAll(packings: readonly Packing[], operators: Operators): Promise<void> {
+  let began = performance.now();
+  for (let done = 0; done < packings.length; done += TOGETHER) {
+    if (performance.now() - began > TURN_MS) {
+      await setImmediate();
+      began = performance.now();
+    }
+    operators.pack(packings.slice(done, done + TOGETHER));
   }
 }
 
@@ -127,14 +136,19 @@ const vectorsOf = ({ pooler, coefficients, gate }: LoweredRouter) => [pooler, ..
 const bytesOf = (router: LoweredRouter): number =>
   sum(vectorsOf(router).map((vector) => aligned(vector?.byteLength ?? 0)));
 
-/** Copies the numbers of routers to `at`; returns structs Router of native/kernels.h, int64 [layers, 10]. */
-function packRouters(routers: readonly LoweredRouter[], at: bigint, operators: Operators): BigInt64Array {
+/** A vector that is copied as it is. */
+const copied = (source: Float32Array, target: bigint): Packing => {
+  return { source, rows: 1, columns: source.length, banded: false, form: "float32", target };
+};
+
+/** Has the numbers of routers copied to `at`; returns structs Router of native/kernels.h, int64 [layers, 10]. */
+function packRouters(routers: readonly LoweredRouter[], at: bigint, packings: Packing[]): BigInt64Array {
   const structs = new BigInt64Array(routers.length * ROUTER_WIDTH);
   const vector = (source: Float32Array | undefined): bigint => {
     if (!source) return 0n;
     const place = at;
     at += BigInt(aligned(source.byteLength));
-    operators.pack(source, 1, source.length, { banded: false, form: "float32" }, place);
+    packings.push(copied(source, place));
     return place;
   };
   for (const [layer, router] of routers.entries()) {
@@ -185,7 +199,8 @@ function biasOf({ site, scale, bias, keepsBias }: LoweredModule, backbone: Backb
   return bias ? bias.map((b, o) => b + missing[o]!) : missing;
 }
 
-function pack(plan: Plan, base: bigint, form: PackedForm, operators: Operators): PackedModule {
+/** Has a module's numbers packed; returns what it will be. */
+function pack(plan: Plan, base: bigint, form: PackedForm, packings: Packing[]): PackedModule {
   const { module, group, first, scale, bias, bytes } = plan;
   const { site, low, expert, inputScale } = module;
   const { inFeatures, outFeatures } = site;
@@ -197,7 +212,7 @@ function pack(plan: Plan, base: bigint, form: PackedForm, operators: Operators):
   };
   const vector = (source: Float32Array): bigint => {
     const place = take(source.byteLength);
-    operators.pack(source, 1, source.length, { banded: false, form: "float32" }, place);
+    packings.push(copied(source, place));
     return place;
   };
   const item = new BigInt64Array(ITEM_WIDTH);
@@ -213,16 +228,19 @@ function pack(plan: Plan, base: bigint, form: PackedForm, operators: Operators):
     const a = ranks ? low.a.map((value, i) => value * ranks[Math.floor(i / inFeatures)]!) : low.a;
     item[ITEM.rank] = BigInt(rank);
     numbers[ITEM.factor] = low.scaling;
-    const scales = form === "int8" ? new Float32Array(rank).fill(1) : undefined;
     const { bytes: element } = PACKED_FORMS[form];
-    item[ITEM.a] = take(element * rank * inFeatures);
-    item[ITEM.b] = take(element * rank * outFeatures);
-    operators.pack(a, rank, inFeatures, { banded: false, form }, item[ITEM.a]!, scales);
-    operators.pack(low.b, outFeatures, rank, { banded: true, form }, item[ITEM.b]!, scales);
-    if (scales) item[ITEM.ranks] = vector(scales);
+    const target = { a: take(element * rank * inFeatures), b: take(element * rank * outFeatures) };
+    const scales = form === "int8" ? vector(new Float32Array(rank).fill(1)) : undefined;
+    packings.push(
+      { source: a, rows: rank, columns: inFeatures, banded: false, form, target: target.a, ranks: scales },
+      { source: low.b, rows: outFeatures, columns: rank, banded: true, form, target: target.b, ranks: scales },
+    );
+    item[ITEM.a] = target.a;
+    item[ITEM.b] = target.b;
+    item[ITEM.ranks] = scales ?? 0n;
   }
   if (scale) item[ITEM.scale] = vector(scale);
   if (bias) item[ITEM.bias] = vector(bias);
   const changes = low || scale || bias;
-  return { site, group, expert, item: changes ? item : undefined, inputScale, bytes };
+  return { site, group, expert, item: changes ? item : undefined, inputScale: inputScale?.slice(), bytes };
 }

@@ -184,18 +184,19 @@ export class Adapter implements Disposable {
   /**
    * `load` in steps of at most `SLICE` numbers, for who has other work to do in between. Yields the bytes that the
    * tensors take, for the first time before they are allocated. Left early (`return()`), it frees them.
+   * @param options.contents of the file of tensors, where they have been read already
    */
   static *loading(
     directory: string,
     backbone: BackboneConfig,
-    options: { allowIdentity?: boolean } = {},
+    options: { allowIdentity?: boolean; contents?: Uint8Array | undefined } = {},
   ): Generator<number, Adapter> {
     const configPath = join(directory, CONFIG_FILE);
     const raw = readJson(configPath, z.looseObject({ peft_type: z.string({ error: "is missing or no text" }) }));
     const method = methodOfConfig(raw);
     const config = parseWith(method.configSchema, raw, configPath);
     const weightsPath = join(directory, WEIGHTS_FILE);
-    using file = SafetensorsFile.open(weightsPath);
+    using file = SafetensorsFile.open(weightsPath, options.contents);
     const specs = method.parameters(config, backbone);
     const bytes = specs.reduce((sum, { shape }) => sum + 4 * Math.ceil(sizeOf(shape) / ALIGNMENT) * ALIGNMENT, 0);
     const problems = misfits(specs, file);
@@ -235,6 +236,11 @@ export class Adapter implements Disposable {
   /** The numbers of one parameter: a live view. */
   values(key: string): Float32Array {
     return this.tensors.get(key)!.data as Float32Array;
+  }
+
+  /** Takes the arrays back that `values` gave, see `Tensor.closeData`. */
+  closeValues(): void {
+    for (const { tensor } of this.#flat.values()) tensor.closeData();
   }
 
   /** The flat buffer of a group, float32 [n]; undefined when the method has no such parameters. */

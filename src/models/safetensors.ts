@@ -59,32 +59,33 @@ export class SafetensorsFile implements Disposable {
   readonly entries: ReadonlyMap<string, TensorEntry>;
   /** The strings of `__metadata__`; empty when there are none. */
   readonly metadata: Readonly<Record<string, string>>;
-  #handle: number | undefined;
+  #source: Source | undefined;
   readonly #dataStart: number;
   #chunk: ArrayBuffer | undefined;
 
-  private constructor(path: string, handle: number, dataStart: number, header: SafetensorsHeader) {
+  private constructor(path: string, source: Source, dataStart: number, header: SafetensorsHeader) {
     this.path = path;
     this.entries = header.entries;
     this.metadata = header.metadata;
-    this.#handle = handle;
+    this.#source = source;
     this.#dataStart = dataStart;
   }
 
   /**
    * Opens a file and checks its header.
+   * @param contents of the file, where they have been read already: the file itself is left alone then
    * @throws InputError `FILE_UNREADABLE`, or `SAFETENSORS_INVALID` with every problem of the header
    */
-  static open(path: string): SafetensorsFile {
-    const handle = openRegularFile(path);
+  static open(path: string, contents?: Uint8Array): SafetensorsFile {
+    const source = contents ?? openRegularFile(path);
     try {
-      const fileBytes = fstatSync(handle).size;
+      const fileBytes = typeof source === "number" ? fstatSync(source).size : source.byteLength;
       const fail = (problem: string): never => {
         throw new InputError("SAFETENSORS_INVALID", path, problem);
       };
       if (fileBytes < 8) fail(`only ${fileBytes} bytes long: the file is truncated`);
       const prefix = new Uint8Array(8);
-      readFully(handle, prefix, 0, path);
+      readFully(source, prefix, 0, path);
       const headerBytes = new DataView(prefix.buffer).getBigUint64(0, true);
       if (headerBytes > BigInt(MAX_HEADER_BYTES)) {
         fail(`declares a header of ${headerBytes} bytes, more than the ${MAX_HEADER_BYTES} allowed`);
@@ -92,10 +93,10 @@ export class SafetensorsFile implements Disposable {
       const length = Number(headerBytes);
       if (length > fileBytes - 8) fail(`declares a header of ${length} bytes in a file of ${fileBytes}: truncated`);
       const header = new Uint8Array(length);
-      readFully(handle, header, 8, path);
-      return new SafetensorsFile(path, handle, 8 + length, parseHeader(header, fileBytes - 8 - length, path));
+      readFully(source, header, 8, path);
+      return new SafetensorsFile(path, source, 8 + length, parseHeader(header, fileBytes - 8 - length, path));
     } catch (error) {
-      closeSync(handle);
+      close(source);
       throw error;
     }
   }
@@ -124,11 +125,11 @@ export class SafetensorsFile implements Disposable {
     if (start < 0 || start + target.length > entry.size) {
       throw new RangeError(`${name} has ${entry.size} elements, not ${start + target.length}`);
     }
-    const handle = this.#open();
+    const source = this.#open();
     const { dtype } = entry;
     if (dtype === "float32") {
       const bytes = new Uint8Array(target.buffer, target.byteOffset, target.byteLength);
-      readFully(handle, bytes, this.#dataStart + entry.begin + 4 * start, this.path);
+      readFully(source, bytes, this.#dataStart + entry.begin + 4 * start, this.path);
       observe?.(bytes);
       return target;
     }
@@ -141,7 +142,7 @@ export class SafetensorsFile implements Disposable {
     for (let done = 0; done < target.length; done += perChunk) {
       const part = target.subarray(done, done + perChunk);
       const bytes = new Uint8Array(this.#chunk, 0, part.length * elementBytes);
-      readFully(handle, bytes, this.#dataStart + entry.begin + (start + done) * elementBytes, this.path);
+      readFully(source, bytes, this.#dataStart + entry.begin + (start + done) * elementBytes, this.path);
       observe?.(bytes);
       if (dtype === "bfloat16") bfloat16ToFloat32(new Uint16Array(this.#chunk, 0, part.length), part);
       else if (dtype === "float16") float16ToFloat32(new Uint16Array(this.#chunk, 0, part.length), part);
@@ -156,9 +157,9 @@ export class SafetensorsFile implements Disposable {
     return entry;
   }
 
-  #open(): number {
-    if (this.#handle === undefined) throw new Error(`${this.path} is closed`);
-    return this.#handle;
+  #open(): Source {
+    if (this.#source === undefined) throw new Error(`${this.path} is closed`);
+    return this.#source;
   }
 
   #unsupported(entry: TensorEntry, what: string): InputError {
@@ -168,8 +169,8 @@ export class SafetensorsFile implements Disposable {
 
   /** Closes the file; closing twice is fine. */
   dispose(): void {
-    if (this.#handle !== undefined) closeSync(this.#handle);
-    this.#handle = undefined;
+    if (this.#source !== undefined) close(this.#source);
+    this.#source = undefined;
     this.#chunk = undefined;
   }
 
@@ -178,12 +179,23 @@ export class SafetensorsFile implements Disposable {
   }
 }
 
+/** A file's number, or what is in it. */
+type Source = number | Uint8Array;
+
+function close(source: Source): void {
+  if (typeof source === "number") closeSync(source);
+}
+
 /** Fills `target` from `position` of the file, however the system splits the read. */
-function readFully(handle: number, target: Uint8Array, position: number, path: string): void {
+function readFully(source: Source, target: Uint8Array, position: number, path: string): void {
+  if (typeof source !== "number") {
+    target.set(source.subarray(position, position + target.byteLength)); // the length was checked
+    return;
+  }
   for (let done = 0; done < target.byteLength; ) {
     let got: number;
     try {
-      got = readSync(handle, target, done, Math.min(CALL_BYTES, target.byteLength - done), position + done);
+      got = readSync(source, target, done, Math.min(CALL_BYTES, target.byteLength - done), position + done);
     } catch (error) {
       throw new InputError("FILE_UNREADABLE", path, reasonOf(error), { cause: error });
     }

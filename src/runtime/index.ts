@@ -8,7 +8,14 @@ export { configureRuntime, type LogLevel, type RuntimeOptions, runtimeVersion } 
 export { RuntimeError, type RuntimeErrorCode } from "./errors.ts";
 export { EXTERNAL_LOCATION, type SessionOptions } from "./load.ts";
 export { FileMapping } from "./mapping.ts";
-export { OPERATOR_DOMAIN, type Operators, operators, PACKED_FORMS, type PackedForm } from "./operators.ts";
+export {
+  OPERATOR_DOMAIN,
+  type Operators,
+  operators,
+  PACKED_FORMS,
+  type PackedForm,
+  type Packing,
+} from "./operators.ts";
 export { PrepackedWeights } from "./prepacked.ts";
 export { type RunOptions, Session } from "./session.ts";
 export type { Port } from "./signature.ts";

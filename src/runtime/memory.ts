@@ -96,6 +96,11 @@ export class Memory {
     this.#buffer ??= this.byteLength === 0 ? new ArrayBuffer(0) : koffi.view(this.address, this.byteLength);
     return { buffer: this.#buffer, byteOffset: 0 };
   }
+
+  /** Takes the memory away from the arrays over it, which get length 0, where that can be done and it is not theirs. */
+  closeWindow(): void {
+    if (this.#buffer !== undefined && detach(this.#buffer)) this.#buffer = undefined;
+  }
 }
 
 /** Frees memory that could not be taken away from the typed arrays over it, once there are none. */

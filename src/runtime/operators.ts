@@ -26,20 +26,36 @@ export interface Operators {
   useLargePages(address: Pointer, bytes: number): void;
   /** Says how many threads the runtime has. */
   useThreads(count: number): void;
-  /**
-   * Copies a matrix float32 to `target` in a form: A [rank, columns] in its order or, `banded`, B [rows, rank] as items have
-   * it (native/kernels.h). `target` has room for that; it and `source` are addresses or buffers that do not move.
-   *
-   * @param ranks float32 [rank], for int8: multiplied with the scales of the numbers of each rank
-   */
-  pack(
-    source: Pointer | ArrayBufferView,
-    rows: number,
-    columns: number,
-    how: { readonly banded: boolean; readonly form: PackedForm },
-    target: Pointer | ArrayBufferView,
-    ranks?: Pointer | ArrayBufferView,
-  ): void;
+  /** Does packings one after the other. */
+  pack(packings: readonly Packing[]): void;
+}
+
+/** Copies a matrix float32 to `target` in a form. Pieces of memory are addresses, or arrays that do not move. */
+export interface Packing {
+  readonly source: Pointer | Float32Array;
+  readonly rows: number;
+  readonly columns: number;
+  /** B [rows, rank], in the order that items have it in (native/kernels.h), and not A [rank, columns] in its own. */
+  readonly banded: boolean;
+  readonly form: PackedForm;
+  /** With room for that. */
+  readonly target: Pointer | ArrayBufferView;
+  /** float32 [rank], for int8: multiplied with the scales of the numbers of each rank. */
+  readonly ranks?: Pointer | Float32Array | undefined;
+}
+
+/** Numbers of struct Packing of native/operators/library.c. */
+const PACKING_WIDTH = 7;
+
+function structsOf(packings: readonly Packing[]): BigInt64Array {
+  const place = (memory: Pointer | ArrayBufferView | undefined): bigint =>
+    memory === undefined ? 0n : typeof memory === "bigint" ? memory : (koffi.address(memory) as bigint);
+  const structs = new BigInt64Array(packings.length * PACKING_WIDTH);
+  for (const [i, { source, rows, columns, banded, form, target, ranks }] of packings.entries()) {
+    const numbers = [rows, columns, Number(banded), PACKED_FORMS[form].code].map(BigInt);
+    structs.set([place(source), ...numbers, place(target), place(ranks)], i * PACKING_WIDTH);
+  }
+  return structs;
 }
 
 let found: Operators | null | undefined;
@@ -70,13 +86,12 @@ function load(): Operators | undefined {
   const structs: Pointer[] = [];
   for (let struct = at(0); struct !== null; struct = at(structs.length)) structs.push(struct);
   const useLargePages = library.func("void milora_use_large_pages(void *, size_t)");
-  const pack = library.func("void milora_pack(void *, int64, int64, int, int, void *, void *)");
+  const pack = library.func("void milora_pack(void *, int64)");
   return {
     instructions,
     structs,
     useLargePages: (address, bytes) => void useLargePages(address, bytes),
     useThreads: (count) => void start(count, bits),
-    pack: (source, rows, columns, { banded, form }, target, ranks) =>
-      pack(source, rows, columns, Number(banded), PACKED_FORMS[form].code, target, ranks ?? null),
+    pack: (packings) => pack(structsOf(packings), packings.length),
   };
 }

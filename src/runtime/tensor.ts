@@ -214,12 +214,22 @@ export class Tensor implements Disposable {
         `the memory of this tensor is on ${this.device} and the CPU cannot read it; bind the output to a CPU tensor`,
       );
     }
-    if (this.#data === undefined) {
+    if (this.#data?.byteLength !== this.byteLength) {
       const { buffer, byteOffset } = this.#handle.memory.window();
       const { array } = DTYPES[this.dtype];
       this.#data = new array(buffer, byteOffset + this.#byteOffset, this.byteLength / array.BYTES_PER_ELEMENT);
     }
     return this.#data;
+  }
+
+  /**
+   * Takes the arrays back that `data` gave, of this tensor and of all over the same memory: they get length 0, and the next
+   * `data` makes others. Memory that JavaScript sees counts as its own, and with every 64 MiB more of it all of its heap is
+   * searched for garbage. Tensors over an array of JavaScript's keep it.
+   */
+  closeData(): void {
+    requireUsable(this.#handle, "a tensor");
+    this.#handle.memory.closeWindow();
   }
 
   /**

@@ -160,10 +160,10 @@ export function packTests(): void {
       for (const banded of [false, true]) {
         const expected = banded ? bands : [...source];
         const whole = new Float32Array(source.length + 1).fill(7);
-        operators()!.pack(source, rows, columns, { banded, form: "float32" }, whole);
+        operators()!.pack([{ source, rows, columns, banded, form: "float32", target: whole }]);
         expectSame(whole, Float32Array.from([...expected, 7]));
         const rounded = new Uint16Array(source.length + 1).fill(7);
-        operators()!.pack(source, rows, columns, { banded, form: "float16" }, rounded);
+        operators()!.pack([{ source, rows, columns, banded, form: "float16", target: rounded }]);
         expect(rounded.at(-1)).toBe(7);
         expected.forEach((value, i) => {
           const h = rounded[i]!;
@@ -172,7 +172,7 @@ export function packTests(): void {
         });
         const ranks = new Float32Array(banded ? columns : rows).fill(3);
         const levels = new Int8Array(source.length + 1).fill(7);
-        operators()!.pack(source, rows, columns, { banded, form: "int8" }, levels, ranks);
+        operators()!.pack([{ source, rows, columns, banded, form: "int8", target: levels, ranks }]);
         expect(levels.at(-1)).toBe(7);
         const width = (at: number): number => Math.min(64, rows - Math.floor(at / (64 * columns)) * 64);
         expected.forEach((value, at) => {

@@ -79,7 +79,7 @@ export class Changes implements Disposable {
   ): bigint {
     const tensor = Tensor.allocate("uint8", [rows * columns * PACKED_FORMS[how.form].bytes]);
     this.#own.push(tensor);
-    operators()!.pack(data, rows, columns, how, tensor.address, ranks);
+    operators()!.pack([{ source: data, rows, columns, ...how, target: tensor.address, ranks }]);
     return tensor.address;
   }
 

@@ -1,12 +1,18 @@
 /** @file Reads an adapter off its files bit by bit, so that the event loop goes on serving, and checks that they are whole. */
+import { closeSync, fstatSync, read } from "node:fs";
 import { join, sep } from "node:path";
-import { InputError, MiloraError } from "../../base/index.ts";
-import { Adapter } from "../../methods/index.ts";
+import { setImmediate } from "node:timers/promises";
+import { promisify } from "node:util";
+import { InputError, MiloraError, openRegularFile, reasonOf } from "../../base/index.ts";
+import { Adapter, WEIGHTS_FILE } from "../../methods/index.ts";
 import type { BackboneConfig } from "../../models/index.ts";
 import { digestOfFiles } from "./files.ts";
 
-/** Work goes on for this long before others have their turn, in milliseconds. */
-const TURN_MS = 4;
+/**
+ * Work goes on for this long before others have their turn, in milliseconds. About as long as a step of many sequences: the
+ * more turns there are, the more steps whoever waits for the adapter waits for.
+ */
+const TURN_MS = 16;
 
 /** Lets at most `places` in at a time, in the order in which they came. */
 export class Gate {
@@ -57,28 +63,25 @@ export async function loadAdapter(
   backbone: BackboneConfig,
   { reserve, gate, digest, signal }: LoadOptions,
 ): Promise<Adapter> {
-  const steps = Adapter.loading(directory, backbone);
+  using _place = await gate.enter();
+  signal?.throwIfAborted();
+  using taken = takeMemory();
+  const contents = await verified(directory, digest, taken.memory);
+  const steps = Adapter.loading(directory, backbone, { contents });
   try {
     let step = steps.next();
     if (!step.done) await reserve(step.value);
-    signal?.throwIfAborted();
-    using _place = await gate.enter();
-    if (digest !== undefined) await verify(directory, digest);
     let began = performance.now();
     while (!step.done) {
+      signal?.throwIfAborted();
       if (performance.now() - began > TURN_MS) {
-        await new Promise<void>((resolve) => setImmediate(resolve));
-        signal?.throwIfAborted();
+        await setImmediate();
         began = performance.now();
       }
       step = steps.next();
     }
     return step.value;
   } catch (error) {
-    // Damage may show as anything; files that are what they should be fail for another reason.
-    if (digest !== undefined && error instanceof InputError && ABOUT_FILES.has(error.code)) {
-      await verify(directory, digest);
-    }
     throw error instanceof InputError ? withoutPath(error, directory) : error;
   } finally {
     steps.return(undefined as never);
@@ -93,19 +96,52 @@ function withoutPath(error: InputError, directory: string): InputError {
   return new InputError(code, strip(message.slice(0, message.length - listed)), problems.map(strip), { cause: error });
 }
 
-/** What damaged files may lead to. */
-const ABOUT_FILES = new Set([
-  ...["ADAPTER_INVALID", "ADAPTER_MISMATCH", "CONFIG_INVALID", "FILE_UNREADABLE", "JSON_INVALID", "METHOD_UNKNOWN"],
-  ...["SAFETENSORS_INVALID", "DTYPE_UNSUPPORTED", "CONFIG_UNSUPPORTED", "ADAPTER_TARGETS_NOTHING"],
-]);
-
-async function verify(directory: string, digest: string): Promise<void> {
-  let found: string;
+/**
+ * What is in the file of tensors, unless it is too large to be held for that. Hashing is on this thread: where sequences
+ * decode every core is busy, and another thread takes ten times as long and makes them wait, too.
+ * @throws MiloraError ADAPTER_CORRUPT when there is a digest, and the files have another one
+ */
+async function verified(
+  directory: string,
+  digest: string | undefined,
+  memory: Uint8Array,
+): Promise<Uint8Array | undefined> {
   try {
-    found = await digestOfFiles(directory);
+    const contents = await readSmall(join(directory, WEIGHTS_FILE), memory);
+    if (digest === undefined) return contents;
+    const found = await digestOfFiles(directory, contents);
+    if (found !== digest) throw corrupt(digest, "they are not what was installed");
+    return contents;
   } catch (error) {
-    const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
-    throw corrupt(digest, missing ? "a file is missing" : (error as Error).message);
+    if (digest === undefined || (error instanceof MiloraError && error.code === "ADAPTER_CORRUPT")) throw error;
+    const { code } = (error instanceof InputError ? error.cause : error) as NodeJS.ErrnoException;
+    throw corrupt(digest, code === "ENOENT" ? "a file is missing" : reasonOf(error));
   }
-  if (found !== digest) throw corrupt(digest, "they are not what was installed");
+}
+
+/** Bytes of a file that is read and hashed as a whole, 10 ms; larger ones are piece by piece. */
+const WHOLE = 16 * 1024 * 1024;
+
+/**
+ * Memory for such files, kept for the next ones: new memory for each has to be zeroed, and counts as JavaScript's, which
+ * searches its heap for garbage with every 64 MiB more.
+ */
+const spare: Uint8Array[] = [];
+
+function takeMemory(): { readonly memory: Uint8Array } & Disposable {
+  const memory = spare.pop() ?? new Uint8Array(WHOLE);
+  return { memory, [Symbol.dispose]: () => void spare.push(memory) };
+}
+
+/** By one call: `readFile` makes one for each half of a MiB, between which a server that decodes has other work. */
+async function readSmall(path: string, memory: Uint8Array): Promise<Uint8Array | undefined> {
+  const handle = openRegularFile(path);
+  try {
+    const { size } = fstatSync(handle);
+    if (size > WHOLE) return undefined;
+    const { bytesRead } = await promisify(read)(handle, memory, 0, size, 0);
+    return memory.subarray(0, bytesRead);
+  } finally {
+    closeSync(handle);
+  }
 }

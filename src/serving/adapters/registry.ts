@@ -66,6 +66,13 @@ export class AdapterRegistry implements AsyncDisposable {
       load: async (digest, reserve, signal) => {
         const adapter = await this.#load(digest, reserve, signal);
         options.engine?.identify?.(adapter, digest);
+        try {
+          await options.engine?.prepare?.(adapter);
+        } catch (error) {
+          options.engine?.forget(adapter);
+          adapter.dispose();
+          throw error;
+        }
         return adapter;
       },
       forget: (adapter) => options.engine?.forget(adapter),

@@ -1,4 +1,5 @@
 /** @file What the registry takes and gives. */
+import type { Engine } from "../../generation/index.ts";
 import type { Adapter } from "../../methods/index.ts";
 import type { BackboneConfig } from "../../models/index.ts";
 import type { RegistryLimits } from "./limits.ts";
@@ -13,8 +14,8 @@ export interface RegistryOptions {
   readonly backboneDigest?: string;
   /** Names under which the bare backbone is served; adapters may not have them, `base:adapter` may begin with them. */
   readonly bases?: readonly string[];
-  /** Told of adapters whose tensors are about to go. */
-  readonly engine?: { forget(adapter: Adapter): void; identify?(adapter: Adapter, digest: string): void };
+  /** What uses the adapters: told of those that were loaded, and of those whose tensors are about to go. */
+  readonly engine?: Partial<Pick<Engine, "identify" | "prepare">> & Pick<Engine, "forget">;
   readonly limits?: Partial<RegistryLimits>;
   /** Adapters to load and pin at the start, besides those that are pinned in the database: `name` or `owner/name`. */
   readonly preload?: readonly string[];
