@@ -34,10 +34,10 @@ export interface KvCache extends Disposable {
   copyRow(from: number, to: number, start: number, end: number): void;
   /** Makes the first `end` positions of row `to` those of row 0 of another cache of this kind. */
   copyFrom(other: KvCache, to: number, end: number): void;
-  /** A copy of positions `start` … `end` - 1 of a row, float32 [layers · 2, kvHeads, end - start, headDim]. */
-  read(row: number, start: number, end: number): Float32Array;
+  /** A copy of positions `start` … `end` - 1 of a row on the CPU, float32 [layers · 2, kvHeads, end - start, headDim]. */
+  read(row: number, start: number, end: number): Tensor;
   /** Fills positions `start` … `end` - 1 of a row with what `read` gave. */
-  write(row: number, start: number, end: number, values: Float32Array): void;
+  write(row: number, start: number, end: number, values: Tensor): void;
   holds(extent: Extent): boolean;
   /**
    * Makes room for what is `needed`: by half as much again as there is, so that growing sequences are copied seldom, but

@@ -144,23 +144,26 @@ export class DeviceCache implements KvCache {
     this.#put({ first: to, rows: 1, blocks });
   }
 
-  read(row: number, start: number, end: number): Float32Array {
+  read(row: number, start: number, end: number): Tensor {
     const holder = this.#holder(row)!;
     const size = (end - start) * this.#dim;
-    const values = new Float32Array(2 * this.#layers * this.#heads * size);
+    const copy = Tensor.allocate("float32", [2 * this.#layers, this.#heads, end - start, this.#dim]);
+    const values = copy.data as Float32Array;
     for (const [block, tensor] of holder.blocks.entries()) {
-      using copy = this.#copier.rows([tensor], [row - holder.first], "cpu");
-      const data = copy.data as Float32Array;
+      using whole = this.#copier.rows([tensor], [row - holder.first], "cpu");
+      const data = whole.data as Float32Array;
       for (let head = 0; head < this.#heads; head++) {
         const at = (head * this.#capacity + start) * this.#dim;
         values.set(data.subarray(at, at + size), (block * this.#heads + head) * size);
       }
     }
-    return values;
+    copy.closeData();
+    return copy;
   }
 
-  write(row: number, start: number, end: number, values: Float32Array): void {
+  write(row: number, start: number, end: number, copy: Tensor): void {
     const size = (end - start) * this.#dim;
+    const values = copy.data as Float32Array;
     const holder = this.#holder(row);
     const blocks = upTo(2 * this.#layers).map((block) => {
       using whole = holder

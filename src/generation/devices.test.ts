@@ -131,10 +131,14 @@ describe.skipIf(devices.length === 0)("a device other than the CPU (skipped wher
         cache.copyRow(2, 0, 0, 4);
         touch(0, 2);
         cache.copyRow(1, 3, 0, 4);
-        cache.write(1, 1, 3, cache.read(2, 0, 2));
+        using copy = cache.read(2, 0, 2);
+        cache.write(1, 1, 3, copy);
         cache.grow({ rows: 4, positions: 9 }, { rows: 4, positions: 20 }, { rows: 4, positions: 4 });
         touch(0, 4);
-        return [0, 1, 2, 3].flatMap((row) => [...cache.read(row, 0, 4)]);
+        return [0, 1, 2, 3].flatMap((row) => {
+          using whole = cache.read(row, 0, 4);
+          return [...(whole.data as Float32Array)];
+        });
       };
       using host = new BufferPool();
       using wanted = host.cache(smallConfig, 4, 4);

@@ -248,6 +248,7 @@ export class Engine implements Disposable {
     this.#shared.adapters[Symbol.dispose]();
     this.#shared.sessions[Symbol.dispose]();
     this.#shared.pool[Symbol.dispose]();
+    this.#shared.prefixes?.[Symbol.dispose]();
   }
 
   [Symbol.dispose](): void {

@@ -1,6 +1,6 @@
 /** @file Key-value cache on the CPU: one flat buffer, written in place by the sessions through views. */
 import { type BackboneConfig, cacheHeadDim } from "../models/index.ts";
-import type { Tensor } from "../runtime/index.ts";
+import { Tensor } from "../runtime/index.ts";
 import { type Extent, grown, type KvCache, type LayerCache } from "./cache.ts";
 import type { BufferPool } from "./pool.ts";
 
@@ -64,18 +64,22 @@ export class HostCache implements KvCache {
     });
   }
 
-  read(row: number, start: number, end: number): Float32Array {
+  read(row: number, start: number, end: number): Tensor {
+    const copy = Tensor.allocate("float32", [this.#blocks, this.#heads, end - start, this.#dim]);
     const size = (end - start) * this.#dim;
-    const values = new Float32Array(this.#blocks * this.#heads * size);
+    const values = copy.data as Float32Array;
     const data = this.#flat.data as Float32Array;
     this.#eachHead(row, start, (at, head) => values.set(data.subarray(at, at + size), head * size));
-    return values;
+    copy.closeData();
+    return copy;
   }
 
-  write(row: number, start: number, end: number, values: Float32Array): void {
+  write(row: number, start: number, end: number, copy: Tensor): void {
     const size = (end - start) * this.#dim;
+    const values = copy.data as Float32Array;
     const data = this.#flat.data as Float32Array;
     this.#eachHead(row, start, (at, head) => data.set(values.subarray(head * size, (head + 1) * size), at));
+    copy.closeData();
   }
 
   /** Visits where position `start` of a row is in the buffer, for every head of keys and values. */

@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import type { Adapter } from "../methods/index.ts";
 import type { Backbone } from "../models/index.ts";
+import type { Tensor } from "../runtime/index.ts";
 import type { KvCache } from "./cache.ts";
 
 /** Tokens of a block, the unit that is kept and found. */
@@ -46,7 +47,8 @@ export interface ReadPrompt {
 }
 
 interface Entry {
-  readonly values: Float32Array;
+  /** Outside of JavaScript, so that it goes at once, and searches for garbage are not for it. */
+  readonly values: Tensor;
   readonly read: ReadPrompt | undefined;
   readonly bytes: number;
 }
@@ -56,7 +58,7 @@ interface Entry {
  * each under a hash of itself and all before it; of others whole prompts, since every part of them depends on all.
  * Copying is done within a call, so that nothing goes while it is in use.
  */
-export class PrefixCache {
+export class PrefixCache implements Disposable {
   readonly #limit: number;
   readonly #backbone: string;
   /** Least recently used first. */
@@ -199,15 +201,25 @@ export class PrefixCache {
     return entry;
   }
 
-  #add(key: string, values: Float32Array, read: ReadPrompt | undefined): void {
+  [Symbol.dispose](): void {
+    for (const { values } of this.#entries.values()) values.dispose();
+    this.#entries.clear();
+    this.#bytes = 0;
+  }
+
+  #add(key: string, values: Tensor, read: ReadPrompt | undefined): void {
     const extra = read ? [read.hidden, ...[...read.outputs.values()].map(({ data }) => data)] : [];
     const bytes = [values, ...extra].reduce((sum, { byteLength }) => sum + byteLength, 0);
-    if (bytes > this.#limit) return;
+    if (bytes > this.#limit) {
+      values.dispose();
+      return;
+    }
     this.#entries.set(key, { values, read, bytes });
     this.#bytes += bytes;
     for (const [oldest, entry] of this.#entries) {
       if (this.#bytes <= this.#limit) break;
       this.#entries.delete(oldest);
+      entry.values.dispose();
       this.#bytes -= entry.bytes;
       this.#evictions++;
     }

@@ -2,7 +2,7 @@
 import { setImmediate } from "node:timers/promises";
 import { InputError } from "../../base/index.ts";
 import type { Adapter } from "../../methods/index.ts";
-import { type Engine, openEngine } from "../engine.ts";
+import { type Engine, type OpenEngine, openEngine } from "../engine.ts";
 import { GenerationError, Problems } from "../errors.ts";
 import { Job, jobContext } from "../job.ts";
 import { checkRequests, type GenerationResult } from "../request.ts";
@@ -14,6 +14,9 @@ import { type SchedulerLimits, type SchedulerLimitsInput, schedulerLimitsSchema 
 import { Loop } from "./loop.ts";
 import { ScoreTask, TextTask } from "./task.ts";
 import type { ChoiceToken, ScheduledRequest, SchedulerObserver, SchedulerStats } from "./types.ts";
+
+/** How long a batch without work keeps its buffers and bound sessions for the next request, ms. */
+const IDLE_MS = 2000;
 
 /** A timer takes no more milliseconds, 25 days. */
 const LONGEST_TIMER = 2 ** 31 - 1;
@@ -34,6 +37,9 @@ export class Scheduler implements AsyncDisposable {
   readonly #engine: Engine;
   readonly #ledger: Ledger;
   #running: Promise<void> | undefined;
+  /** From the first work until there has been none for a while; the engine counts as in use. */
+  #open: { readonly loop: Loop; readonly engine: OpenEngine } | undefined;
+  #idle: NodeJS.Timeout | undefined;
   #draining = false;
 
   constructor(engine: Engine, limits: SchedulerLimitsInput = {}, observer: SchedulerObserver = {}) {
@@ -140,6 +146,7 @@ export class Scheduler implements AsyncDisposable {
   async drain(): Promise<void> {
     this.#draining = true;
     while (this.#running) await this.#running;
+    this.#close();
   }
 
   /** Cancels what waits and runs. */
@@ -199,13 +206,28 @@ export class Scheduler implements AsyncDisposable {
   /** Works until nothing is left to do. */
   async #run(): Promise<void> {
     await setImmediate(); // requests that come together begin together
+    clearTimeout(this.#idle);
     try {
-      using open = openEngine(this.#engine);
-      using loop = new Loop(open.shared, this.limits, this.#ledger);
+      this.#open ??= this.#begin();
+      const { loop } = this.#open;
       while (this.#ledger.busy) await loop.turn();
+      this.#idle = setTimeout(() => this.#close(), IDLE_MS).unref();
     } catch (error) {
       this.#ledger.fail(error); // nobody is left waiting, whatever went wrong
+      this.#close();
     }
+  }
+
+  #begin() {
+    const engine = openEngine(this.#engine);
+    return { loop: new Loop(engine.shared, this.limits, this.#ledger), engine };
+  }
+
+  #close(): void {
+    clearTimeout(this.#idle);
+    this.#open?.loop[Symbol.dispose]();
+    this.#open?.engine[Symbol.dispose]();
+    this.#open = undefined;
   }
 }
 

@@ -1,11 +1,11 @@
 /** @file Adapters on disk: `<data>/adapters/<digest>/`, filled in a draft beside them and renamed into place whole. */
 import { createHash, type Hash, randomBytes } from "node:crypto";
-import { createReadStream } from "node:fs";
+import { createReadStream, readFileSync } from "node:fs";
 import { mkdir, open, readdir, realpath, rename, rm, stat, utimes } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join, relative, resolve } from "node:path";
 import { InputError, isAlive, reasonOf } from "../../base/index.ts";
-import { CONFIG_FILE, WEIGHTS_FILE } from "../../methods/index.ts";
+import { CONFIG_FILE } from "../../methods/index.ts";
 import { ADAPTER_FILES, type AdapterFile, MAX_CONFIG_BYTES, type Receive, tooLarge } from "./archive.ts";
 
 const DIGEST = /^[0-9a-f]{64}$/;
@@ -39,7 +39,9 @@ export async function digestOfFiles(directory: string, weights?: Uint8Array): Pr
   const sums = new Map<AdapterFile, string>();
   for (const file of ADAPTER_FILES) {
     const hash = createHash("sha256");
-    if (file === WEIGHTS_FILE && weights) hash.update(weights);
+    // The config is small: four turns of the event loop take longer than reading it.
+    const contents = file === CONFIG_FILE ? readFileSync(join(directory, file)) : weights;
+    if (contents) hash.update(contents);
     else {
       for await (const chunk of createReadStream(join(directory, file), { highWaterMark: CHUNK })) {
         hash.update(chunk as Uint8Array);
