@@ -210,33 +210,59 @@ INLINE void copy_as(const float *source, int64_t count, int form, float inverse,
   }
 }
 
-/* The scale of `count` numbers `step` from each other, which goes to `*rank`; returns what they are to be multiplied with. */
-static float scale_of(const float *source, int64_t count, int64_t step, float *rank) {
-  float most = 0;
-  for (int64_t i = 0; i < count; i++) {
-    const float a = __builtin_fabsf(source[i * step]);
-    most = a > most || a != a ? a : most;
-  }
+/* Of a number without its sign: as whole numbers these are in the order of the numbers, and NaN is above all. */
+INLINE uint32_t bits_of(float number) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &number, sizeof bits);
+  return bits & 0x7fffffff;
+}
+
+/* The scale of numbers of which the largest has these bits, which goes to `*rank`; returns what they are to be multiplied with. */
+static float scale_of(uint32_t bits, float *rank) {
+  float most;
+  __builtin_memcpy(&most, &bits, sizeof most);
   *rank *= most / 127;
   return most > 0 ? 127 / most : 0;
 }
 
-static void pack(const float *source, int64_t rows, int64_t columns, int banded, int form, void *target, float *ranks) {
-  if (!banded) {
-    if (form != INT8) copy_as(source, rows * columns, form, 0, target, 0);
-    else
-      for (int64_t r = 0; r < rows; r++)
-        copy_as(source + r * columns, columns, form, scale_of(source + r * columns, columns, 1, ranks + r), target, r * columns);
-    return;
+static void pack_ranks(const float *source, int64_t rows, int64_t columns, int form, void *target, float *ranks) {
+  for (int64_t r = 0; r < rows; r++) {
+    const float *row = source + r * columns;
+    uint32_t most = 0;
+    if (form == INT8)
+      for (int64_t c = 0; c < columns; c++) most = bits_of(row[c]) > most ? bits_of(row[c]) : most;
+    copy_as(row, columns, form, form == INT8 ? scale_of(most, ranks + r) : 0, target, r * columns);
   }
-  for (int64_t c = 0; c < columns; c++) {
-    const float inverse = form == INT8 ? scale_of(source + c, rows, columns, ranks + c) : 0;
+}
+
+/* Ranks that are looked at together, a cache line of each row. */
+enum { RANKS = 16 };
+
+static void pack_bands(const float *source, int64_t rows, int64_t columns, int form, void *target, float *ranks) {
+  for (int64_t first = 0; first < columns; first += RANKS) {
+    const int64_t count = columns - first < RANKS ? columns - first : RANKS;
+    uint32_t most[RANKS] = {0};
+    float inverses[RANKS] = {0};
+    if (form == INT8) {
+      for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < count; c++) {
+          const uint32_t bits = bits_of(source[r * columns + first + c]);
+          most[c] = bits > most[c] ? bits : most[c];
+        }
+      for (int64_t c = 0; c < count; c++) inverses[c] = scale_of(most[c], ranks + first + c);
+    }
     for (int64_t band = 0; band < rows; band += BAND) {
       const int64_t width = rows - band < BAND ? rows - band : BAND;
-      float one[BAND];
-      for (int64_t i = 0; i < width; i++) one[i] = source[(band + i) * columns + c];
-      copy_as(one, width, form, inverse, target, band * columns + c * width);
+      for (int64_t c = 0; c < count; c++) {
+        float one[BAND];
+        for (int64_t i = 0; i < width; i++) one[i] = source[(band + i) * columns + first + c];
+        copy_as(one, width, form, inverses[c], target, band * columns + (first + c) * width);
+      }
     }
   }
+}
+
+static void pack(const float *source, int64_t rows, int64_t columns, int banded, int form, void *target, float *ranks) {
+  (banded ? pack_bands : pack_ranks)(source, rows, columns, form, target, ranks);
 }
 #endif
