@@ -32,6 +32,23 @@ INLINE void weigh(const float *v, int64_t width, int64_t positions, const float 
     for (int j = 0; j < vectors; j++) store(y + h * width + i + j * LANES, times(sums[h][j], all(inverse[h])));
 }
 
+/* Scores of up to four queries with four keys, which they read together. */
+INLINE void compare(const float *k, int64_t width, const float *q, float scale, float *scores, int64_t step, const int count) {
+  vec s[4][4];
+  for (int h = 0; h < count; h++)
+    for (int j = 0; j < 4; j++) s[h][j] = zero();
+  for (int64_t i = 0; i < width; i += LANES) {
+    vec keys[4];
+    for (int j = 0; j < 4; j++) keys[j] = load(k + j * width + i);
+    for (int h = 0; h < count; h++) {
+      const vec own = load(q + h * width + i);
+      for (int j = 0; j < 4; j++) s[h][j] = multiply_add(keys[j], own, s[h][j]);
+    }
+  }
+  for (int h = 0; h < count; h++)
+    _mm_storeu_ps(scores + h * step, _mm_mul_ps(totals(s[h][0], s[h][1], s[h][2], s[h][3]), _mm_set1_ps(scale)));
+}
+
 static void attend(const float *q, const float *k, const float *v, int64_t heads, int64_t width, int64_t count, float scale, float *scores,
                    float *y) {
   const int64_t step = (count + LANES - 1) / LANES * LANES;
@@ -39,13 +56,14 @@ static void attend(const float *q, const float *k, const float *v, int64_t heads
   for (; p + 4 <= count; p += 4) {
     const float *at = k + p * width;
     for (int64_t i = 0; i < 4 * width; i += 16) ahead(at + i, 4096);
-    for (int64_t h = 0; h < heads; h++) {
-      vec s[4] = {zero(), zero(), zero(), zero()};
-      for (int64_t i = 0; i < width; i += LANES) {
-        const vec own = load(q + h * width + i);
-        for (int j = 0; j < 4; j++) s[j] = multiply_add(load(at + j * width + i), own, s[j]);
-      }
-      _mm_storeu_ps(scores + h * step + p, _mm_mul_ps(totals(s[0], s[1], s[2], s[3]), _mm_set1_ps(scale)));
+    for (int64_t h = 0; h < heads; h += 4) {
+      const float *own = q + h * width;
+      float *target = scores + h * step + p;
+      const int64_t together = heads - h;
+      if (together == 1) compare(at, width, own, scale, target, step, 1);
+      else if (together == 2) compare(at, width, own, scale, target, step, 2);
+      else if (together == 3) compare(at, width, own, scale, target, step, 3);
+      else compare(at, width, own, scale, target, step, 4);
     }
   }
   for (; p < count; p++) {

@@ -1,48 +1,60 @@
-/* Attention: one new token for each sequence, appended to the cache in place. */
+/* Attention: the new tokens of each sequence, as many for one as for another, appended to the cache in place. */
 #include "operator.h"
 
 typedef struct {
   const Kernel *kernel;
   const float *query, *key, *value, *cosine, *sine;
-  int64_t queryStep, keyStep; /* from one sequence to the next */
+  int64_t queryStep, keyStep; /* from one token to the next */
   float *keys, *values, *y, *scratch;
-  const int32_t *last;
-  int64_t B, S, pairs, scratchOfPart, parts, splits, appends; /* heads that share keys are split in so many */
+  const int32_t *last; /* where the last token of each sequence stands */
+  int64_t B, T, S, pairs, scratchOfPart, parts, units, splits, appends; /* heads that share keys are split in so many */
 } Attention;
 
-/* New keys and values of some of the sequences. */
+/* Tokens of a sequence that are computed by one thread, one after the other. */
+enum { TOKENS = 16 };
+
+static int64_t position_of(const Attention *run, int64_t row) { return run->last[row / run->T] - run->T + 1 + row % run->T; }
+
+/* New keys and values of some of the tokens. */
 static void append_part(void *data, size_t t) {
   const Attention *run = data;
-  const int64_t width = run->kernel->width, keyHeads = run->kernel->keyHeads;
-  const int64_t to = part(run->B, (int64_t)t + 1, run->appends, 1);
-  for (int64_t b = part(run->B, (int64_t)t, run->appends, 1); b < to; b++) {
-    const int64_t position = run->last[b];
+  const int64_t width = run->kernel->width, keyHeads = run->kernel->keyHeads, rows = run->B * run->T;
+  const int64_t to = part(rows, (int64_t)t + 1, run->appends, 1);
+  for (int64_t r = part(rows, (int64_t)t, run->appends, 1); r < to; r++) {
+    const int64_t b = r / run->T, position = position_of(run, r);
     const float *cosine = run->cosine + position * run->pairs, *sine = run->sine + position * run->pairs;
     for (int64_t h = 0; h < keyHeads; h++) {
       const int64_t place = ((b * keyHeads + h) * run->S + position) * width;
-      kernels->rotate(run->key + b * run->keyStep + h * width, cosine, sine, run->pairs, width, run->keys + place);
-      __builtin_memcpy(run->values + place, run->value + b * run->keyStep + h * width, 4 * (size_t)width);
+      kernels->rotate(run->key + r * run->keyStep + h * width, cosine, sine, run->pairs, width, run->keys + place);
+      __builtin_memcpy(run->values + place, run->value + r * run->keyStep + h * width, 4 * (size_t)width);
     }
   }
 }
 
-/* Some of the groups of heads that share keys and values, or of parts of these, over all sequences. */
+/*
+ * Some of the units: a group of heads that share keys and values, or a part of these, for some tokens of a sequence. They go
+ * round the parts: later tokens have more before them.
+ */
 static void attend_part(void *data, size_t t) {
   const Attention *run = data;
   const Kernel *kernel = run->kernel;
-  const int64_t width = kernel->width, keyHeads = kernel->keyHeads, group = kernel->heads / keyHeads, units = run->B * keyHeads * run->splits;
+  const int64_t width = kernel->width, keyHeads = kernel->keyHeads, group = kernel->heads / keyHeads, blocks = (run->T + TOKENS - 1) / TOKENS;
   float *q = run->scratch + (int64_t)t * run->scratchOfPart, *scores = q + group * width;
-  const int64_t to = part(units, (int64_t)t + 1, run->parts, 1);
-  for (int64_t u = part(units, (int64_t)t, run->parts, 1); u < to; u++) {
-    const int64_t b = u / run->splits / keyHeads, h = u / run->splits % keyHeads, position = run->last[b];
-    const int64_t from = part(group, u % run->splits, run->splits, 1), heads = part(group, u % run->splits + 1, run->splits, 1) - from;
+  for (int64_t u = (int64_t)t; u < run->units; u += run->parts) {
+    const int64_t split = u % run->splits, h = u / run->splits % keyHeads, block = u / run->splits / keyHeads % blocks;
+    const int64_t b = u / run->splits / keyHeads / blocks;
+    const int64_t from = part(group, split, run->splits, 1), heads = part(group, split + 1, run->splits, 1) - from;
     const float *keys = run->keys + (b * keyHeads + h) * run->S * width, *values = run->values + (b * keyHeads + h) * run->S * width;
-    const float *own = run->query + b * run->queryStep + (h * group + from) * width;
-    const float *cosine = run->cosine + position * run->pairs, *sine = run->sine + position * run->pairs;
-    for (int64_t i = 0; i < heads; i++) kernels->rotate(own + i * width, cosine, sine, run->pairs, width, q + i * width);
-    const int64_t first = kernel->window > 0 ? most(0, position + 1 - kernel->window) : 0;
-    kernels->attend(q, keys + first * width, values + first * width, heads, width, position + 1 - first, kernel->scale, scores,
-                    run->y + (b * kernel->heads + h * group + from) * width);
+    const int64_t to = b * run->T + least(run->T, (block + 1) * TOKENS);
+    for (int64_t r = b * run->T + block * TOKENS; r < to; r++) {
+      const int64_t position = position_of(run, r);
+      const float *own = run->query + r * run->queryStep + (h * group + from) * width;
+      const float *cosine = run->cosine + position * run->pairs, *sine = run->sine + position * run->pairs;
+      for (int64_t i = 0; i < heads; i++) kernels->rotate(own + i * width, cosine, sine, run->pairs, width, q + i * width);
+      const int64_t first = kernel->window > 0 ? most(0, position + 1 - kernel->window) : 0;
+      kernels->attend(q, keys + first * width, values + first * width, heads, width, position + 1 - first, kernel->scale, scores,
+                      run->y + (r * kernel->heads + h * group + from) * width);
+    }
   }
 }
 
@@ -59,39 +71,43 @@ static OrtStatus *read_attention(const Kernel *kernel, const Tensors *tensors, v
   run->value = input_of(tensors, 2, NULL);
   run->queryStep = kernel->heads * width;
   run->keyStep = keyHeads * width;
-  if (!run->key || !run->value) { /* all three lie together for each sequence */
+  if (!run->key || !run->value) { /* all three lie together for each token */
     run->key = run->query + run->queryStep;
     run->value = run->key + run->keyStep;
     run->queryStep = run->keyStep = run->queryStep + 2 * run->keyStep;
   }
   int64_t numbers, cosines;
   const float *keysBefore = input_of(tensors, 3, &numbers), *valuesBefore = input_of(tensors, 4, NULL);
-  run->last = input_of(tensors, 5, NULL);
+  run->last = input_of(tensors, 5, &run->B);
   run->cosine = input_of(tensors, 6, &cosines);
   run->sine = input_of(tensors, 7, NULL);
-  run->B = rows_of(tensors, 0, run->queryStep);
+  const int64_t rows = rows_of(tensors, 0, run->queryStep);
+  if (run->B ? rows % run->B != 0 : rows > 0) return ort_error(api, "Attention: sequences differ in how many tokens are new");
+  run->T = run->B ? rows / run->B : 0;
   run->S = run->B ? numbers / (run->B * keyHeads * width) : 0;
   run->pairs = kernel->N; /* numbers of a row of cosine */
   const int64_t positions = run->pairs ? least(run->S, cosines / run->pairs) : run->S;
   int64_t longest = 0;
   for (int64_t b = 0; b < run->B; b++) {
-    if (run->last[b] < 0 || run->last[b] >= positions) return ort_error(api, "Attention: a position is outside of the cache");
+    if (run->last[b] < run->T - 1 || run->last[b] >= positions) return ort_error(api, "Attention: a position is outside of the cache");
     longest = most(longest, run->last[b] + 1);
   }
-  const int64_t dims[3] = {run->B, 1, kernel->heads * width}, cache[4] = {run->B, keyHeads, run->S, width};
+  const int64_t dims[3] = {run->B, run->T, kernel->heads * width}, cache[4] = {run->B, keyHeads, run->S, width};
   run->y = output_of(tensors, 0, dims, 3);
   run->keys = output_of(tensors, 1, cache, 4);
   run->values = output_of(tensors, 2, cache, 4);
   *bytes = 0;
-  if (run->B == 0) return NULL;
+  if (rows == 0) return NULL;
   if (!run->y || !run->keys || !run->values) return ort_error(api, "Attention: no memory for the result");
   const size_t held = 4 * (size_t)(run->B * keyHeads * run->S * width);
   if (keysBefore != run->keys) __builtin_memcpy(run->keys, keysBefore, held);
   if (valuesBefore != run->values) __builtin_memcpy(run->values, valuesBefore, held);
-  const int alone = run->B * kernel->heads * width * longest < ALONE || threads == 1;
-  run->splits = alone ? 1 : most(1, least(group, UNITS * (int64_t)threads / (run->B * keyHeads)));
-  run->parts = alone ? 1 : least(2 * (int64_t)threads, run->B * keyHeads * run->splits);
-  run->appends = run->B * keyHeads * width < ALONE / 4 ? 1 : least((int64_t)threads, run->B);
+  const int alone = rows * kernel->heads * width * longest < ALONE || threads == 1;
+  const int64_t blocks = (run->T + TOKENS - 1) / TOKENS, groups = run->B * blocks * keyHeads;
+  run->splits = alone ? 1 : most(1, least(group, UNITS * (int64_t)threads / groups));
+  run->units = groups * run->splits;
+  run->parts = alone ? 1 : least((run->T > 1 ? 4 : 2) * (int64_t)threads, run->units);
+  run->appends = rows * keyHeads * width < ALONE / 4 ? 1 : least((int64_t)threads, rows);
   run->scratchOfPart = group * (width + (longest + 15) / 16 * 16) + 16;
   *bytes = 4 * (size_t)(run->scratchOfPart * run->parts);
   return NULL;
@@ -100,7 +116,7 @@ static OrtStatus *read_attention(const Kernel *kernel, const Tensors *tensors, v
 static void plan_attention(void *data, char *memory, Plan *plan) {
   Attention *run = data;
   run->scratch = (float *)memory;
-  if (run->B == 0) return;
+  if (run->B * run->T == 0) return;
   add_stage(plan, append_part, run, run->appends);
   add_stage(plan, attend_part, run, run->parts);
 }

@@ -39,8 +39,8 @@ function product(lead: readonly (string | number)[], change: Partial<g.NBitsWeig
   return graph;
 }
 
-/** Attention of T new tokens. */
-function attention(T: number | string, change: Partial<g.GroupQueryAttentionInputs> = {}): Graph {
+/** Attention of T new tokens; with a `bias` it is the runtime's. */
+function attention(T: number | string, change: Partial<g.GroupQueryAttentionInputs> = {}, bias = false): Graph {
   const graph = new Graph();
   const cache = ["B", 2, 9, 16] as const;
   const { y, presentKey } = g.groupQueryAttention({
@@ -55,6 +55,7 @@ function attention(T: number | string, change: Partial<g.GroupQueryAttentionInpu
     sin: graph.parameter("sin", "float32", [9, 8]),
     numHeads: 4,
     kvNumHeads: 2,
+    ...(bias && { attentionBias: graph.input("bias", "float32", [1, 1, T, "S"]) }),
     ...change,
   });
   graph.output("y", y);
@@ -83,27 +84,39 @@ describe.skipIf(operators() === undefined)("with operators", () => {
     expect(ownIn(product(["M"], { blockSize: 16 }))).toEqual([]);
   });
 
-  test("attention of one token is Attention, which gives what GroupQueryAttention does", () => {
+  test("attention is Attention, which gives what GroupQueryAttention does", () => {
     expect(ownIn(attention(1))).toEqual(["Attention"]);
-    expect(ownIn(attention("T"))).toEqual([]);
+    expect(ownIn(attention("T"))).toEqual(["Attention"]);
     expect(ownIn(attention(1, { softcap: 30 }))).toEqual([]);
+    expect(ownIn(attention("T", { softcap: 30 }))).toEqual([]);
     expect(ownIn(attention(1, { rotaryInterleaved: true }))).toEqual([]);
-    const feeds = {
-      q: numbers(1, [3, 1, 64]),
-      k: numbers(2, [3, 1, 32]),
-      v: numbers(3, [3, 1, 32]),
-      keys: numbers(4, [3, 2, 9, 16]),
-      values: numbers(5, [3, 2, 9, 16]),
-      last: ints([3], [8, 0, 5], "int32"),
-      total: ints([], [9], "int32"),
-    };
     const parameters = { cos: numbers(6, [9, 8]), sin: numbers(7, [9, 8]) };
-    for (const change of [{}, { scale: 0.4 }, { localWindowSize: 3 }]) {
-      const own = runGraph(attention(1, change), feeds, parameters);
-      const theirs = runGraph(attention("T", change), feeds, parameters);
-      expect(closest(own.y!.data, theirs.y!.data)).toBeLessThan(2e-6);
-      // Beyond the new token the cache is nobody's.
-      expect(closest(own.presentKey!.data.slice(0, 288), theirs.presentKey!.data.slice(0, 288))).toBeLessThan(1e-6);
+    for (const [T, last] of [
+      [1, [8, 0, 5]],
+      [6, [5, 5, 5]],
+    ] as const) {
+      const total = Math.max(...last) + 1;
+      const feeds = {
+        q: numbers(1, [3, T, 64]),
+        k: numbers(2, [3, T, 32]),
+        v: numbers(3, [3, T, 32]),
+        keys: numbers(4, [3, 2, 9, 16]),
+        values: numbers(5, [3, 2, 9, 16]),
+        last: ints([3], last, "int32"),
+        total: ints([], [total], "int32"),
+      };
+      for (const change of [{}, { scale: 0.4 }, { localWindowSize: 3 }]) {
+        const own = runGraph(attention("T", change), feeds, parameters);
+        const graph = attention("T", change, true);
+        expect(ownIn(graph)).toEqual([]);
+        const none = { dtype: "float32", shape: [1, 1, T, total], data: range(T * total).map(() => 0) } as const;
+        const theirs = runGraph(graph, { ...feeds, bias: none }, parameters);
+        expect(closest(own.y!.data, theirs.y!.data)).toBeLessThan(2e-6);
+        // Beyond the new tokens the cache is nobody's.
+        const of = (data: readonly number[]): number[] =>
+          range(6).flatMap((head) => data.slice(head * 144, head * 144 + 16 * (last[Math.floor(head / 2)]! + 1)));
+        expect(closest(of(own.presentKey!.data), of(theirs.presentKey!.data))).toBeLessThan(1e-6);
+      }
     }
   });
 });

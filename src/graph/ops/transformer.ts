@@ -213,12 +213,11 @@ export const transformerOps = {
 
 type Eleven<T> = [T, T, T, T, T, T, T, T, T, T, T];
 
-/** Whether milora's own operator can compute it: one new token for each sequence, rotated inside. */
+/** Whether milora's own operator can compute it: rotated inside. */
 function hasAttention({ node, attributes }: Lowering<Attention>): boolean {
   const { past, rotary, rotaryInterleaved, bias, softcap } = attributes;
   const [query] = node.inputs;
-  const fits = past && rotary && !rotaryInterleaved && !bias && !softcap && query!.dtype === "float32";
-  if (!fits || query!.shape[1] !== 1) return false;
+  if (!past || !rotary || rotaryInterleaved || bias || softcap || query!.dtype !== "float32") return false;
   const headDim = node.outputs[1]!.shape[3] as number;
   const pairs = node.inputs.at(-1)!.shape[1]; // the sines come last
   return headDim % 16 === 0 && typeof pairs === "number" && query!.graph.hasOperators;
@@ -300,7 +299,7 @@ export function groupQueryAttention(inputs: GroupQueryAttentionInputs): {
   presentKey: Value;
   presentValue: Value;
 } {
-  const joint = inputs.query.shape[1] === 1 ? jointProduct(inputs) : undefined;
+  const joint = jointProduct(inputs);
   const { query, key, value, pastKey, pastValue, seqlensK, totalSequenceLength, cos, sin, attentionBias } = joint
     ? { ...inputs, query: joint, key: undefined, value: undefined }
     : inputs;

@@ -1,4 +1,4 @@
-/** @file Tests of the operator Attention: one new token for each sequence, appended to a cache. */
+/** @file Tests of the operator Attention: new tokens of each sequence, appended to a cache. */
 import { describe, expect, test } from "vitest";
 import { OPERATOR_DOMAIN, operators, Session, Tensor } from "../index.ts";
 import { type TestNode, testModel } from "../testing.ts";
@@ -39,8 +39,11 @@ function sessionOf(shape: Heads, capacity: number, positions: number, theirs: bo
   return Session.create(
     testModel({
       inputs: {
-        query: ["float32", ["B", 1, (heads + (joint ? 2 * kvHeads : 0)) * width]],
-        ...(!joint && { key: ["float32", ["B", 1, kvHeads * width]], value: ["float32", ["B", 1, kvHeads * width]] }),
+        query: ["float32", ["B", "T", (heads + (joint ? 2 * kvHeads : 0)) * width]],
+        ...(!joint && {
+          key: ["float32", ["B", "T", kvHeads * width]],
+          value: ["float32", ["B", "T", kvHeads * width]],
+        }),
         keys: ["float32", cache],
         values: ["float32", cache],
         last: ["int32", ["B"]],
@@ -49,7 +52,7 @@ function sessionOf(shape: Heads, capacity: number, positions: number, theirs: bo
         ...(theirs && { total: ["int32", []] }),
       },
       outputs: {
-        y: ["float32", ["B", 1, heads * width]],
+        y: ["float32", ["B", "T", heads * width]],
         newKeys: ["float32", cache],
         newValues: ["float32", cache],
       },
@@ -58,26 +61,34 @@ function sessionOf(shape: Heads, capacity: number, positions: number, theirs: bo
   );
 }
 
-/** Numbers for one run: the sequences' last tokens are at `last`. */
+/** Numbers for one run: the sequences' last tokens are at `last`, and so many of each are new. */
 class Feeds implements Disposable {
   readonly tensors: Record<string, Tensor> = {};
   readonly shape: Heads;
   readonly last: readonly number[];
   readonly capacity: number;
+  readonly tokens: number;
 
-  constructor(shape: Heads, last: readonly number[], capacity: number, positions = capacity, seed = 1) {
+  constructor(
+    shape: Heads,
+    last: readonly number[],
+    capacity: number,
+    { positions = capacity, tokens = 1, seed = 1 }: { positions?: number; tokens?: number; seed?: number } = {},
+  ) {
     const { heads, kvHeads, width, pairs } = shape;
     this.shape = shape;
     this.last = last;
     this.capacity = capacity;
+    this.tokens = tokens;
     const B = last.length;
+    const rows = B * tokens;
     const add = (name: string, dims: number[], data: Float32Array): void => {
       this.tensors[name] = Tensor.from("float32", dims, data);
     };
     const cache = B * kvHeads * capacity * width;
-    add("query", [B, 1, heads * width], normals(seed, B * heads * width));
-    add("key", [B, 1, kvHeads * width], normals(seed + 1, B * kvHeads * width));
-    add("value", [B, 1, kvHeads * width], normals(seed + 2, B * kvHeads * width));
+    add("query", [B, tokens, heads * width], normals(seed, rows * heads * width));
+    add("key", [B, tokens, kvHeads * width], normals(seed + 1, rows * kvHeads * width));
+    add("value", [B, tokens, kvHeads * width], normals(seed + 2, rows * kvHeads * width));
     add("keys", [B, kvHeads, capacity, width], normals(seed + 3, cache));
     add("values", [B, kvHeads, capacity, width], normals(seed + 4, cache));
     const angles = Float64Array.from({ length: positions * pairs }, (_, i) => 0.37 * i);
@@ -90,11 +101,11 @@ class Feeds implements Disposable {
     return floats(this.tensors[name]!);
   }
 
-  /** y, and the cache with the new token in it. */
+  /** y, and the cache with the new tokens in it. */
   expected(): { y: Exact; keys: Float64Array; values: Float64Array } {
     const { heads, kvHeads, width, pairs, window, scale } = this.shape;
-    const [B, group] = [this.last.length, heads / kvHeads];
-    const y = new Float64Array(B * heads * width);
+    const [B, group, T] = [this.last.length, heads / kvHeads, this.tokens];
+    const y = new Float64Array(B * T * heads * width);
     const keys = Float64Array.from(this.array("keys"));
     const values = Float64Array.from(this.array("values"));
     const [cos, sin] = [this.array("cos"), this.array("sin")];
@@ -104,16 +115,18 @@ class Feeds implements Disposable {
         const at = position * pairs + (i % pairs);
         return i < pairs ? x[i]! * cos[at]! - x[i + pairs]! * sin[at]! : x[i]! * cos[at]! + x[i - pairs]! * sin[at]!;
       });
-    for (let b = 0; b < B; b++) {
-      const position = this.last[b]!;
+    const part = (name: string, at: number): Float32Array => this.array(name).subarray(at * width, (at + 1) * width);
+    for (let row = 0; row < B * T; row++) {
+      const b = Math.floor(row / T);
+      const position = this.last[b]! - T + 1 + (row % T);
       const first = window > 0 ? Math.max(0, position + 1 - window) : 0;
       for (let h = 0; h < heads; h++) {
-        const kv = b * kvHeads + Math.floor(h / group);
-        const start = kv * this.capacity * width;
-        keys.set(rotated(this.array("key").subarray(kv * width, (kv + 1) * width), position), start + position * width);
-        values.set(this.array("value").subarray(kv * width, (kv + 1) * width), start + position * width);
-        const at = (b * heads + h) * width;
-        const q = rotated(this.array("query").subarray(at, at + width), position);
+        const kv = Math.floor(h / group);
+        const start = (b * kvHeads + kv) * this.capacity * width;
+        keys.set(rotated(part("key", row * kvHeads + kv), position), start + position * width);
+        values.set(part("value", row * kvHeads + kv), start + position * width);
+        const at = (row * heads + h) * width;
+        const q = rotated(part("query", row * heads + h), position);
         const scores = range(position + 1 - first).map((p) => {
           let dot = 0;
           for (let i = 0; i < width; i++) dot += q[i]! * keys[start + (first + p) * width + i]!;
@@ -149,8 +162,8 @@ function call(session: Session, tensors: Record<string, Tensor>): Record<string,
 
 const one = (values: Float64Array): Exact => ({ values, sizes: values.map(() => 1) });
 
-function check(shape: Heads, last: readonly number[], capacity: number): void {
-  using feeds = new Feeds(shape, last, capacity);
+function check(shape: Heads, last: readonly number[], capacity: number, tokens = 1): void {
+  using feeds = new Feeds(shape, last, capacity, { tokens });
   using session = sessionOf(shape, capacity, capacity, false);
   using theirs = sessionOf(shape, capacity, capacity, true);
   const expected = feeds.expected();
@@ -161,6 +174,8 @@ function check(shape: Heads, last: readonly number[], capacity: number): void {
   operators()!.useThreads(1);
   expectSame(call(session, feeds.tensors).y!, results.y!);
   operators()!.useThreads(2);
+  // The runtime's takes no batch of sequences that go on by more than one token.
+  if (tokens > 1 && last.length > 1 && last.some((position) => position !== tokens - 1)) return;
   using total = Tensor.scalar("int32", Math.max(...last) + 1);
   expectNear(call(theirs, { ...feeds.tensors, total }).y!, expected.y, 1.5e-6);
 }
@@ -190,6 +205,43 @@ export function attentionTests(): void {
       const last = range(B).map((b) => 1299 - ((b * 977) % 1300));
       check(shape, last, 1300);
       check({ ...shape, window: 700 }, last, 1300);
+    });
+
+    test.each([2, 16, 17, 70])("%d new tokens of each sequence", (tokens) => {
+      for (const [heads, kvHeads] of HEADS) {
+        const shape = { heads, kvHeads, width: 64, scale: 0.125, window: 0, pairs: 32 };
+        check(shape, [tokens - 1], tokens, tokens);
+        check(shape, [tokens - 1, tokens - 1, tokens - 1], tokens + 5, tokens);
+        check(shape, [tokens + 40], tokens + 41, tokens);
+        check(shape, [tokens + 10, tokens - 1, tokens + 99], tokens + 100, tokens);
+        check({ ...shape, window: 13 }, [tokens + 30, tokens - 1], tokens + 31, tokens);
+      }
+    });
+
+    test("tokens together are the same as one after the other, to the bit", () => {
+      const shape = { heads: 9, kvHeads: 3, width: 64, scale: 0.125, window: 0, pairs: 32 };
+      const [tokens, before] = [37, 20];
+      using session = sessionOf(shape, 64, 64, false);
+      using feeds = new Feeds(shape, [before + tokens - 1], 64, { tokens });
+      const together = call(session, feeds.tensors);
+      const { cos, sin } = feeds.tensors;
+      let keys: Float32Array = feeds.array("keys").slice();
+      let values: Float32Array = feeds.array("values").slice();
+      for (let t = 0; t < tokens; t++) {
+        using one = new Feeds(shape, [before + t], 64);
+        for (const name of ["query", "key", "value"]) {
+          const { length } = one.array(name);
+          one.array(name).set(feeds.array(name).subarray(t * length, (t + 1) * length));
+        }
+        one.array("keys").set(keys);
+        one.array("values").set(values);
+        const result = call(session, { ...one.tensors, cos: cos!, sin: sin! });
+        keys = result.newKeys!;
+        values = result.newValues!;
+        expectSame(result.y!, together.y!.subarray(t * result.y!.length, (t + 1) * result.y!.length));
+      }
+      expectSame(keys, together.newKeys!);
+      expectSame(values, together.newValues!);
     });
 
     test("appends to a cache in place", () => {
@@ -272,8 +324,15 @@ export function attentionTests(): void {
     ])("a position %s is an error", (_, position, positions) => {
       const shape = { heads: 6, kvHeads: 2, width: 32, scale: 0.2, window: 0, pairs: 16 };
       using session = sessionOf(shape, 20, positions, false);
-      using feeds = new Feeds(shape, [position, 3], 20, positions);
+      using feeds = new Feeds(shape, [position, 3], 20, { positions });
       expect(() => call(session, feeds.tensors)).toThrow(/Attention: a position is outside of the cache/);
+    });
+
+    test("more new tokens than positions are an error", () => {
+      const shape = { heads: 6, kvHeads: 2, width: 32, scale: 0.2, window: 0, pairs: 16 };
+      using session = sessionOf(shape, 20, 20, false);
+      using feeds = new Feeds(shape, [2], 20, { tokens: 4 });
+      expect(() => call(session, feeds.tensors)).toThrow(/a position is outside of the cache/);
     });
 
     test("no sequences at all are no trouble", () => {
