@@ -4,6 +4,7 @@ import { Backbone } from "../models/index.ts";
 import { operators, Tensor } from "../runtime/index.ts";
 import { Batch } from "./batch.ts";
 import { Engine } from "./engine.ts";
+import { Scheduler } from "./scheduler/scheduler.ts";
 import { Bench, moved, smallConfig } from "./testing.ts";
 
 const long = Array.from({ length: 41 }, (_, i) => (i * 37 + 5) % smallConfig.vocabSize);
@@ -93,6 +94,43 @@ test("scores and answers that are cancelled", async () => {
     abort.abort();
     await expect(scored).rejects.toBeDefined();
     for await (const _ of engine.stream({ prompt: long, adapter, options: { maxNewTokens: 9 } })) break;
+  }
+  expect(left()).toEqual([]);
+});
+
+test("what is kept of prompts, when it makes room and at the end", async () => {
+  {
+    using backbone = random();
+    using engine = Engine.create(backbone, { prefixCache: { bytes: 40_000 } });
+    const kept = (): readonly Tensor[] => made.filter(({ shape, disposed }) => !disposed && shape.length === 4);
+    for (let seed = 0; seed < 6; seed++) {
+      const prompt = long.map((token) => (token + 7 * seed) % smallConfig.vocabSize);
+      await engine.generate([{ prompt, options: { maxNewTokens: 2 } }]);
+    }
+    expect(engine.prefixCache).toMatchObject({ misses: 6 });
+    expect(engine.prefixCache!.evictions).toBeGreaterThan(0);
+    const bytes = kept().reduce((sum, { byteLength }) => sum + byteLength, 0);
+    expect(bytes).toBe(engine.prefixCache!.bytes);
+  }
+  expect(left()).toEqual([]);
+});
+
+test("a batch without work keeps its buffers for the next request, and gives them back when the scheduler drains", async () => {
+  {
+    using backbone = random();
+    using engine = Engine.create(backbone);
+    const scheduler = new Scheduler(engine);
+    const answer = async (): Promise<void> => {
+      for await (const _ of scheduler.submit({ tenant: "a", prompt: long, options: { maxNewTokens: 2 } }));
+    };
+    const logits = (): number => made.filter(({ shape }) => shape.join() === `16,${smallConfig.vocabSize}`).length;
+    await answer();
+    const first = logits();
+    expect(first).toBeGreaterThan(0);
+    await answer();
+    expect(logits()).toBe(first);
+    expect(() => engine.dispose()).toThrow(expect.objectContaining({ code: "ENGINE_BUSY" }));
+    await scheduler.drain();
   }
   expect(left()).toEqual([]);
 });

@@ -132,6 +132,35 @@ describe("a tensor of the runtime", () => {
   });
 });
 
+describe("arrays that are taken back", () => {
+  it("are empty, those of views too; the next ones have the same numbers", () => {
+    using tensor = Tensor.allocate("float32", [4]);
+    using tail = tensor.view(2, [2]);
+    const before = tensor.data as Float32Array;
+    before.set([1, 2, 3, 4]);
+    const ofTail = tail.data;
+    tail.closeData();
+    expect([before.length, ofTail.length]).toEqual([0, 0]);
+    expect([...(tail.data as Float32Array)]).toEqual([3, 4]);
+    expect([...(tensor.data as Float32Array)]).toEqual([1, 2, 3, 4]);
+    expect(tensor.data).toBe(tensor.data);
+  });
+
+  it("stay where the memory is JavaScript's", () => {
+    const data = Float32Array.of(1, 2);
+    using tensor = Tensor.from("float32", [2], data);
+    tensor.closeData();
+    expect([...data]).toEqual([1, 2]);
+    expect((tensor.data as Float32Array).buffer).toBe(data.buffer);
+  });
+
+  it("are not given back after dispose", () => {
+    const tensor = Tensor.allocate("float32", [2]);
+    tensor.dispose();
+    expect(() => tensor.closeData()).toThrow(expect.objectContaining({ code: "TENSOR_FREED" }));
+  });
+});
+
 describe("a view", () => {
   it("shares memory with its parent and keeps it alive", () => {
     const parent = Tensor.allocate("float32", [2, 3]);
