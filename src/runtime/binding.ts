@@ -8,7 +8,8 @@ import { unwatchLeak, watchLeak } from "./leaks.ts";
 import type { Pointer } from "./library.ts";
 import type { Session, SessionHandle } from "./session.ts";
 import { findPort, type Port, requireConsistent, requireFit, showNames } from "./signature.ts";
-import { adoptValue, epoch, handleOf, requireUsable, type Tensor, type TensorHandle } from "./tensor.ts";
+import { adoptValue, handleOf, type Tensor } from "./tensor.ts";
+import { epoch, requireUsable, type TensorHandle } from "./tensor-handle.ts";
 
 /** The native side of a binding. Its session releases it at the latest when it closes. */
 export class BindingHandle {

@@ -9,7 +9,8 @@ import { type ExternalInitializer, externalInitializers } from "./initializers.t
 import type { Pointer } from "./library.ts";
 import { type PrepackedHandle, type PrepackedWeights, prepackedHandle } from "./prepacked.ts";
 import { showNames } from "./signature.ts";
-import { borrow, handleOf, requireUsable, showShape, type Tensor, type TensorHandle } from "./tensor.ts";
+import { borrow, handleOf, showShape, type Tensor } from "./tensor.ts";
+import { requireUsable, type TensorHandle } from "./tensor-handle.ts";
 import { type DeviceWeight, deviceWeight } from "./weights.ts";
 
 export interface SessionOptions {

@@ -10,38 +10,13 @@ import { unwatchLeak, watchLeak } from "./leaks.ts";
 import type { Pointer } from "./library.ts";
 import type { FileMapping } from "./mapping.ts";
 import { Memory } from "./memory.ts";
-
-/** What sessions and bindings need of a tensor; it outlives the Tensor object until it has been released. */
-export class TensorHandle {
-  readonly kind = "Tensor";
-  readonly value: Pointer;
-  readonly memory: Memory;
-  /** Asynchronous runs that are reading or writing it. */
-  runs = 0;
-  released = false;
-
-  constructor(value: Pointer, memory: Memory) {
-    this.value = value;
-    this.memory = memory;
-  }
-
-  release(): void {
-    if (this.released) return;
-    this.released = true;
-    epoch.freed++;
-    if (this.value !== this.memory.value) environment().api.ReleaseValue(this.value);
-    this.memory.release();
-  }
-}
+import { requireUsable, TensorHandle } from "./tensor-handle.ts";
 
 /**
  * A value of its own over the memory of a tensor, which it keeps alive: initializers must not own their memory in the
  * runtime's eyes, and a value over an address never does. The caller releases it.
  */
 export let borrow: (tensor: Tensor) => TensorHandle;
-
-/** Counts released tensors, so that a binding looks through its tensors only after one has been released. */
-export const epoch = { freed: 0 };
 
 /** The handle of a tensor, for this room only. */
 export let handleOf: (tensor: Tensor) => TensorHandle;
@@ -346,17 +321,6 @@ export class Tensor implements Disposable {
     }
     using zeros = Tensor.allocate(this.dtype, this.shape);
     this.copyFrom(zeros);
-  }
-}
-
-/** @throws RuntimeError TENSOR_FREED when the memory behind a handle is gone */
-export function requireUsable(handle: TensorHandle, what: string): void {
-  if (handle.released) throw new RuntimeError("TENSOR_FREED", `${what} was disposed and cannot be used any more`);
-  if (!handle.memory.intact) {
-    throw new RuntimeError(
-      "TENSOR_FREED",
-      `the array behind ${what} was transferred or detached; keep it on this thread`,
-    );
   }
 }
 

@@ -30,7 +30,8 @@ export interface ScheduledScoreOptions extends ScoreOptions {
 
 /**
  * Answers requests, each to its own consumer, in one batch that requests join and leave between two steps. Tenants share
- * the time by their weights; nobody waits for ever.
+ * the time by their weights; nobody waits for ever. It uses the engine for a while after the last request: `drain` or dispose
+ * it first.
  */
 export class Scheduler implements AsyncDisposable {
   readonly limits: SchedulerLimits;
@@ -142,7 +143,7 @@ export class Scheduler implements AsyncDisposable {
     return { ...this.#ledger.stats(), draining: this.#draining };
   }
 
-  /** Takes nothing new from now on; resolves when all that was taken has been answered. */
+  /** Takes nothing new from now on; resolves when all that was taken has been answered, and the engine can be disposed. */
   async drain(): Promise<void> {
     this.#draining = true;
     while (this.#running) await this.#running;

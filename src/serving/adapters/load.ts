@@ -133,14 +133,18 @@ function takeMemory(): { readonly memory: Uint8Array } & Disposable {
   return { memory, [Symbol.dispose]: () => void spare.push(memory) };
 }
 
-/** By one call: `readFile` makes one for each half of a MiB, between which a server that decodes has other work. */
+/** By one call as a rule: `readFile` makes one for each half of a MiB, between which a server that decodes has other work. */
 async function readSmall(path: string, memory: Uint8Array): Promise<Uint8Array | undefined> {
   const handle = openRegularFile(path);
   try {
     const { size } = fstatSync(handle);
     if (size > WHOLE) return undefined;
-    const { bytesRead } = await promisify(read)(handle, memory, 0, size, 0);
-    return memory.subarray(0, bytesRead);
+    for (let done = 0; done < size; ) {
+      const { bytesRead } = await promisify(read)(handle, memory, done, size - done, done);
+      if (bytesRead === 0) return memory.subarray(0, done); // cut meanwhile, which its digest or its header tells
+      done += bytesRead;
+    }
+    return memory.subarray(0, size);
   } finally {
     closeSync(handle);
   }
