@@ -4,7 +4,7 @@ import { fileURLToPath } from "node:url";
 import { methodOf } from "../../src/methods/index.ts";
 import { type BackboneConfig, parametersOf, sitesOf, weightBytes } from "../../src/models/index.ts";
 import { bestOf, CEILINGS, type Ceilings } from "./ceilings.ts";
-import { cacheSize, capacityOf, type DecodeSettings, type LoadRound } from "./decode-settings.ts";
+import { cacheSize, capacityOf, type DecodeSettings, type Load, type LoadRound } from "./decode-settings.ts";
 import { LLAMA_CPP_ENVIRONMENT } from "./llama-cpp.ts";
 import { type findPython, peftArguments } from "./peft.ts";
 import { shapeOf } from "./shapes.ts";
@@ -37,17 +37,14 @@ export function variantsOf(common: Omit<DecodeSettings, "adapter" | "dtype">, r:
   const own = (name: string, more: object = {}): DecodeVariant => {
     return { name, engine: "milora", settings: { ...common, ...more } };
   };
-  const greedy = { ...common, loads: common.loads.filter(({ beams }) => beams === 1) };
-  const llama = (name: string, more: object = {}): DecodeVariant[] =>
-    greedy.loads.length === 0 ? [] : [{ name, engine: "llama-cpp", settings: { ...greedy, ...more } }];
-  const single = { ...common, loads: greedy.loads.filter(({ batch }) => batch === 1) };
-  const torch = (dtype: "float32" | "bfloat16"): DecodeVariant[] =>
-    single.loads.length === 0
-      ? []
-      : [
-          { name: `${NAMES.torch} ${dtype}`, engine: "peft", settings: { ...single, dtype } },
-          { name: `${NAMES.peft} ${dtype}`, engine: "peft", settings: { ...single, dtype, ...adapter("lora") } },
-        ];
+  const greedy = common.loads.filter(({ beams }) => beams === 1);
+  const single = greedy.filter(({ batch }) => batch === 1);
+  const peer = (engine: "llama-cpp" | "peft", name: string, loads: readonly Load[], more: object = {}) =>
+    loads.length === 0 ? [] : [{ name, engine, settings: { ...common, loads, ...more } }];
+  const torch = (dtype: "float32" | "bfloat16"): DecodeVariant[] => [
+    ...peer("peft", `${NAMES.torch} ${dtype}`, single, { dtype }),
+    ...peer("peft", `${NAMES.peft} ${dtype}`, single, { dtype, ...adapter("lora") }),
+  ];
   return [
     own(NAMES.bare),
     own(NAMES.lora, adapter("lora")),
@@ -56,8 +53,8 @@ export function variantsOf(common: Omit<DecodeSettings, "adapter" | "dtype">, r:
     own(NAMES.milora, adapter("milora", { top_k: 3 })),
     own(NAMES.milora1, adapter("milora", { top_k: 1 })),
     own(NAMES.midora, adapter("midora", { top_k: 3 })),
-    ...llama(NAMES.llama),
-    ...llama(NAMES.llamaLora, adapter("lora")),
+    ...peer("llama-cpp", NAMES.llama, greedy),
+    ...peer("llama-cpp", NAMES.llamaLora, greedy, adapter("lora")),
     ...torch("float32"),
     ...torch("bfloat16"),
   ];

@@ -114,8 +114,9 @@ class Side {
     for (const { status, code, eventMs, done, isNew } of answers) {
       const why = status === 200 && done ? undefined : `${status} ${code ?? ""}`;
       if (why === undefined) {
-        first.push(eventMs[0] ?? Number.NaN);
-        if (isNew) ofNew.push(eventMs[0] ?? Number.NaN);
+        const [at = Number.NaN] = eventMs;
+        first.push(at);
+        if (isNew) ofNew.push(at);
       } else refused[why] = (refused[why] ?? 0) + 1;
     }
     return {

@@ -157,7 +157,6 @@ export class DeviceCache implements KvCache {
         values.set(data.subarray(at, at + size), (block * this.#heads + head) * size);
       }
     }
-    copy.closeData();
     return copy;
   }
 

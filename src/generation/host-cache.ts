@@ -70,7 +70,6 @@ export class HostCache implements KvCache {
     const values = copy.data as Float32Array;
     const data = this.#flat.data as Float32Array;
     this.#eachHead(row, start, (at, head) => values.set(data.subarray(at, at + size), head * size));
-    copy.closeData();
     return copy;
   }
 
@@ -79,7 +78,6 @@ export class HostCache implements KvCache {
     const values = copy.data as Float32Array;
     const data = this.#flat.data as Float32Array;
     this.#eachHead(row, start, (at, head) => data.set(values.subarray(head * size, (head + 1) * size), at));
-    copy.closeData();
   }
 
   /** Visits where position `start` of a row is in the buffer, for every head of keys and values. */

@@ -116,7 +116,7 @@ export class PrefixCache implements Disposable {
     // The first is used last: what begins a chain outlives what goes on from it.
     for (const [index, key] of [...found.entries()].reverse()) {
       const [start, end] = placesOf(query, index);
-      cache.write(row, start, end, this.#use(key)!.values);
+      this.#write(this.#use(key)!, cache, row, start, end);
     }
     return this.#count(found.length * BLOCK);
   }
@@ -136,7 +136,7 @@ export class PrefixCache implements Disposable {
   restoreWhole(query: CachedPrompt, cache: KvCache, row: number): ReadPrompt | undefined {
     const entry = this.#use(this.#whole(query));
     this.#count(entry ? query.tokens.length : 0);
-    if (entry) cache.write(row, 0, query.prefix + query.tokens.length, entry.values);
+    if (entry) this.#write(entry, cache, row, 0, query.prefix + query.tokens.length);
     return entry?.read;
   }
 
@@ -159,6 +159,12 @@ export class PrefixCache implements Disposable {
   /** Takes it that an adapter's numbers have changed. */
   forget(adapter: Adapter): void {
     this.#digests.delete(adapter);
+  }
+
+  [Symbol.dispose](): void {
+    for (const { values } of this.#entries.values()) values.dispose();
+    this.#entries.clear();
+    this.#bytes = 0;
   }
 
   /** What everything depends on: the model, the adapter's content, and who may share. */
@@ -201,10 +207,9 @@ export class PrefixCache implements Disposable {
     return entry;
   }
 
-  [Symbol.dispose](): void {
-    for (const { values } of this.#entries.values()) values.dispose();
-    this.#entries.clear();
-    this.#bytes = 0;
+  #write({ values }: Entry, cache: KvCache, row: number, start: number, end: number): void {
+    cache.write(row, start, end, values);
+    values.closeData();
   }
 
   #add(key: string, values: Tensor, read: ReadPrompt | undefined): void {
@@ -214,6 +219,7 @@ export class PrefixCache implements Disposable {
       values.dispose();
       return;
     }
+    values.closeData(); // nothing looks at it until it is written
     this.#entries.set(key, { values, read, bytes });
     this.#bytes += bytes;
     for (const [oldest, entry] of this.#entries) {

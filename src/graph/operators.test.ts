@@ -106,7 +106,7 @@ describe.skipIf(operators() === undefined)("with operators", () => {
         total: ints([], [total], "int32"),
       };
       for (const change of [{}, { scale: 0.4 }, { localWindowSize: 3 }]) {
-        const own = runGraph(attention("T", change), feeds, parameters);
+        const own = runGraph(attention(T, change), feeds, parameters);
         const graph = attention("T", change, true);
         expect(ownIn(graph)).toEqual([]);
         const none = { dtype: "float32", shape: [1, 1, T, total], data: range(T * total).map(() => 0) } as const;
