@@ -165,10 +165,12 @@ describe("overload", () => {
 describe("ends", () => {
   test("a deadline passes while a request waits, and while it runs", async () => {
     const scheduler = new Scheduler(engine, { maxBatch: 1 });
-    const running = scheduler.submit(request({ deadlineMs: 30 }, 500));
-    await running.next();
+    const busy = scheduler.submit(request({}, 500));
+    await busy.next();
     const waiting = scheduler.submit(request({ tenant: "b", deadlineMs: 5 }));
     await expect(finish(waiting)).rejects.toMatchObject({ code: "DEADLINE_EXCEEDED", exitCode: 1 });
+    await busy.return([]);
+    const running = scheduler.submit(request({ deadlineMs: 30 }, 500));
     await expect(finish(running)).rejects.toThrow(/after 30 ms/);
     const met = await finish(scheduler.submit(request({ deadlineMs: 1e12 })));
     expect(met.tokens).toHaveLength(10);
