@@ -1,0 +1,1 @@
+/** @file Where the studio starts. */
