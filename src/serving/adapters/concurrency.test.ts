@@ -16,7 +16,7 @@ const OWNERS = [null, "t"];
 const RANKS = [1, 2, 2, 4, 8];
 
 /** What may rightly happen to a caller. */
-const EXPECTED = ["MODEL_NOT_FOUND", "ADAPTERS_BUSY"];
+const EXPECTED = ["MODEL_NOT_FOUND", "ADAPTERS_BUSY", "ADAPTER_PINNED"];
 const IMPATIENT = new Error("impatient");
 
 afterEach(() => vi.restoreAllMocks());

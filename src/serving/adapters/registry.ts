@@ -1,7 +1,7 @@
 /** @file The adapter registry: names in the database, files by content, tensors in memory while they are used. */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { MiloraError, reasonOf, sum } from "../../base/index.ts";
+import { InputError, MiloraError, reasonOf, sum } from "../../base/index.ts";
 import type { Adapter } from "../../methods/index.ts";
 import type { BackboneConfig } from "../../models/index.ts";
 import { readArchive } from "./archive.ts";
@@ -184,8 +184,11 @@ export class AdapterRegistry implements AsyncDisposable {
   /**
    * Takes an adapter out of memory once the requests that use it have ended; the next request loads it again.
    * @returns how many requests still ran when the time was up
+   * @throws InputError ADAPTER_PINNED
    */
   async unload(record: AdapterRecord, { timeoutMs = this.limits.removeTimeoutMs } = {}): Promise<{ inFlight: number }> {
+    const slot = this.#residency.report().find(({ digest }) => digest === record.digest);
+    if (slot?.pinned) throw pinned(record, this.#preloaded.has(record.digest));
     this.#residency.retire(record.digest);
     return { inFlight: await this.#inFlight.ended(qualified(record), timeoutMs) };
   }
@@ -359,4 +362,13 @@ export class AdapterRegistry implements AsyncDisposable {
       };
     });
   }
+}
+
+function pinned(record: AdapterRecord, preloaded: boolean): InputError {
+  const why = record.pinned
+    ? "is pinned; unpin it first"
+    : preloaded
+      ? "is kept in memory by the server's setting `preload`"
+      : "has the same files as one that is pinned; unpin that one first";
+  return new InputError("ADAPTER_PINNED", `the adapter '${qualified(record)}'`, why);
 }

@@ -2,7 +2,7 @@
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import { z } from "zod";
 import { InputError } from "../../base/index.ts";
-import type { AdapterRegistry } from "../adapters/index.ts";
+import type { AdapterRecord, AdapterRegistry } from "../adapters/index.ts";
 import {
   keyLabelSchema,
   newTenantSchema,
@@ -129,6 +129,11 @@ function installedRoutes(app: FastifyInstance, { store, registry }: AdminParts):
   };
   const nameOf = (request: FastifyRequest): string => parameter(request, "name");
   const options = { query: ownerQuery };
+  const installed = async (request: FastifyRequest): Promise<AdapterRecord> => {
+    const record = await store.adapters.get(ownerOf(request), nameOf(request));
+    if (!record) throw new InputError("ADAPTER_NOT_FOUND", "the adapter", "is not there");
+    return record;
+  };
 
   app.get("/adapters", described("Adapters of all tenants", { query: listQuery }), async ({ query }) => {
     const { tenant } = parseRequest(listQuery, query);
@@ -157,11 +162,23 @@ function installedRoutes(app: FastifyInstance, { store, registry }: AdminParts):
       ...{ method, url: "/adapters/:name/pin" },
       ...described(put ? "Load an adapter and keep it in memory" : "Let it be evicted again", options),
       handler: async (request) => {
-        const [owner, name] = [ownerOf(request), nameOf(request)];
-        const record = await store.adapters.get(owner, name);
-        if (!record) throw new InputError("ADAPTER_NOT_FOUND", "the adapter", "is not there");
+        const record = await installed(request);
         await (put ? registry.pin(record) : registry.unpin(record));
-        return { owner, name, pinned: put };
+        return { owner: record.owner, name: record.name, pinned: put };
+      },
+    });
+    app.route({
+      ...{ method, url: "/adapters/:name/resident" },
+      ...described(
+        put ? "Load an adapter into memory" : "Drop it from memory; the next request loads it again",
+        options,
+      ),
+      handler: async (request) => {
+        const record = await installed(request);
+        const { owner, name } = record;
+        if (put) await registry.load(record);
+        const { inFlight } = put ? { inFlight: 0 } : await registry.unload(record);
+        return { owner, name, resident: put || inFlight > 0, inFlight };
       },
     });
     app.route({

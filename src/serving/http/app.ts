@@ -13,6 +13,7 @@ import { describeRoutes, pageRoutes } from "./openapi.ts";
 import { identify, refuseForeignPages, requireAdmin } from "./principal.ts";
 import { probeRoutes } from "./probes.ts";
 import type { Services } from "./services.ts";
+import { statusRoutes } from "./status.ts";
 
 /** What clients may call their request themselves. */
 const REQUEST_ID = /^[A-Za-z0-9._:-]{1,128}$/;
@@ -58,6 +59,7 @@ export async function createApp(services: Services): Promise<FastifyInstance> {
     async (scope) => {
       scope.addHook("onRequest", async ({ principal }) => requireAdmin(principal));
       await adminRoutes(scope, services);
+      statusRoutes(scope, services);
     },
     { prefix: "/admin/v1" },
   );
@@ -66,7 +68,7 @@ export async function createApp(services: Services): Promise<FastifyInstance> {
 
 /** Keys, draining, errors, the log and the metrics of every request. */
 function watch(app: FastifyInstance, services: Services): void {
-  const { state, metrics, log, store, open } = services;
+  const { state, metrics, history, faults, log, store, open } = services;
   const { http } = services.config;
   app.addHook("onRoute", (route) => {
     const { handler } = route;
@@ -123,6 +125,22 @@ function watch(app: FastifyInstance, services: Services): void {
     const { work: _, ...facts } = request.facts;
     const route = request.routeOptions.url ?? "none";
     metrics.answered(route, status, status === CLIENT_CLOSED ? "CLIENT_CLOSED" : facts.code);
+    // Streams that break off, too, whose status was told before. Who leaves early has not been answered with an error.
+    const failure = status === CLIENT_CLOSED || facts.code === "CLIENT_CLOSED" ? undefined : facts.code;
+    if (route.startsWith("/v1/")) history.answered(failure !== undefined);
+    if (failure !== undefined) {
+      const [tenant, adapter] = [request.principal?.tenant ?? null, facts.adapter ?? null];
+      faults.add({
+        at: new Date().toISOString(),
+        requestId: id,
+        method,
+        route,
+        status,
+        code: failure,
+        tenant,
+        adapter,
+      });
+    }
     const quiet = request.routeOptions.config.public === true && status < 400;
     const fields = { id, method, route, status, ms: Math.round(ms), tenant: request.principal?.tenant, ...facts };
     log[quiet ? "debug" : "info"](fields, "request");

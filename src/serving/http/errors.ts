@@ -12,6 +12,7 @@ const STATUS: Readonly<Record<string, number>> = {
   GRANT_NOT_FOUND: 404,
   DEADLINE_EXCEEDED: 408,
   ADAPTER_EXISTS: 409,
+  ADAPTER_PINNED: 409,
   TENANT_EXISTS: 409,
   TENANT_NOT_EMPTY: 409,
   PAYLOAD_TOO_LARGE: 413,
@@ -46,6 +47,8 @@ export interface ErrorBody {
     readonly type: string;
     readonly param: string | null;
     readonly code: string;
+    /** Each of them by itself, where the message lists several. */
+    readonly problems?: readonly string[];
   };
 }
 
@@ -110,10 +113,11 @@ function answer(status: number, code: string, message: string, param: string | n
   const type = TYPE[status] ?? (status >= 500 ? "server_error" : "invalid_request_error");
   const retry = typeof retryAfterSeconds === "number" ? Math.max(1, Math.ceil(retryAfterSeconds)) : undefined;
   const needed = retry ?? (status === 429 || status === 503 ? 1 : undefined);
+  const problems = error instanceof InputError && error.problems.length > 1 && { problems: error.problems };
   return {
     status,
     ...(needed !== undefined && { retryAfterSeconds: needed }),
-    body: { error: { message, type, param, code } },
+    body: { error: { message, type, param, code, ...problems } },
   };
 }
 

@@ -10,6 +10,8 @@ import { Owned } from "../owned.ts";
 import { openStore, type Principal, type Store } from "../store/index.ts";
 import { createApp, draining } from "./app.ts";
 import { isLoopback, modelNameOf, type ServerConfig } from "./config.ts";
+import { Faults } from "./faults.ts";
+import { both, History } from "./history.ts";
 import { createLog, type Logger } from "./logs.ts";
 import { Metrics } from "./metrics.ts";
 import { chatFormatOf } from "./openai/chat-format.ts";
@@ -72,7 +74,9 @@ export class Server implements AsyncDisposable {
           ...{ engine, limits: config.residency, preload: config.preload, log },
         }),
       );
-      const scheduler = owned.add(new Scheduler(engine, config.limits, metrics.observer));
+      const history = owned.add(new History());
+      const scheduler = owned.add(new Scheduler(engine, config.limits, both(metrics.observer, history.observer)));
+      history.watch(scheduler);
       for (const [name, directory] of Object.entries(config.adapters)) {
         await registry.install({ directory }, { owner: null, name });
       }
@@ -81,6 +85,7 @@ export class Server implements AsyncDisposable {
       const startedAt = Math.floor(Date.now() / 1000);
       const services: Services = {
         ...{ config, engine, scheduler, registry, store, metrics, log, base, chat, startedAt, open, guarded, state },
+        ...{ history, faults: new Faults() },
       };
       const app = await createApp(services);
       owned.add({ [Symbol.asyncDispose]: () => app.close() });

@@ -2,7 +2,10 @@
 import type { Engine, Scheduler } from "../../generation/index.ts";
 import type { AdapterRegistry } from "../adapters/index.ts";
 import type { Principal, Store } from "../store/index.ts";
+import type { Sessions } from "../studio/sessions.ts";
 import type { ServerConfig } from "./config.ts";
+import type { Faults } from "./faults.ts";
+import type { History } from "./history.ts";
 import type { Logger } from "./logs.ts";
 import type { Metrics } from "./metrics.ts";
 import type { ChatFormat } from "./openai/chat-format.ts";
@@ -14,11 +17,15 @@ export interface Services {
   readonly registry: AdapterRegistry;
   readonly store: Store;
   readonly metrics: Metrics;
+  readonly history: History;
+  readonly faults: Faults;
   readonly log: Logger;
   /** What clients call the backbone. */
   readonly base: string;
   /** How chats are put to the model. */
   readonly chat: ChatFormat;
+  /** Who is signed in to the studio. */
+  readonly sessions: Sessions;
   /** Seconds since 1970. */
   readonly startedAt: number;
   /** Who everybody is that brings no key; undefined where keys are required. */
