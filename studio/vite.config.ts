@@ -34,6 +34,12 @@ export default defineConfig({
     modulePreload: { polyfill: false },
     reportCompressedSize: false,
     chunkSizeWarningLimit: 400,
+    rolldownOptions: {
+      // `"use client"` in libraries is for frameworks that render on servers.
+      onLog: (level, log, handle) => {
+        if (log.code !== "MODULE_LEVEL_DIRECTIVE") handle(level, log);
+      },
+    },
   },
   plugins: [compressed()],
   // `npm run studio:dev` against a server on its usual port.

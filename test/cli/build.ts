@@ -1,25 +1,30 @@
-/** @file Builds dist/ before the tests of the command line when it is older than src/. */
+/** @file Builds dist/ before the tests of the command line and of the studio when it is older than its sources. */
 import { execFileSync } from "node:child_process";
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 
 const root = join(import.meta.dirname, "../..");
-const main = join(root, "dist/cli/main.js");
 
 export default function setup(): void {
   // Other rooms' tests, run alone, need no build.
   const filters = process.argv.slice(2).filter((argument) => /^(\.\/)?(src|test)\b/.test(argument));
-  if (filters.length > 0 && !filters.some((filter) => /^(\.\/)?test(\/cli.*|\/)?$/.test(filter))) return;
-  if (isFresh()) return;
-  execFileSync(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), "-p", "tsconfig.build.json"], {
-    cwd: root,
-    stdio: "inherit",
-  });
+  const needs = (room: string) =>
+    filters.length === 0 || filters.some((filter) => new RegExp(`^(\\./)?test(/${room}.*|/)?$`).test(filter));
+  if (needs("cli") && !isFresh("dist/cli/main.js", "src", /\.ts$/))
+    run("typescript/bin/tsc", "-p", "tsconfig.build.json");
+  if (needs("(cli|studio)") && !isFresh("dist/studio/index.html", "studio", /./)) {
+    run("vite/bin/vite.js", "build", "--logLevel", "warn", "studio");
+  }
 }
 
-function isFresh(): boolean {
-  if (!existsSync(main)) return false;
-  const built = statSync(main).mtimeMs;
-  const sources = readdirSync(join(root, "src"), { recursive: true, encoding: "utf8" });
-  return sources.every((path) => !path.endsWith(".ts") || statSync(join(root, "src", path)).mtimeMs <= built);
+function run(tool: string, ...args: string[]): void {
+  execFileSync(process.execPath, [join(root, "node_modules", tool), ...args], { cwd: root, stdio: "inherit" });
+}
+
+function isFresh(target: string, folder: string, sources: RegExp): boolean {
+  const path = join(root, target);
+  if (!existsSync(path)) return false;
+  const built = statSync(path).mtimeMs;
+  const names = readdirSync(join(root, folder), { recursive: true, encoding: "utf8" });
+  return names.every((name) => !sources.test(name) || statSync(join(root, folder, name)).mtimeMs <= built);
 }
