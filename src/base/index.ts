@@ -1,6 +1,7 @@
-/** @file Door of the room `base`: what every room may use. Errors, atomic files, whether a process lives, seeded random numbers, sums and means. */
+/** @file Door of the room `base`: what every room may use. Errors, atomic files, whether a process lives, seeded random numbers, sums and means, the version. */
 export * from "./errors.ts";
 export * from "./files.ts";
 export * from "./processes.ts";
 export * from "./random.ts";
 export * from "./statistics.ts";
+export * from "./version.ts";

@@ -35,3 +35,17 @@ export function onInterrupt(message = "stopping …"): Interrupt {
     },
   };
 }
+
+/** Until SIGINT or SIGTERM; a second one ends the process at once. */
+export function untilTold(): Promise<void> {
+  return new Promise((resolve) => {
+    let told = false;
+    const handler = (): void => {
+      if (told) process.exit(130);
+      told = true;
+      resolve();
+    };
+    process.on("SIGINT", handler);
+    process.on("SIGTERM", handler);
+  });
+}

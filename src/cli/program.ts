@@ -1,9 +1,8 @@
 /** @file The command line as a whole: which commands there are, how errors become one line and an exit code. */
 import { Command, CommanderError } from "commander";
-import { MiloraError, reasonOf } from "../base/index.ts";
+import { MiloraError, reasonOf, version } from "../base/index.ts";
 import { checkNeeded } from "./flags.ts";
 import { oneLine, paint } from "./terminal.ts";
-import { version } from "./version.ts";
 
 /** What a file in commands/ exports. */
 export interface CommandModule {
@@ -26,6 +25,10 @@ const COMMANDS: Record<string, { summary: string; load(): Promise<CommandModule>
   serve: {
     summary: "answer many tenants' requests over HTTP, each under its own adapter",
     load: () => import("./commands/serve.ts"),
+  },
+  studio: {
+    summary: "show training runs and reproductions in the browser",
+    load: () => import("./commands/studio.ts"),
   },
   tenants: {
     summary: "make, list, change and remove the tenants of a server",

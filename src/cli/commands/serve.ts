@@ -5,6 +5,7 @@ import { InputError } from "../../base/index.ts";
 import { environmentSettings, parseServerConfig, qualified, Server, type ServerConfig } from "../../serving/index.ts";
 import { readConfigFile } from "../../training/index.ts";
 import { collect, deviceFlag, examples, integer, jsonFlag, threadsFlag, weightsFlag } from "../flags.ts";
+import { untilTold } from "../interrupt.ts";
 import { merge, parseSettings, type Settings } from "../settings.ts";
 import { note, paint, print, printJson } from "../terminal.ts";
 
@@ -21,6 +22,7 @@ interface Flags {
   readonly preload?: string[];
   readonly adapterDir?: string[];
   readonly data?: string;
+  readonly runs?: string[];
   readonly host?: string;
   readonly port?: number;
   readonly auth?: string;
@@ -45,6 +47,7 @@ export function configure(command: Command): void {
       .option("--preload <name>", "load an installed adapter now and keep it in memory; may be repeated", collect)
       .option("--adapter-dir <dir>", "POST /v1/load_lora_adapter may read below it; may be repeated", collect)
       .option("--data <dir>", "database and installed adapters (default: milora-data)")
+      .option("--runs <dir>", "folder of training runs that the studio shows; may be repeated", collect)
       .option("--host <address>", "address to listen on (default: 127.0.0.1)")
       .option("--port <n>", "port to listen on, 0 for a free one (default: 8000)", integer(0))
       .addOption(
@@ -72,6 +75,7 @@ export function configure(command: Command): void {
     [
       "milora serve --model assets/tiny-llama",
       "milora serve --model DIR --weights int4 --adapter subjects=runs/demo/subjects-milora/best",
+      "milora serve --model DIR --runs runs",
       "milora serve --config serve.yaml --host 0.0.0.0 --port 8080",
       "MILORA_SERVE_LIMITS__MAX_BATCH=32 milora serve --model DIR --port 0 --json",
     ],
@@ -104,7 +108,7 @@ function configOf(flags: Flags): ServerConfig {
   return parseServerConfig(settings, flags.config ?? "serve");
 }
 
-function settingsOf({ adapter, preload, adapterDir, maxBatch, ...flags }: Flags): Settings {
+function settingsOf({ adapter, preload, adapterDir, runs, maxBatch, ...flags }: Flags): Settings {
   const same = [
     "model",
     "name",
@@ -125,6 +129,7 @@ function settingsOf({ adapter, preload, adapterDir, maxBatch, ...flags }: Flags)
     ...(adapter && { adapters: Object.fromEntries(adapter.map(adapterOf)) }),
     ...(preload && { preload }),
     ...(adapterDir && { adapterDirectories: adapterDir }),
+    ...(runs && { runs }),
   };
 }
 
@@ -162,6 +167,7 @@ async function announce(
   const shown = adapters.length > 8 ? [...adapters.slice(0, 8), `and ${adapters.length - 8} more`] : adapters;
   print(`${paint("bold", url)}  ready after ${seconds.toFixed(1)} s, up to ${maxBatch} sequences at a time`);
   print(`  models    ${[base, ...shown].join(", ")}`);
+  print(`  studio    ${url}/studio/`);
   print(`  docs      ${url}/docs`);
   print(`  metrics   ${url}/metrics`);
   print(
@@ -170,18 +176,4 @@ async function announce(
   print(`  try       curl ${url}/v1/completions${key} -H "content-type: application/json" \\`);
   print(`              -d '{"model": "${adapters[0] ?? base}", "prompt": "Hello", "max_tokens": 16}'`);
   if (process.stdout.isTTY) note(paint("dim", "Ctrl-C ends it once running answers are done", process.stderr));
-}
-
-/** Until SIGINT or SIGTERM; a second one ends the process at once. */
-function untilTold(): Promise<void> {
-  return new Promise((resolve) => {
-    let told = false;
-    const handler = (): void => {
-      if (told) process.exit(130);
-      told = true;
-      resolve();
-    };
-    process.on("SIGINT", handler);
-    process.on("SIGTERM", handler);
-  });
 }

@@ -1,7 +1,7 @@
 /** @file `milora eval --tasks mt_bench`: answers first, which are kept; then a judge, when one is named. */
 import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { InputError, sum, writeFileAtomic } from "../../base/index.ts";
+import { InputError, sum, version, writeFileAtomic } from "../../base/index.ts";
 import {
   type AnsweredQuestion,
   type AnsweredRow,
@@ -35,7 +35,6 @@ import { confirmCost, costText } from "../judge/confirm.ts";
 import { judgeOf } from "../judge/flags.ts";
 import { open } from "../open.ts";
 import { grouped, note, print, printJson, warn } from "../terminal.ts";
-import { version } from "../version.ts";
 import { type EvalFlags, flagNames } from "./flags.ts";
 import { trainingFor, warnOfOverlap } from "./overlap.ts";
 import { rowProgress } from "./progress.ts";

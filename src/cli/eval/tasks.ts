@@ -1,6 +1,6 @@
 /** @file `milora eval --tasks`: measures tasks one after the other, prints the table, keeps rows and results. */
 import { join } from "node:path";
-import { InputError } from "../../base/index.ts";
+import { InputError, version } from "../../base/index.ts";
 import {
   checkData,
   conversationOf,
@@ -21,7 +21,6 @@ import { templateOf } from "../../training/index.ts";
 import { onInterrupt } from "../interrupt.ts";
 import { open } from "../open.ts";
 import { note, print, printJson, table } from "../terminal.ts";
-import { version } from "../version.ts";
 import { evaluateConversations } from "./conversation.ts";
 import { CONVERSATION_FLAGS, type EvalFlags, flagNames } from "./flags.ts";
 import { trainingFor, warnOfOverlap } from "./overlap.ts";

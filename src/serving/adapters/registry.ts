@@ -15,6 +15,7 @@ import { Residency, type ResidencyStats, tooLarge } from "./residency.ts";
 import type {
   AdapterLease,
   AdapterSource,
+  AdapterUser,
   Installed,
   InstallOptions,
   Presence,
@@ -137,13 +138,16 @@ export class AdapterRegistry implements AsyncDisposable {
 
   /**
    * What a `model` stands for, for this tenant: `name` (its own, else the shared one), `owner/name` (granted to it), with
-   * or without `base:` before it; undefined for the bare backbone.
+   * or without `base:` before it; undefined for the bare backbone. Administrators, who may remove any adapter and make keys
+   * of its owner, reach every `owner/name`.
    * @throws InputError MODEL_NOT_FOUND, the same for what does not exist and what is somebody else's
    */
-  async resolve({ tenant }: { readonly tenant: string }, model: string): Promise<AdapterRecord | undefined> {
+  async resolve({ tenant, role }: AdapterUser, model: string): Promise<AdapterRecord | undefined> {
     const parsed = parseModel(model, this.bases);
     if (parsed.kind === "base") return undefined;
-    const record = parsed.kind === "adapter" && (await this.#table.find(tenant, parsed.name, parsed.owner));
+    const find = (name: string, owner?: string): Promise<AdapterRecord | undefined> =>
+      role === "admin" && owner !== undefined ? this.#table.get(owner, name) : this.#table.find(tenant, name, owner);
+    const record = parsed.kind === "adapter" && (await find(parsed.name, parsed.owner));
     if (!record) throw modelNotFound(model);
     return record;
   }

@@ -29,6 +29,12 @@ export interface RegistryLog {
   warn(fields: object, text: string): void;
 }
 
+/** Who asks for an adapter. */
+export interface AdapterUser {
+  readonly tenant: string;
+  readonly role?: "admin" | "tenant";
+}
+
 export type AdapterSource =
   | { readonly archive: AsyncIterable<Uint8Array> }
   | {

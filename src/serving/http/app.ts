@@ -1,58 +1,27 @@
 /** @file The HTTP application: who may ask what, how bodies are read, how errors are answered, what is logged. */
-import { randomUUID } from "node:crypto";
-import fastify, { type FastifyInstance, type FastifyRequest } from "fastify";
-import { parseJson } from "../../base/index.ts";
+import type { FastifyInstance, FastifyRequest } from "fastify";
 import { ServingError } from "../errors.ts";
-import type { Principal } from "../store/index.ts";
+import { studioRoutes } from "../studio/index.ts";
 import { adapterRoutes } from "./adapters.ts";
 import { adminRoutes } from "./admin.ts";
 import { discardRest, isTooLarge } from "./discard.ts";
-import { answerOf, CLIENT_CLOSED } from "./errors.ts";
+import { CLIENT_CLOSED } from "./errors.ts";
+import { newApp, notFound, prepareError } from "./fastify.ts";
 import { openaiRoutes } from "./openai/routes.ts";
 import { describeRoutes, pageRoutes } from "./openapi.ts";
-import { identify, refuseForeignPages, requireAdmin } from "./principal.ts";
+import { requireAdmin, whoAsks } from "./principal.ts";
 import { probeRoutes } from "./probes.ts";
 import type { Services } from "./services.ts";
 import { statusRoutes } from "./status.ts";
 
-/** What clients may call their request themselves. */
-const REQUEST_ID = /^[A-Za-z0-9._:-]{1,128}$/;
-
 /** An application over parts that are running; `listen` and `close` are the caller's. */
 export async function createApp(services: Services): Promise<FastifyInstance> {
-  const { http } = services.config;
-  const app = fastify({
-    logger: false,
-    bodyLimit: http.bodyBytes,
-    requestTimeout: http.requestSeconds * 1000,
-    keepAliveTimeout: http.keepAliveSeconds * 1000,
-    http: {
-      headersTimeout: http.headersSeconds * 1000,
-      maxHeaderSize: http.headerBytes,
-      connectionsCheckingInterval: Math.min(5000, http.headersSeconds * 500),
-    },
-    genReqId: ({ headers }) => {
-      const given = headers["x-request-id"];
-      return typeof given === "string" && REQUEST_ID.test(given) ? given : `req-${randomUUID()}`;
-    },
-    routerOptions: { maxParamLength: 400 },
-    return503OnClosing: false,
-    // When it closes nothing is under way any more; idle connections would hold it up.
-    forceCloseConnections: true,
-    // Bodies are checked by zod in the handlers; the routes' schemas are for the document only.
-    ajv: { customOptions: { strict: false } },
-  });
-  app.server.maxConnections = http.maxConnections;
-  app.setValidatorCompiler(() => () => true);
-  app.setSerializerCompiler(() => (data) => JSON.stringify(data));
-  app.removeAllContentTypeParsers();
-  app.addContentTypeParser("application/json", { parseAs: "string" }, async (_: unknown, text: string) =>
-    text === "" ? undefined : parseJson(text, "the body"),
-  );
+  const app = await newApp(services.config.http);
   watch(app, services);
   await describeRoutes(app, services);
   await app.register(async (scope) => probeRoutes(scope, services));
   await app.register(async (scope) => pageRoutes(scope, services));
+  await app.register(async (scope) => studioRoutes(scope, services));
   await app.register(async (scope) => openaiRoutes(scope, services));
   await app.register(async (scope) => adapterRoutes(scope, services));
   await app.register(
@@ -68,7 +37,7 @@ export async function createApp(services: Services): Promise<FastifyInstance> {
 
 /** Keys, draining, errors, the log and the metrics of every request. */
 function watch(app: FastifyInstance, services: Services): void {
-  const { state, metrics, history, faults, log, store, open } = services;
+  const { state, metrics, history, faults, log } = services;
   const { http } = services.config;
   app.addHook("onRoute", (route) => {
     const { handler } = route;
@@ -78,8 +47,6 @@ function watch(app: FastifyInstance, services: Services): void {
       return work;
     };
   });
-  app.decorateRequest("principal");
-  app.decorateRequest("facts");
   app.addHook("onRequest", async (request, reply) => {
     request.facts = {};
     state.inFlight++;
@@ -96,21 +63,15 @@ function watch(app: FastifyInstance, services: Services): void {
     const { config } = request.routeOptions;
     if (state.draining) reply.header("connection", "close");
     if (config.public) return;
-    request.principal = await identify(request, store, await everybody(services));
-    if (services.guarded && request.principal === open) refuseForeignPages(request);
+    request.principal = (await whoAsks(request, reply, services)).principal;
     if (request.is404) throw notFound(request);
     if (config.admin) requireAdmin(request.principal);
     if (state.draining && !config.always) throw draining();
   });
-  app.setNotFoundHandler((request) => {
-    throw notFound(request);
-  });
   app.setErrorHandler((error, request, reply) => {
-    const { status, body, retryAfterSeconds } = answerOf(error, request.id);
+    const { status, body } = prepareError(error, request, reply);
     request.facts.code = reply.raw.destroyed ? "CLIENT_CLOSED" : body.error.code;
     if (status >= 500) log.error({ id: request.id, err: error }, "a request failed");
-    if (retryAfterSeconds !== undefined) reply.header("retry-after", retryAfterSeconds);
-    if (status === 401) reply.header("www-authenticate", "Bearer");
     // The rest of a body that was refused is thrown away: by node where nothing was read of it, of uploads by their
     // reader. Closed as soon as it is answered, the connection would take the answer with it.
     if (isTooLarge(error)) {
@@ -145,16 +106,6 @@ function watch(app: FastifyInstance, services: Services): void {
     const fields = { id, method, route, status, ms: Math.round(ms), tenant: request.principal?.tenant, ...facts };
     log[quiet ? "debug" : "info"](fields, "request");
   };
-}
-
-/** Who is served without a key; with the first tenant or key a server that was open by itself wants keys. */
-async function everybody({ open, guarded, store }: Services): Promise<Principal | undefined> {
-  return open && guarded && !(await store.unclaimed()) ? undefined : open;
-}
-
-function notFound({ method, url }: FastifyRequest): ServingError {
-  const path = url.split("?")[0]!.slice(0, 200);
-  return new ServingError("ROUTE_NOT_FOUND", 404, `there is no route ${method} ${path}; GET /docs lists them`);
 }
 
 export function draining(): ServingError {

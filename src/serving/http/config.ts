@@ -55,6 +55,10 @@ export const serverConfigSchema = z.strictObject({
     .array(z.string().min(1))
     .default([])
     .describe("directories below which POST /v1/load_lora_adapter may read; none: it is refused"),
+  runs: z
+    .array(z.string().min(1))
+    .default([])
+    .describe("folders of training runs and reproductions that the studio shows to administrators"),
   host: z.string().min(1).default("127.0.0.1").describe("address to listen on"),
   port: z.int().min(0).max(65_535).default(8000).describe("port to listen on; 0 takes a free one"),
   auth: z

@@ -55,7 +55,6 @@ export function pageRoutes(app: FastifyInstance, { base }: Services): void {
       .type("text/html; charset=utf-8")
       .send(page);
   });
-  app.get("/", shown, async (_, reply) => reply.redirect("/docs"));
 }
 
 interface Document {

@@ -113,7 +113,7 @@ describe("clients", () => {
     );
     await once(socket, "close");
     expect(received()).toContain("403 Forbidden");
-    const own = await post(`${open.url}/v1/completions`, ask, { origin: "http://localhost:3000" });
+    const own = await post(`${open.url}/v1/completions`, ask, { origin: open.url });
     expect(own.status).toBe(200);
   });
 });

@@ -8,6 +8,8 @@ import { configureRuntime, requireDevice } from "../../runtime/index.ts";
 import { AdapterRegistry } from "../adapters/index.ts";
 import { Owned } from "../owned.ts";
 import { openStore, type Principal, type Store } from "../store/index.ts";
+import { checkFolders } from "../studio/folders.ts";
+import { Sessions } from "../studio/sessions.ts";
 import { createApp, draining } from "./app.ts";
 import { isLoopback, modelNameOf, type ServerConfig } from "./config.ts";
 import { Faults } from "./faults.ts";
@@ -48,6 +50,7 @@ export class Server implements AsyncDisposable {
     const owned = new Owned();
     try {
       const chat = chatFormatOf(config.chatTemplate);
+      checkFolders(config.runs);
       if (config.threads !== undefined) configureRuntime({ threads: config.threads });
       requireDevice(config.device);
       const onError = (err: unknown): void => log.error({ err }, "usage could not be written; it is kept");
@@ -83,9 +86,10 @@ export class Server implements AsyncDisposable {
       metrics.watch({ scheduler, engine, registry });
       const state: ServerState = { draining: false, inFlight: 0, stop: new AbortController() };
       const startedAt = Math.floor(Date.now() / 1000);
+      const sessions = new Sessions(await store.secret("studio"));
       const services: Services = {
         ...{ config, engine, scheduler, registry, store, metrics, log, base, chat, startedAt, open, guarded, state },
-        ...{ history, faults: new Faults() },
+        ...{ history, faults: new Faults(), sessions },
       };
       const app = await createApp(services);
       owned.add({ [Symbol.asyncDispose]: () => app.close() });
@@ -143,7 +147,11 @@ async function whoIsServed(
   return { open: guarded ? { ...principal, role: "admin" } : principal, guarded };
 }
 
-async function listen(app: FastifyInstance, { host, port }: ServerConfig): Promise<string> {
+/** @returns where it listens @throws InputError SERVER_ADDRESS */
+export async function listen(
+  app: FastifyInstance,
+  { host, port }: Pick<ServerConfig, "host" | "port">,
+): Promise<string> {
   try {
     await app.listen({ host, port });
   } catch (error) {

@@ -1,5 +1,5 @@
 /** @file The store as a whole: opens the database, and writes what was counted each second. */
-import { randomUUID } from "node:crypto";
+import { randomBytes, randomUUID } from "node:crypto";
 import { join } from "node:path";
 import { and, eq, lt, sql } from "drizzle-orm";
 import { InputError } from "../../base/index.ts";
@@ -11,7 +11,7 @@ import { lockDirectory } from "./lock.ts";
 import { migrate } from "./migrations/index.ts";
 import { type DayCount, Quotas, writeDays } from "./quotas.ts";
 import { Recall } from "./recall.ts";
-import { writers } from "./schema.ts";
+import { meta, writers } from "./schema.ts";
 import { OPEN_TENANT, Tenants } from "./tenants.ts";
 import type { Principal } from "./types.ts";
 import { Usage, type UsageCounts, writeUsage } from "./usage.ts";
@@ -125,6 +125,15 @@ export class Store implements AsyncDisposable {
     }
     const { weight, limits } = await this.tenants.get(OPEN_TENANT);
     return { tenant: OPEN_TENANT, keyId: "open", role: "tenant", weight, limits };
+  }
+
+  /** 256 random bits, made when they are first asked for; all servers of the database have the same. */
+  async secret(name: string): Promise<Buffer> {
+    const key = `secret_${name}`;
+    const value = randomBytes(32).toString("base64");
+    await this.#database.insert(meta).values({ key, value }).onConflictDoNothing();
+    const [row] = await this.#database.select().from(meta).where(eq(meta.key, key));
+    return Buffer.from(row!.value, "base64");
   }
 
   /** Writes all that was counted until now. It happens each second by itself, and at the end. */

@@ -28,13 +28,18 @@ export async function getModel(services: Services, request: FastifyRequest): Pro
   return record ? model(services, request.principal.tenant, record) : baseModel(services);
 }
 
-function baseModel({ base, startedAt, engine, config }: Services): Model {
-  const { maxPositions } = engine.backbone.config;
-  const context = Math.min(config.context ?? maxPositions, maxPositions);
+function baseModel(services: Services): Model {
+  const { base, startedAt } = services;
   return {
     ...{ id: base, object: "model", created: startedAt, owned_by: "milora", parent: null, root: base },
-    max_model_len: context,
+    max_model_len: contextOf(services),
   };
+}
+
+/** The most tokens of a prompt with its answer. */
+export function contextOf({ engine, config }: Services): number {
+  const { maxPositions } = engine.backbone.config;
+  return Math.min(config.context ?? maxPositions, maxPositions);
 }
 
 /** An adapter under the name by which the caller asks for it. */

@@ -1,0 +1,15 @@
+/** @file The studio within a server: its pages, its session, and what its pages ask for. */
+import type { FastifyInstance } from "fastify";
+import { requireAdmin } from "../http/principal.ts";
+import type { Services } from "../http/services.ts";
+import { studioPages } from "./pages.ts";
+import { sessionRoutes } from "./session-routes.ts";
+
+export async function studioRoutes(app: FastifyInstance, services: Services): Promise<void> {
+  await app.register(async (scope) => studioPages(scope, "/docs"));
+  await app.register(async (scope) => sessionRoutes(scope, services));
+  await app.register(async (scope) => {
+    scope.addHook("onRequest", async ({ principal }) => requireAdmin(principal));
+    // Runs: for administrators only.
+  });
+}
