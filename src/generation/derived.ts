@@ -13,8 +13,8 @@ type Tensors = ReadonlyMap<string, Tensor>;
 interface Derived {
   /** What was made for it, by the names of graph inputs: on another device than the CPU copies of its own tensors too. */
   readonly tensors: Tensors;
-  /** All that graphs take of it, where they run. */
-  readonly inputs: Tensors;
+  /** All that graphs take of it, where they run. Of what is packed that is, as a rule, never asked for. */
+  readonly inputs: () => Tensors;
   /** What it does, for rows of several adapters at once; undefined where its method cannot be put so. */
   readonly lowered: readonly LoweredModule[] | undefined;
   /** The same for milora's operators; undefined where those are not, or nothing is done. */
@@ -95,7 +95,7 @@ export class AdapterCache implements Disposable {
       packed,
       bind(session, binding) {
         for (const { name } of session.inputs) {
-          const tensor = inputs.get(name);
+          const tensor = inputs().get(name);
           if (tensor) binding.input(name, tensor);
         }
       },
@@ -145,17 +145,22 @@ export class AdapterCache implements Disposable {
     const tensors = this.#sessions.derives(adapter) ? await this.#derive(adapter) : new Map<string, Tensor>();
     const { device } = this.#sessions;
     try {
-      const own = new Map([...adapter.tensors].map(([key, tensor]) => [ADAPTER_INPUT + key, tensor]));
+      const own = () => [...adapter.tensors].map(([key, tensor]) => [ADAPTER_INPUT + key, tensor] as const);
       if (device !== "cpu") {
-        for (const [name, tensor] of own) tensors.set(name, tensor.copyTo(device));
-        return { tensors, inputs: tensors, lowered: undefined, packed: undefined, bytes: bytesOf(tensors) };
+        for (const [name, tensor] of own()) tensors.set(name, tensor.copyTo(device));
+        return { tensors, inputs: () => tensors, lowered: undefined, packed: undefined, bytes: bytesOf(tensors) };
       }
-      const inputs = new Map([...own, ...tensors]);
+      let all: Tensors | undefined;
+      const inputs = (): Tensors => {
+        all ??= new Map([...own(), ...tensors]);
+        return all;
+      };
       const { method, config, backbone } = adapter;
+      const operating = operators();
+      if (!operating || !method.lower) inputs(); // numbers of a file are good for packing only
       const derived = (name: string) => tensors.get(DERIVED + name)!.data as Float32Array;
       const context = { config, backbone, values: (key: string) => adapter.values(key), derived };
       const lowered = method.lower?.(context);
-      const operating = operators();
       if (!operating || !lowered) return { tensors, inputs, lowered, packed: undefined, bytes: bytesOf(tensors) };
       const numbers = { modules: lowered, routers: method.lowerRouters?.(context) ?? [] };
       const packed = await PackedAdapter.create(numbers, this.#backbone, this.#precision, operating);

@@ -6,6 +6,7 @@ import { Batch } from "./batch.ts";
 import { decodeJobs } from "./decode.ts";
 import { AdapterCache, prefixOf } from "./derived.ts";
 import { GenerationError, Problems } from "./errors.ts";
+import { checkExploration, type Exploration, type ExploreOptions, ExplorePlan } from "./explore.ts";
 import { SessionCache } from "./graphs.ts";
 import { groupBy } from "./group.ts";
 import { type Emission, Job, jobContext } from "./job.ts";
@@ -204,6 +205,31 @@ export class Engine implements Disposable {
     ]);
     const { logprobs, last, route } = scores!;
     return { logits: last!.logits, logprobs, ...(route && { route }) };
+  }
+
+  /**
+   * What the routers of an adapter do with prompts: the same numbers that generation reports of them, and what they attend
+   * to where `options.attention` asks for it.
+   *
+   * @throws InputError NOT_ROUTED, PROMPT_INVALID, PROMPT_TOO_LONG, ADAPTER_MISMATCH; RuntimeError RUN_CANCELLED
+   */
+  async explore(
+    prompts: readonly (readonly number[])[],
+    adapter: Adapter,
+    options: ExploreOptions = {},
+  ): Promise<Exploration[]> {
+    using _call = this.#enter();
+    checkExploration(this.#shared, prompts, adapter);
+    const { attention, signal, onProgress } = options;
+    using plan = new ExplorePlan(this.#shared, prompts, adapter, { attention, limit: PREFILL_TOKENS });
+    let finished = 0;
+    for (const piece of plan.pieces) {
+      signal?.throwIfAborted();
+      await piece.run(signal);
+      finished += piece.rows;
+      onProgress?.(finished, prompts.length);
+    }
+    return plan.results;
   }
 
   /**

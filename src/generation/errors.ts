@@ -50,6 +50,8 @@ export type RequestErrorCode =
   | "SAMPLING_OPTIONS_INVALID"
   /** The adapter was made for another backbone. */
   | "ADAPTER_MISMATCH"
+  /** The adapter's method does not choose experts for a prompt. */
+  | "NOT_ROUTED"
   /** Text is asked for (stop strings), and the backbone has no tokenizer. */
   | "TOKENIZER_MISSING";
 

@@ -13,6 +13,7 @@ import {
 import { type Adapter, buildMethod, type MethodGraph, type Route } from "../methods/index.ts";
 import type { Backbone, Hooks } from "../models/index.ts";
 import { type DeviceName, PrepackedWeights, Session } from "../runtime/index.ts";
+import { watched } from "./attention.ts";
 import { GenerationError } from "./errors.ts";
 import { type ItemKinds, itemHooks, promptItems } from "./mixed-graph.ts";
 
@@ -33,6 +34,8 @@ export interface PrefillPart {
   readonly layers?: { readonly from: number; readonly to: number };
   /** Tokens that go on from what the cache has of the sequence, which is one: the attention prefix is not put in again. */
   readonly continued?: boolean;
+  /** Whose routers' attention over the prompts is reported too: that of the adapter that all prompts have. */
+  readonly watched?: Adapter | undefined;
 }
 
 /**
@@ -85,7 +88,8 @@ function buildPrefill(graph: Graph, backbone: Backbone, program: PrefillProgram)
   const tokens = graph.input("tokens", "int64", ["B", "T"]);
   const attention = cachedAttention(graph);
   const promptMask = graph.input("promptMask", "float32", ["B", "T"]);
-  const method: MethodGraph | undefined = prefillMethod(graph, backbone, program, promptMask);
+  const built: MethodGraph | undefined = prefillMethod(graph, backbone, program, promptMask);
+  const method = watched(graph, built, program.part?.watched, promptMask);
   const { prefix, ...others } = method?.hooks ?? {};
   const hooks: Hooks = prefix && !continued ? { ...others, prefix } : others;
   const range = { from, to, ...(stream && { hidden: stream }) };
@@ -185,10 +189,11 @@ function adapterKey(adapter: Adapter | undefined): string {
   return key;
 }
 
-function partKey({ layers, continued }: PrefillPart, adapter?: Adapter): string {
+function partKey({ layers, continued, watched }: PrefillPart, adapter?: Adapter): string {
   // Only an attention prefix makes a difference between a beginning and what goes on from it.
   const goesOn = continued && adapter?.method.prefixLength !== undefined;
-  return [layers ? `${layers.from}-${layers.to}` : "", goesOn ? "continued" : ""].join("");
+  const span = layers ? `${layers.from}-${layers.to}` : "";
+  return [span, goesOn ? "continued" : "", watched ? `watched ${adapterKey(watched)}` : ""].join("");
 }
 
 function keyOf(program: Program): string {

@@ -1,6 +1,7 @@
 /** @file Door of the room `generation`: the engine that turns prompts into tokens, text and probabilities. */
 export { Engine, type EngineOptions, type TokenInspection } from "./engine.ts";
 export { GenerationError, type GenerationErrorCode, type RequestErrorCode } from "./errors.ts";
+export type { Exploration, ExploreOptions } from "./explore.ts";
 export type { AdapterPrecision } from "./packed-adapter.ts";
 export type { PrefixCacheOptions, PrefixCacheStats } from "./prefix-cache.ts";
 export {

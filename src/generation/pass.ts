@@ -42,17 +42,20 @@ export function takesItems({ adapter, lowered }: PreparedAdapter): boolean {
   return joinsOthers(adapter) && lowered !== undefined && !lowered.some(({ inputScale }) => inputScale);
 }
 
-/** @param prompts of one adapter, or of any that all take items */
-export function passOf(prompts: readonly PassPrompt[]): Pass {
+/**
+ * @param prompts of one adapter, or of any that all take items
+ * @param watched the attention of routers is reported, too: all prompts are of one adapter
+ */
+export function passOf(prompts: readonly PassPrompt[], watched = false): Pass {
   const { adapter } = prompts[0]!;
   const bare = prompts.every((prompt) => prompt.adapter.adapter === undefined);
-  return bare || !takesItems(adapter) ? methodPass(adapter) : itemPass(prompts);
+  return bare || !takesItems(adapter) ? methodPass(adapter, watched) : itemPass(prompts, watched);
 }
 
-function methodPass(prepared: PreparedAdapter): Pass {
+function methodPass(prepared: PreparedAdapter, watched: boolean): Pass {
   const { adapter } = prepared;
   return {
-    program: (part) => ({ kind: "prefill", adapter, ...(part && { part }) }),
+    program: (part) => ({ kind: "prefill", adapter, part: { ...part, watched: watched ? adapter : undefined } }),
     bind(session, binding) {
       prepared.bind(session, binding);
       return [];
@@ -61,18 +64,21 @@ function methodPass(prepared: PreparedAdapter): Pass {
   };
 }
 
-function itemPass(prompts: readonly PassPrompt[]): Pass {
+function itemPass(prompts: readonly PassPrompt[], watched: boolean): Pass {
   const experts = Math.max(...prompts.map(({ adapter }) => adapter.packed?.experts ?? 0));
+  const { adapter } = prompts[0]!.adapter;
   return {
-    program: (part) => ({ kind: "mixedPrefill", experts, ...(part && { part }) }),
+    program: (part) => ({ kind: "mixedPrefill", experts, part: { ...part, watched: watched ? adapter : undefined } }),
     bind(session, binding, tokens) {
       const made = bindItems(prompts, experts, session, binding, tokens);
       if (experts > 0) made.push(bindRouters(prompts, binding));
+      if (watched) prompts[0]!.adapter.bind(session, binding);
       return made;
     },
     outputOf(row, output) {
       const own = prompts[row]!.adapter.packed?.experts ?? 0;
-      return own === 0 ? undefined : columnsOf(rowOf(row, output), own);
+      if (own === 0) return undefined;
+      return own === experts ? rowOf(row, output) : columnsOf(rowOf(row, output), own);
     },
   };
 }

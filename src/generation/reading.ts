@@ -25,6 +25,8 @@ export interface ReadingOptions {
   readonly shares: boolean;
   /** About how many tokens a slice reads; default: all is one. */
   readonly sliceTokens?: number | undefined;
+  /** Also reports what routers attend to, see `PrefillPart`; the prompts are of one adapter. */
+  readonly watched?: boolean;
 }
 
 /** What a run of the session gives besides keys and values. */
@@ -55,7 +57,7 @@ export class PromptReading implements Disposable {
     this.#shared = shared;
     this.#prompts = prompts;
     this.#options = options;
-    this.#pass = passOf(prompts);
+    this.#pass = passOf(prompts, options.watched);
     this.#prefix = prompts[0]!.adapter.prefix;
     this.#width = Math.max(...prompts.map(({ tokens }) => tokens.length));
     this.#hidden = Tensor.allocate("float32", [options.positions.length, config.hiddenSize]);

@@ -53,6 +53,12 @@ export function buildMethod(graph: Graph, adapter: Adapter, phase: Phase, option
   return { ...built, parameter };
 }
 
+/** An adapter's tensors as inputs of a graph that its method is not built into. */
+export function parameterInputs(graph: Graph, { specs }: Adapter): (key: string) => Value {
+  const shapes = new Map(specs.map(({ key, shape }) => [key, shape]));
+  return (key) => graph.input(ADAPTER_INPUT + key, "float32", shapes.get(key)!);
+}
+
 /** What one of several joined batches is changed by. */
 export interface JoinedHooks {
   readonly hooks: Hooks;

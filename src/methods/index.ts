@@ -2,6 +2,14 @@
 export * from "./adapter.ts";
 export { type BitfitConfig, bitfit } from "./bitfit/index.ts";
 export * from "./build.ts";
+export {
+  CURVE_RANGE,
+  gelu,
+  type LearnedActivation,
+  largestDeviation,
+  learnedActivations,
+  readLearnedActivations,
+} from "./curves.ts";
 export { dora } from "./dora/index.ts";
 export { type ExportGgufOptions, exportGguf } from "./export-gguf.ts";
 export { exportPeft } from "./export-peft.ts";
@@ -11,6 +19,8 @@ export { type LearnedAdapterConfig, learnedAdapter } from "./learned-adapter/ind
 export { type LoraConfig, lora } from "./lora/index.ts";
 export { mergeAdapter } from "./merge.ts";
 export type {
+  Attention,
+  AttentionContext,
   BuildContext,
   ExportedAdapter,
   Init,

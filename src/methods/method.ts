@@ -104,7 +104,18 @@ export interface Routing {
   readonly experts: readonly string[];
   /** How many experts a layer activates. */
   readonly active: number;
+  /** How a router makes one vector of the prompt's tokens, e.g. `self_attention`. */
+  readonly pooler: string;
 }
+
+/** Where it is shown what routers look at, in a graph over prompts that need not be built by the method itself. */
+export interface AttentionContext<C> extends Pick<BuildContext<C>, "config" | "parameter"> {
+  /** 1 on prompt tokens, float32 [B, T]. */
+  readonly promptMask: Value;
+}
+
+/** The weights, of sum 1, with which a layer's router pools the tokens of each prompt: [B · T, d] → [B, T]. */
+export type Attention = (layer: number, hidden: Value) => Value;
 
 /** What is known of the training run that a new adapter is made for. */
 export interface PlannedRun {
@@ -248,6 +259,8 @@ export interface Method<C = unknown> {
   /** The config of a new adapter: `options` over the paper's setting for this backbone. */
   newConfig(options: Readonly<Record<string, unknown>>, backbone: BackboneConfig, run?: PlannedRun): C;
   routing?(config: C): Routing;
+  /** Beside `routing`: what routers attend to. Undefined where they do not pool by a weighted mean of the tokens. */
+  attention?(context: AttentionContext<C>): Attention | undefined;
   /** Its hooks change the language-model head too: then the head is not one that all adapters share. */
   readonly changesHead?: boolean;
   /** Positions that its attention prefix (`Hooks.prefix`) takes before every sequence; they are missing from the context. */

@@ -77,16 +77,20 @@ class MiLoRA:
     # ---- the method ----------------------------------------------------------------------------------------------
 
     def pool(self, l: int, h, mask):
-        """h [B, T, d], mask [B, T] true on prompt tokens -> [B, d]."""
+        """h [B, T, d], mask [B, T] true on prompt tokens -> [B, d]. Sets the attention [B, T] of poolers that have one."""
         outside = ~mask[..., None]  # [B, T, 1]
+        self.attention[l] = None
         match self.config["pooler"]:
             case "self_attention":
                 scores = h @ self.tensors[f"{self.router(l)}.pooler.weight"].T  # [B, T, 1]
                 weights = scores.masked_fill(outside, -torch.inf).softmax(dim=1)
+                self.attention[l] = weights[..., 0]
                 return (weights * h).sum(1)
             case "mean":
+                self.attention[l] = mask / mask.sum(1, keepdim=True)
                 return h.masked_fill(outside, 0).sum(1) / mask.sum(1, keepdim=True)
             case "last":
+                self.attention[l] = F.one_hot(mask.sum(1) - 1, mask.shape[1]).float()
                 return h[torch.arange(len(h)), mask.sum(1) - 1]
             case "max":
                 return h.masked_fill(outside, -torch.inf).amax(1)
@@ -138,7 +142,7 @@ class MiLoRA:
     def forward(self, tokens, mask, prompt_lengths):
         """tokens, mask int64 [B, T], padded on the right -> logits [B, T, V]. Leaves routes etc. of the batch behind."""
         self.prompt_mask = torch.arange(tokens.shape[1])[None] < torch.tensor(prompt_lengths)[:, None]
-        self.pooled, self.probabilities, self.gates, self.routes = {}, {}, {}, {}
+        self.attention, self.pooled, self.probabilities, self.gates, self.routes = {}, {}, {}, {}, {}
         return self.backbone(tokens, attention_mask=mask).logits
 
     def load_balance_loss(self):

@@ -78,7 +78,7 @@ def expected_sequence(model: MiLoRA, rng: random.Random, prompt_length: int, res
         tokens = random_tokens(rng, prompt_length + response_length)
         prompt = tokens[:prompt_length]
         logits = one(model, tokens, prompt_length)
-        routes, probabilities = dict(model.routes), dict(model.probabilities)
+        routes, probabilities, attention = dict(model.routes), dict(model.probabilities), dict(model.attention)
         if not clear(model):
             continue
         # The router sees the original prompt only, however long the text grows.
@@ -90,6 +90,7 @@ def expected_sequence(model: MiLoRA, rng: random.Random, prompt_length: int, res
         return {
             "prompt": prompt, "response": tokens[prompt_length:],
             "routes": [routes[l][0] for l in layers], "probabilities": [probabilities[l][0] for l in layers],
+            "attention": [None if attention[l] is None else attention[l][0, :prompt_length] for l in layers],
             "logits": logits, "logProbs": next_token_log_probs(logits, tokens), "greedy": continuation,
         }  # fmt: skip
 

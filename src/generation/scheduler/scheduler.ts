@@ -4,6 +4,7 @@ import { InputError } from "../../base/index.ts";
 import type { Adapter } from "../../methods/index.ts";
 import { type Engine, type OpenEngine, openEngine } from "../engine.ts";
 import { GenerationError, Problems } from "../errors.ts";
+import { checkExploration, type Exploration, type ExploreOptions, ExplorePlan } from "../explore.ts";
 import { Job, jobContext } from "../job.ts";
 import { checkRequests, type GenerationResult } from "../request.ts";
 import type { ScoreOptions } from "../score.ts";
@@ -12,7 +13,7 @@ import { Channel } from "./channel.ts";
 import { Ledger } from "./ledger.ts";
 import { type SchedulerLimits, type SchedulerLimitsInput, schedulerLimitsSchema } from "./limits.ts";
 import { Loop } from "./loop.ts";
-import { ScoreTask, TextTask } from "./task.ts";
+import { ScoreTask, TextTask, type WorkPlan } from "./task.ts";
 import type { ChoiceToken, ScheduledRequest, SchedulerObserver, SchedulerStats } from "./types.ts";
 
 /** How long a batch without work keeps its buffers and bound sessions for the next request, ms. */
@@ -21,12 +22,17 @@ const IDLE_MS = 2000;
 /** A timer takes no more milliseconds, 25 days. */
 const LONGEST_TIMER = 2 ** 31 - 1;
 
-/** How work is queued that is not a `ScheduledRequest`. */
-export interface ScheduledScoreOptions extends ScoreOptions {
+/** Whose work it is that is not a `ScheduledRequest`. */
+interface Owner {
   readonly tenant: string;
   /** As of `ScheduledRequest`. */
   readonly weight?: number;
 }
+
+export interface ScheduledScoreOptions extends ScoreOptions, Owner {}
+export interface ScheduledExploreOptions extends ExploreOptions, Owner {}
+
+type WorkOptions = Owner & Pick<ScoreOptions, "signal" | "onProgress">;
 
 /**
  * Answers requests, each to its own consumer, in one batch that requests join and leave between two steps. Tenants share
@@ -105,8 +111,7 @@ export class Scheduler implements AsyncDisposable {
     adapter: Adapter | undefined,
     options: ScheduledScoreOptions,
   ): Promise<ScoreResult[]> {
-    const { signal, onProgress } = options;
-    signal?.throwIfAborted();
+    options.signal?.throwIfAborted();
     this.#requireRoom(options.tenant);
     using open = openEngine(this.#engine);
     checkScoreRows(rows, adapter, this.#engine.backbone, open.shared.context);
@@ -117,18 +122,49 @@ export class Scheduler implements AsyncDisposable {
       this.limits.maxPrefillTokens,
       options.scope ?? options.tenant,
     );
-    if (plan.pieces.length === 0) return plan.results;
-    let finished = rows.length - plan.pieces.reduce((sum, piece) => sum + piece.rows, 0);
+    await this.#work(plan, rows.length, options);
+    return plan.results;
+  }
+
+  /**
+   * As `Engine.explore`, in turns with everything else; a long prompt in slices, as it would be read for an answer.
+   *
+   * @throws InputError, RuntimeError RUN_CANCELLED as `Engine.explore`; GenerationError OVERLOADED, DRAINING
+   */
+  async explore(
+    prompts: readonly (readonly number[])[],
+    adapter: Adapter,
+    options: ScheduledExploreOptions,
+  ): Promise<Exploration[]> {
+    options.signal?.throwIfAborted();
+    this.#requireRoom(options.tenant);
+    using open = openEngine(this.#engine);
+    checkExploration(open.shared, prompts, adapter);
+    const { attention } = options;
+    using plan = new ExplorePlan(open.shared, prompts, adapter, { attention, limit: this.limits.maxPrefillTokens });
+    await this.#work(plan, prompts.length, options);
+    return plan.results;
+  }
+
+  /** Resolves when all pieces of a plan have had their turn. @param rows what progress is told of, in all */
+  async #work({ pieces }: WorkPlan, rows: number, options: WorkOptions): Promise<void> {
+    if (pieces.length === 0) return;
+    const { signal, onProgress } = options;
+    let finished = rows - pieces.reduce((sum, piece) => sum + piece.rows, 0);
     let cancel: () => void = () => {};
     try {
-      return await new Promise((resolve, reject) => {
-        const task: ScoreTask = new ScoreTask(options, plan, {
-          progress: () => {
-            finished += plan.pieces[task.done - 1]!.rows;
-            onProgress?.(finished, rows.length);
+      await new Promise<void>((resolve, reject) => {
+        const task: ScoreTask = new ScoreTask(
+          options,
+          { pieces },
+          {
+            progress: () => {
+              finished += pieces[task.done - 1]!.rows;
+              onProgress?.(finished, rows);
+            },
+            end: (error) => (error === undefined ? resolve() : reject(error)),
           },
-          end: (error) => (error === undefined ? resolve(plan.results) : reject(error)),
-        });
+        );
         cancel = () => this.#ledger.endScore(task, signal!.reason);
         signal?.addEventListener("abort", cancel);
         this.#ledger.add(task);

@@ -2,7 +2,7 @@
 import type { Adapter } from "../../methods/index.ts";
 import type { Emission, Job } from "../job.ts";
 import type { GenerationResult } from "../request.ts";
-import type { ScorePlan } from "../score-rows.ts";
+import type { ScorePiece } from "../score-rows.ts";
 import { now } from "../sequence.ts";
 import type { Channel } from "./channel.ts";
 import { INPUT_COST, OUTPUT_COST } from "./fairness.ts";
@@ -89,11 +89,16 @@ export class TextTask {
   }
 }
 
-/** A request for scores. */
+/** Work in pieces, between which others have their turn. */
+export interface WorkPlan {
+  readonly pieces: readonly ScorePiece[];
+}
+
+/** A request for scores, or for what routers do. */
 export class ScoreTask {
   readonly tenant: string;
   readonly weight: number;
-  readonly plan: ScorePlan;
+  readonly plan: WorkPlan;
   /** Pieces that have been done. */
   done = 0;
   over = false;
@@ -107,7 +112,7 @@ export class ScoreTask {
 
   constructor(
     owner: { readonly tenant: string; readonly weight?: number | undefined; readonly signal?: AbortSignal | undefined },
-    plan: ScorePlan,
+    plan: WorkPlan,
     told: { end(error?: unknown): void; progress(): void },
   ) {
     this.tenant = owner.tenant;

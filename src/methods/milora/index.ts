@@ -7,7 +7,16 @@ import { loraKeys, loraLow, loraSpecs } from "../lora/index.ts";
 import type { BuildContext, Method, MethodGraph, Packing, ParameterSpec } from "../method.ts";
 import { geluDenominator, geluNumerator } from "../rational.ts";
 import { activationOf, configSchema, expertsOf, type MiloraConfig, newConfigOf, scalingOf } from "./config.ts";
-import { information, loadBalance, loweredRouter, PromptMask, type Routes, route, routerSpecs } from "./router.ts";
+import {
+  attention,
+  information,
+  loadBalance,
+  loweredRouter,
+  PromptMask,
+  type Routes,
+  route,
+  routerSpecs,
+} from "./router.ts";
 
 export type { MiloraConfig } from "./config.ts";
 
@@ -126,7 +135,9 @@ export const milora: Method<MiloraConfig> = {
 
   interim: (config, progress) => progress < config.anneal,
 
-  routing: (config) => ({ experts: config.target_modules, active: config.top_k }),
+  routing: ({ target_modules, top_k, pooler }) => ({ experts: target_modules, active: top_k, pooler }),
+
+  attention: ({ config, promptMask, parameter }) => attention(config, new PromptMask(promptMask), parameter),
 
   parameters,
 

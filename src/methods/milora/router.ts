@@ -29,7 +29,7 @@ import {
   unsqueeze,
   type Value,
 } from "../../graph/index.ts";
-import type { LoweredRouter, Packing, ParameterSpec } from "../method.ts";
+import type { Attention, LoweredRouter, Packing, ParameterSpec } from "../method.ts";
 import { KEY_PREFIX } from "../peft.ts";
 import { rational, rationalCoefficients, rationalKeys, rationalSpecs } from "../rational.ts";
 import { type ActivationKind, activationOf, type MiloraConfig } from "./config.ts";
@@ -103,28 +103,42 @@ function lastToken({ mask }: PromptMask): Value {
   return sub(mask, next);
 }
 
-/** Pools the prompt's rows of `hidden` [N, d] to one vector a prompt, [B, d]. */
-function pool(
-  kind: MiloraConfig["pooler"],
-  hidden: Value,
+/**
+ * What a pooler that takes a weighted mean weighs the tokens with, [B, T], of sum 1 and 0 outside of the prompt.
+ * @param flat the rows of activations that the mask speaks of, [B · T, d]
+ * @param weight of self-attention pooling, [1, d]
+ */
+function poolWeights(
+  kind: Exclude<MiloraConfig["pooler"], "max">,
+  flat: Value,
   prompt: PromptMask,
-  weight: (() => Value) | undefined,
+  weight: () => Value,
 ): Value {
+  if (kind === "mean") return div(prompt.mask, sum(prompt.mask, { axes: [1], keepDims: true }));
+  if (kind === "last") return lastToken(prompt);
+  const scores = reshape(gemm(flat, weight(), { transB: true }), [prompt.batch, prompt.length]);
+  return softmax(add(scores, prompt.penalty), -1);
+}
+
+/** Pools the prompt's rows of `hidden` [N, d] to one vector a prompt, [B, d]. */
+function pool(kind: MiloraConfig["pooler"], hidden: Value, prompt: PromptMask, weight: () => Value): Value {
   const { batch: B, length: T } = prompt;
   const d = hidden.shape[1]!;
   const flat = prompt.rowsOf(hidden); // [B · T, d]
   const rows = reshape(flat, [B, T, d]);
   if (kind === "max") return max(add(rows, unsqueeze(prompt.penalty, [2])), { axes: [1], keepDims: false });
-  let weights: Value; // [B, T], sums to 1
-  if (kind === "self_attention") {
-    const scores = reshape(gemm(flat, weight!(), { transB: true }), [B, T]);
-    weights = softmax(add(scores, prompt.penalty), -1);
-  } else if (kind === "mean") {
-    weights = div(prompt.mask, sum(prompt.mask, { axes: [1], keepDims: true }));
-  } else {
-    weights = lastToken(prompt);
-  }
-  return reshape(matmul(unsqueeze(weights, [1]), rows), [B, d]);
+  return reshape(matmul(unsqueeze(poolWeights(kind, flat, prompt, weight), [1]), rows), [B, d]);
+}
+
+/** What the poolers of all layers attend to; undefined where they take the largest values instead of a mean. */
+export function attention(
+  { pooler }: MiloraConfig,
+  prompt: PromptMask,
+  parameter: (key: string) => Value,
+): Attention | undefined {
+  if (pooler === "max") return undefined;
+  return (layer, hidden) =>
+    poolWeights(pooler, prompt.rowsOf(hidden), prompt, () => parameter(routerKeys(layer).pooler));
 }
 
 function activate(kind: ActivationKind, x: Value, layer: number, parameter: (key: string) => Value): Value {
