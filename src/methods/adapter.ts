@@ -43,6 +43,54 @@ function allocate(specs: readonly ParameterSpec[], group: Group): FlatBuffer | u
   return offsets.size === 0 ? undefined : { tensor: Tensor.allocate("float32", [Math.max(end, ALIGNMENT)]), offsets };
 }
 
+/** Memory of all parameters: one buffer a group, and a view on each parameter. */
+interface Memory {
+  readonly flat: ReadonlyMap<Group, FlatBuffer>;
+  readonly tensors: ReadonlyMap<string, Tensor>;
+}
+
+function allocateAll(specs: readonly ParameterSpec[]): Memory {
+  const flat = new Map<Group, FlatBuffer>();
+  for (const group of ["weights", "activation"] as const) {
+    const buffer = allocate(specs, group);
+    if (buffer) flat.set(group, buffer);
+  }
+  const views = specs.map(({ key, shape, group }) => {
+    const { tensor, offsets } = flat.get(group)!;
+    return [key, tensor.view(offsets.get(key)!, shape)] as const;
+  });
+  return { flat, tensors: new Map(views) };
+}
+
+function free({ flat, tensors }: Memory): void {
+  for (const tensor of tensors.values()) tensor.dispose();
+  for (const { tensor } of flat.values()) tensor.dispose();
+}
+
+function bytesOf(specs: readonly ParameterSpec[]): number {
+  return specs.reduce((sum, { shape }) => sum + 4 * Math.ceil(sizeOf(shape) / ALIGNMENT) * ALIGNMENT, 0);
+}
+
+/** A file of numbers that is open while somebody reads it. */
+class NumbersFile {
+  readonly #open: () => SafetensorsFile;
+  #file: SafetensorsFile | undefined;
+
+  constructor(open: () => SafetensorsFile) {
+    this.#open = open;
+  }
+
+  opened(): SafetensorsFile {
+    this.#file ??= this.#open();
+    return this.#file;
+  }
+
+  close(): void {
+    this.#file?.dispose();
+    this.#file = undefined;
+  }
+}
+
 /** JSON with sorted keys, so that it does not matter how a config came about. */
 function canonical(config: unknown): string {
   return JSON.stringify(config, (_, value: unknown) =>
@@ -101,6 +149,17 @@ function misfits(specs: readonly ParameterSpec[], file: SafetensorsFile): string
   return problems;
 }
 
+function mismatch(path: string, problems: readonly string[]): InputError {
+  return new InputError("ADAPTER_MISMATCH", `${path} does not fit its config and this backbone`, problems);
+}
+
+function readConfig(directory: string): { method: Method; config: unknown } {
+  const path = join(directory, CONFIG_FILE);
+  const raw = readJson(path, z.looseObject({ peft_type: z.string({ error: "is missing or no text" }) }));
+  const method = methodOfConfig(raw);
+  return { method, config: parseWith(method.configSchema, raw, path) };
+}
+
 /** adapter_config.json and adapter_model.safetensors, each atomically. */
 function writeFiles(directory: string, config: unknown, tensors: ReadonlyMap<string, Tensor>): void {
   writeFileAtomic(join(directory, CONFIG_FILE), `${JSON.stringify(config, null, 2)}\n`);
@@ -116,27 +175,19 @@ export class Adapter implements Disposable {
   readonly config: unknown;
   readonly backbone: BackboneConfig;
   readonly specs: readonly ParameterSpec[];
-  /** float32, by key of adapter_model.safetensors. */
-  readonly tensors: ReadonlyMap<string, Tensor>;
-  readonly #flat: ReadonlyMap<Group, FlatBuffer>;
+  #memory: Memory | undefined;
+  /** Where its numbers are, until they are in memory of its own. */
+  #file: NumbersFile | undefined;
+  #disposed = false;
 
-  private constructor(method: Method, config: unknown, backbone: BackboneConfig) {
+  /** @param file its numbers, which are read when they are asked for; without one the tensors are there, of zeros */
+  private constructor(method: Method, config: unknown, backbone: BackboneConfig, file?: NumbersFile) {
     this.method = method;
     this.config = method.configSchema.parse(config); // its keys in one order, however it came about
     this.backbone = backbone;
     this.specs = method.parameters(this.config, backbone);
-    const flat = new Map<Group, FlatBuffer>();
-    for (const group of ["weights", "activation"] as const) {
-      const buffer = allocate(this.specs, group);
-      if (buffer) flat.set(group, buffer);
-    }
-    this.#flat = flat;
-    this.tensors = new Map(
-      this.specs.map(({ key, shape, group }) => {
-        const { tensor, offsets } = flat.get(group)!;
-        return [key, tensor.view(offsets.get(key)!, shape)];
-      }),
-    );
+    if (file) this.#file = file;
+    else this.#memory = allocateAll(this.specs);
   }
 
   /**
@@ -182,23 +233,37 @@ export class Adapter implements Disposable {
   }
 
   /**
+   * An adapter that was loaded strictly before, so that its numbers need not be looked through again: they are read off
+   * the file when something asks for them, and become tensors when something asks for those.
+   *
+   * @param open the file of tensors; called anew when it is needed after `closeFile`
+   * @throws InputError ADAPTER_MISMATCH where the file is not one for the config and this backbone; what `open` throws
+   */
+  static lazily(directory: string, backbone: BackboneConfig, open: () => SafetensorsFile): Adapter {
+    const { method, config } = readConfig(directory);
+    const file = new NumbersFile(open);
+    const adapter = new Adapter(method, config, backbone, file);
+    const opened = file.opened();
+    const problems = misfits(adapter.specs, opened);
+    if (problems.length === 0) return adapter;
+    file.close();
+    throw mismatch(opened.path, problems);
+  }
+
+  /**
    * `load` in steps of at most `SLICE` numbers, for who has other work to do in between. Yields the bytes that the
    * tensors take, for the first time before they are allocated. Left early (`return()`), it frees them.
-   * @param options.contents of the file of tensors, where they have been read already
    */
   static *loading(
     directory: string,
     backbone: BackboneConfig,
-    options: { allowIdentity?: boolean; contents?: Uint8Array | undefined } = {},
+    options: { allowIdentity?: boolean } = {},
   ): Generator<number, Adapter> {
-    const configPath = join(directory, CONFIG_FILE);
-    const raw = readJson(configPath, z.looseObject({ peft_type: z.string({ error: "is missing or no text" }) }));
-    const method = methodOfConfig(raw);
-    const config = parseWith(method.configSchema, raw, configPath);
+    const { method, config } = readConfig(directory);
     const weightsPath = join(directory, WEIGHTS_FILE);
-    using file = SafetensorsFile.open(weightsPath, options.contents);
+    using file = SafetensorsFile.open(weightsPath);
     const specs = method.parameters(config, backbone);
-    const bytes = specs.reduce((sum, { shape }) => sum + 4 * Math.ceil(sizeOf(shape) / ALIGNMENT) * ALIGNMENT, 0);
+    const bytes = bytesOf(specs);
     const problems = misfits(specs, file);
     function* read({ key, shape }: ParameterSpec, target?: Float32Array): Generator<number, void> {
       const size = sizeOf(shape);
@@ -214,7 +279,7 @@ export class Adapter implements Disposable {
     if (problems.length) {
       // Nothing is allocated for a config that the file does not bear out; what does fit is still looked through.
       for (const spec of specs) if (fits(file.entries.get(spec.key), spec)) yield* read(spec);
-      throw new InputError("ADAPTER_MISMATCH", `${weightsPath} does not fit its config and this backbone`, problems);
+      throw mismatch(weightsPath, problems);
     }
     yield bytes;
     const adapter = new Adapter(method, config, backbone);
@@ -233,24 +298,60 @@ export class Adapter implements Disposable {
     }
   }
 
-  /** The numbers of one parameter: a live view. */
+  /** float32, by key of adapter_model.safetensors. */
+  get tensors(): ReadonlyMap<string, Tensor> {
+    return this.#own().tensors;
+  }
+
+  /** What its tensors take, in bytes, also before they are made. */
+  get byteLength(): number {
+    return bytesOf(this.specs);
+  }
+
+  /** The numbers of one parameter: a live view; of an adapter of `lazily`, until its tensors are made, to be read only. */
   values(key: string): Float32Array {
+    const memory = this.#memory;
+    if (!memory && this.#file) return this.#file.opened().float32(key);
     return this.tensors.get(key)!.data as Float32Array;
   }
 
   /** Takes the arrays back that `values` gave, see `Tensor.closeData`. */
   closeValues(): void {
-    for (const { tensor } of this.#flat.values()) tensor.closeData();
+    this.closeFile();
+    for (const { tensor } of this.#memory?.flat.values() ?? []) tensor.closeData();
+  }
+
+  /** Lets go of the file that numbers are read off, and of what `values` gave of it; it is opened anew when it is needed. */
+  closeFile(): void {
+    this.#file?.close();
   }
 
   /** The flat buffer of a group, float32 [n]; undefined when the method has no such parameters. */
   flat(group: Group): Tensor | undefined {
-    return this.#flat.get(group)?.tensor;
+    return this.#own().flat.get(group)?.tensor;
   }
 
   /** Where each tensor starts in its group's flat buffer, in elements. */
   offsets(group: Group): ReadonlyMap<string, number> {
-    return this.#flat.get(group)?.offsets ?? new Map();
+    return this.#own().flat.get(group)?.offsets ?? new Map();
+  }
+
+  /** Its memory, filled from the file the first time. */
+  #own(): Memory {
+    if (this.#memory) return this.#memory;
+    if (this.#disposed || !this.#file) throw new Error("the adapter was disposed");
+    const file = this.#file.opened();
+    const memory = allocateAll(this.specs);
+    try {
+      for (const [key, tensor] of memory.tensors) file.readFloat32(key, tensor.data as Float32Array);
+    } catch (error) {
+      free(memory);
+      throw error;
+    }
+    this.closeFile();
+    this.#file = undefined;
+    this.#memory = memory;
+    return memory;
   }
 
   /** SHA-256 over config and tensors, as they would be saved: the adapter's identity. Computed anew at each call. */
@@ -280,15 +381,14 @@ export class Adapter implements Disposable {
     }
   }
 
-  /** Its tensors have gone, which they do together. */
   get disposed(): boolean {
-    for (const tensor of this.tensors.values()) return tensor.disposed;
-    return false;
+    return this.#disposed;
   }
 
   dispose(): void {
-    for (const tensor of this.tensors.values()) tensor.dispose();
-    for (const { tensor } of this.#flat.values()) tensor.dispose();
+    this.#disposed = true;
+    this.closeFile();
+    if (this.#memory) free(this.#memory);
   }
 
   [Symbol.dispose](): void {

@@ -151,6 +151,20 @@ export class SafetensorsFile implements Disposable {
     return target;
   }
 
+  /**
+   * All elements of a tensor as float32: where it is stored so and the file is in memory, its own bytes, which are not to
+   * be written to.
+   */
+  float32(name: string): Float32Array {
+    const { dtype, begin, size } = this.#entry(name);
+    const source = this.#open();
+    if (dtype === "float32" && typeof source !== "number") {
+      const at = source.byteOffset + this.#dataStart + begin;
+      if (at % Float32Array.BYTES_PER_ELEMENT === 0) return new Float32Array(source.buffer, at, size);
+    }
+    return this.readFloat32(name, new Float32Array(size));
+  }
+
   #entry(name: string): TensorEntry {
     const entry = this.entries.get(name);
     if (!entry) throw new InputError("TENSOR_MISSING", this.path, `no tensor named ${JSON.stringify(name)}`);

@@ -1,12 +1,14 @@
 /** @file Reads an adapter off its files bit by bit, so that the event loop goes on serving, and checks that they are whole. */
-import { closeSync, fstatSync, read } from "node:fs";
+import { createHash } from "node:crypto";
+import { closeSync, fstatSync, read, readFileSync } from "node:fs";
 import { join, sep } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { promisify } from "node:util";
 import { InputError, MiloraError, openRegularFile, reasonOf } from "../../base/index.ts";
 import { Adapter, WEIGHTS_FILE } from "../../methods/index.ts";
-import type { BackboneConfig } from "../../models/index.ts";
-import { digestOfFiles } from "./files.ts";
+import { type BackboneConfig, SafetensorsFile } from "../../models/index.ts";
+import { ADAPTER_FILES } from "./archive.ts";
+import { digestOf, digestOfFiles } from "./files.ts";
 
 /**
  * Work goes on for this long before others have their turn, in milliseconds. About as long as a step of many sequences: the
@@ -41,9 +43,14 @@ export interface LoadOptions {
   readonly reserve: (bytes: number) => void | Promise<void>;
   /** Of the loads that go on at the same time. */
   readonly gate: Gate;
-  /** What the files should be; not given for files that are new here. */
-  readonly digest?: string;
   readonly signal?: AbortSignal | undefined;
+}
+
+export interface InstalledOptions extends LoadOptions {
+  /** What the files should be. */
+  readonly digest: string;
+  /** Takes what it needs of the numbers, while they are at hand. What it throws ends the loading. */
+  readonly prepare: (adapter: Adapter) => Promise<void>;
 }
 
 export function corrupt(digest: string, reason: string): MiloraError {
@@ -54,20 +61,15 @@ export function corrupt(digest: string, reason: string): MiloraError {
   );
 }
 
-/**
- * Loads an adapter strictly, in steps.
- * @throws MiloraError ADAPTER_CORRUPT when the files are not those that `digest` stands for; else as `Adapter.load`
- */
-export async function loadAdapter(
+/** Loads an adapter strictly, in steps. @throws as `Adapter.load` */
+export async function loadStrictly(
   directory: string,
   backbone: BackboneConfig,
-  { reserve, gate, digest, signal }: LoadOptions,
+  { reserve, gate, signal }: LoadOptions,
 ): Promise<Adapter> {
   using _place = await gate.enter();
   signal?.throwIfAborted();
-  using taken = takeMemory();
-  const contents = await verified(directory, digest, taken.memory);
-  const steps = Adapter.loading(directory, backbone, { contents });
+  const steps = Adapter.loading(directory, backbone);
   try {
     let step = steps.next();
     if (!step.done) await reserve(step.value);
@@ -88,6 +90,62 @@ export async function loadAdapter(
   }
 }
 
+/**
+ * Loads an adapter that was loaded strictly when it was installed. Of a small one the numbers are not copied: as a rule
+ * what `prepare` makes of them is all that is needed.
+ * @throws MiloraError ADAPTER_CORRUPT when the files are not those that `digest` stands for; else as `Adapter.load`
+ */
+export async function loadInstalled(
+  directory: string,
+  backbone: BackboneConfig,
+  options: InstalledOptions,
+): Promise<Adapter> {
+  const { digest, reserve, gate, signal, prepare } = options;
+  const adapter = await loadSmall(directory, backbone, options);
+  if (adapter) return adapter;
+  await verified(directory, digest);
+  const large = await loadStrictly(directory, backbone, { reserve, gate, signal });
+  return prepared(large, prepare);
+}
+
+/** Undefined for an adapter that is too large for it. */
+async function loadSmall(
+  directory: string,
+  backbone: BackboneConfig,
+  { digest, reserve, gate, signal, prepare }: InstalledOptions,
+): Promise<Adapter | undefined> {
+  using _place = await gate.enter();
+  signal?.throwIfAborted();
+  using taken = takeMemory();
+  const path = join(directory, WEIGHTS_FILE);
+  const contents = await orCorrupt(digest, () => readSmall(path, taken.memory));
+  if (!contents) return undefined;
+  await verified(directory, digest, contents);
+  let open = (): SafetensorsFile => {
+    open = () => SafetensorsFile.open(path, verifiedNow(directory, digest)); // `contents` are another's by then
+    return SafetensorsFile.open(path, contents);
+  };
+  try {
+    const adapter = Adapter.lazily(directory, backbone, () => open());
+    await reserve(adapter.byteLength);
+    signal?.throwIfAborted();
+    return await prepared(adapter, prepare);
+  } catch (error) {
+    throw error instanceof InputError ? withoutPath(error, directory) : error;
+  }
+}
+
+async function prepared(adapter: Adapter, prepare: InstalledOptions["prepare"]): Promise<Adapter> {
+  try {
+    await prepare(adapter);
+    adapter.closeFile();
+    return adapter;
+  } catch (error) {
+    adapter.dispose();
+    throw error;
+  }
+}
+
 /** The error without the place where the files lie, which is nobody's business. */
 function withoutPath(error: InputError, directory: string): InputError {
   const { code, problems, message } = error;
@@ -97,23 +155,30 @@ function withoutPath(error: InputError, directory: string): InputError {
 }
 
 /**
- * What is in the file of tensors, unless it is too large to be held for that. Hashing is on this thread: where sequences
- * decode every core is busy, and another thread takes ten times as long and makes them wait, too.
- * @throws MiloraError ADAPTER_CORRUPT when there is a digest, and the files have another one
+ * Hashing is on this thread: where sequences decode every core is busy, and another thread takes ten times as long and
+ * makes them wait, too.
+ * @param contents of the file of tensors, where they have been read
+ * @throws MiloraError ADAPTER_CORRUPT
  */
-async function verified(
-  directory: string,
-  digest: string | undefined,
-  memory: Uint8Array,
-): Promise<Uint8Array | undefined> {
+async function verified(directory: string, digest: string, contents?: Uint8Array): Promise<void> {
+  const found = await orCorrupt(digest, () => digestOfFiles(directory, contents));
+  if (found !== digest) throw corrupt(digest, CHANGED);
+}
+
+/** The file of tensors, read and hashed at once: for what is seldom asked of an adapter. @throws as `verified` */
+function verifiedNow(directory: string, digest: string): Uint8Array {
+  const contents = new Map(ADAPTER_FILES.map((file) => [file, readFileSync(join(directory, file))]));
+  const sums = [...contents].map(([file, bytes]) => [file, createHash("sha256").update(bytes).digest("hex")] as const);
+  if (digestOf(new Map(sums)) !== digest) throw corrupt(digest, CHANGED);
+  return contents.get(WEIGHTS_FILE)!;
+}
+
+const CHANGED = "they are not what was installed";
+
+async function orCorrupt<T>(digest: string, read: () => Promise<T>): Promise<T> {
   try {
-    const contents = await readSmall(join(directory, WEIGHTS_FILE), memory);
-    if (digest === undefined) return contents;
-    const found = await digestOfFiles(directory, contents);
-    if (found !== digest) throw corrupt(digest, "they are not what was installed");
-    return contents;
+    return await read();
   } catch (error) {
-    if (digest === undefined || (error instanceof MiloraError && error.code === "ADAPTER_CORRUPT")) throw error;
     const { code } = (error instanceof InputError ? error.cause : error) as NodeJS.ErrnoException;
     throw corrupt(digest, code === "ENOENT" ? "a file is missing" : reasonOf(error));
   }

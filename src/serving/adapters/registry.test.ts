@@ -224,12 +224,15 @@ describe("in use", () => {
     expect(await registry.remove(null, "a")).toMatchObject({ inFlight: 8 });
     await expect(registry.resolve({ tenant: "t" }, "a")).rejects.toMatchObject({ code: "MODEL_NOT_FOUND" });
     const { adapter } = leases[0]!;
+    const tensors = [...adapter.tensors.values()];
     for (const lease of leases) {
       expect(forgotten).toEqual([]);
       lease[Symbol.dispose]();
     }
     expect(forgotten).toEqual([adapter]);
-    expect([...adapter.tensors.values()].every((tensor) => tensor.disposed)).toBe(true);
+    expect(tensors.length).toBeGreaterThan(0);
+    expect(tensors.every((tensor) => tensor.disposed)).toBe(true);
+    expect(adapter.disposed).toBe(true);
     expect(registry.stats).toMatchObject({ resident: 0, residentBytes: 0 });
   });
 

@@ -8,7 +8,7 @@ import { readArchive } from "./archive.ts";
 import { adapterDirectory, Draft, readDirectory, signatureOf, sweep, touch } from "./files.ts";
 import { InFlight } from "./in-flight.ts";
 import { type RegistryLimits, registryLimitsSchema } from "./limits.ts";
-import { corrupt, Gate, loadAdapter } from "./load.ts";
+import { corrupt, Gate, type InstalledOptions, loadInstalled, loadStrictly } from "./load.ts";
 import { checkName, modelNotFound, parseModel } from "./names.ts";
 import { type AdapterRecord, type AdapterTable, type NewAdapter, qualified } from "./record.ts";
 import { Residency, type ResidencyStats, tooLarge } from "./residency.ts";
@@ -65,16 +65,16 @@ export class AdapterRegistry implements AsyncDisposable {
       maxAdapters: this.limits.maxResident,
       waitMs: this.limits.leaseTimeoutMs,
       load: async (digest, reserve, signal) => {
-        const adapter = await this.#load(digest, reserve, signal);
-        options.engine?.identify?.(adapter, digest);
-        try {
-          await options.engine?.prepare?.(adapter);
-        } catch (error) {
-          options.engine?.forget(adapter);
-          adapter.dispose();
-          throw error;
-        }
-        return adapter;
+        const prepare = async (adapter: Adapter): Promise<void> => {
+          options.engine?.identify?.(adapter, digest);
+          try {
+            await options.engine?.prepare?.(adapter);
+          } catch (error) {
+            options.engine?.forget(adapter);
+            throw error;
+          }
+        };
+        return this.#load(digest, { reserve, signal, prepare });
       },
       forget: (adapter) => options.engine?.forget(adapter),
     });
@@ -272,7 +272,7 @@ export class AdapterRegistry implements AsyncDisposable {
     const reserve = (bytes: number): void => {
       if (bytes > maxResidentBytes) throw tooLarge(bytes, maxResidentBytes);
     };
-    using adapter = await loadAdapter(directory, this.#backbone, { reserve, gate: this.#loads });
+    using adapter = await loadStrictly(directory, this.#backbone, { reserve, gate: this.#loads });
     const { method, specs, config } = adapter;
     const parameters = sum(specs.map(({ shape }) => shape.reduce((a, b) => a * b, 1)));
     const rank = (config as { readonly r?: unknown }).r;
@@ -282,7 +282,7 @@ export class AdapterRegistry implements AsyncDisposable {
     };
   }
 
-  async #load(digest: string, reserve: (bytes: number) => Promise<void>, signal: AbortSignal): Promise<Adapter> {
+  async #load(digest: string, options: Pick<InstalledOptions, "reserve" | "signal" | "prepare">): Promise<Adapter> {
     const directory = adapterDirectory(this.#root, digest);
     const known = this.#corrupt.get(digest);
     if (known !== undefined) {
@@ -290,7 +290,7 @@ export class AdapterRegistry implements AsyncDisposable {
       this.#corrupt.delete(digest);
     }
     try {
-      return await loadAdapter(directory, this.#backbone, { reserve, gate: this.#loads, digest, signal });
+      return await loadInstalled(directory, this.#backbone, { ...options, gate: this.#loads, digest });
     } catch (error) {
       if (error instanceof MiloraError && error.code === "ADAPTER_CORRUPT") {
         this.#corrupt.set(digest, await signatureOf(directory));
