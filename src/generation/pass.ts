@@ -1,5 +1,5 @@
 /** @file How the graph of a pass over prompts gets what their adapters do: the method itself, or items for all of them. */
-import type { Adapter } from "../methods/index.ts";
+import { ADAPTER_INPUT, type Adapter } from "../methods/index.ts";
 import { type Binding, operators, type Session, Tensor } from "../runtime/index.ts";
 import type { PreparedAdapter } from "./derived.ts";
 import type { PrefillPart, Program } from "./graphs.ts";
@@ -72,7 +72,7 @@ function itemPass(prompts: readonly PassPrompt[], watched: boolean): Pass {
     bind(session, binding, tokens) {
       const made = bindItems(prompts, experts, session, binding, tokens);
       if (experts > 0) made.push(bindRouters(prompts, binding));
-      if (watched) prompts[0]!.adapter.bind(session, binding);
+      if (watched && adapter) made.push(...bindParameters(adapter, session, binding));
       return made;
     },
     outputOf(row, output) {
@@ -129,6 +129,19 @@ function bindItems(
       numbers[place + ITEM.rows] = BigInt(rows);
       numbers[place + ITEM.expert] = BigInt(expert);
     }
+  }
+  return made;
+}
+
+/** Binds the few parameters that a graph of items takes as they are. */
+function bindParameters(adapter: Adapter, session: Session, binding: Binding): Tensor[] {
+  const made: Tensor[] = [];
+  for (const { name, shape } of session.inputs) {
+    if (!name.startsWith(ADAPTER_INPUT)) continue;
+    const values = adapter.values(name.slice(ADAPTER_INPUT.length));
+    const tensor = Tensor.from("float32", shape.map(Number), values.slice());
+    made.push(tensor);
+    binding.input(name, tensor);
   }
   return made;
 }
