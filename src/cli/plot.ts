@@ -43,23 +43,3 @@ function* between(a: number, b: number): Generator<number> {
   for (let y = a; y !== b; y += step) yield y;
   yield b;
 }
-
-/** GELU(x) = x·Φ(x), with erf after Abramowitz and Stegun 7.1.26 (error below 1.5e-7). */
-export function gelu(x: number): number {
-  const z = Math.abs(x) / Math.SQRT2;
-  const t = 1 / (1 + 0.3275911 * z);
-  const poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
-  const erf = 1 - poly * Math.exp(-z * z);
-  return 0.5 * x * (1 + Math.sign(x) * erf);
-}
-
-/** Largest |f − g| on a grid of [from, to]. */
-export function largestDeviation(f: (x: number) => number, g: (x: number) => number, from: number, to: number): number {
-  let largest = 0;
-  for (let i = 0; i <= 600; i++) {
-    const x = from + ((to - from) * i) / 600;
-    const difference = Math.abs(f(x) - g(x));
-    if (!(difference <= largest)) largest = difference; // NaN counts as a deviation
-  }
-  return largest;
-}

@@ -10,6 +10,12 @@ export type ServingErrorCode =
   | "ROUTE_NOT_FOUND"
   /** No such thing, or not the caller's. */
   | "NOT_FOUND"
+  /** No such training run below the folders that are shown. */
+  | "RUN_NOT_FOUND"
+  /** A run in which no prompts were routed to experts. */
+  | "RUN_NOT_ROUTED"
+  /** No such reproduction below the folders that are shown. */
+  | "REPRODUCTION_NOT_FOUND"
   /** The body is larger than the server takes. */
   | "PAYLOAD_TOO_LARGE"
   /** The body is of a kind that the route does not read. */

@@ -1,5 +1,6 @@
 /** @file Door of the room `training`: runs from a config, the step machinery alone, and how rows become tokens. */
 export { batchOfStep, Collated, Order, stepsPerEpoch } from "./batches.ts";
+export { checkpointPath, listCheckpoints, readCheckpointState } from "./checkpoint.ts";
 export {
   configDigest,
   decisiveFields,
@@ -27,12 +28,18 @@ export type { TogetherOptions, TrainingEvent, TrainingResult, TrainOptions } fro
 export { type FileRecord, readRecords } from "./files.ts";
 export { HUB_PREFIX } from "./hub.ts";
 export { type JointInput, JointTrainer } from "./joint.ts";
-export { type EvaluationMetrics, readMetrics, type StepLosses, type StepMetrics } from "./metrics.ts";
+export {
+  type EvaluationMetrics,
+  metricsLineSchema,
+  readMetrics,
+  type StepLosses,
+  type StepMetrics,
+} from "./metrics.ts";
 export { PRESETS, type Preset, type PresetName, presetSettings } from "./presets.ts";
 export { alpacaPrompt, outputOf, type RenderedRow, renderPrompt, renderRow } from "./render.ts";
 export { type RoutingMetrics, RoutingTally } from "./routing.ts";
-export { type Columns, loadRows, type Message, parseRow, type Row, type RowOptions } from "./rows.ts";
-export { readRunConfig } from "./run-directory.ts";
+export { type Columns, loadRows, type Message, parseRow, type Row, type RowOptions, rowsOfText } from "./rows.ts";
+export { bestDirectory, isTraining, metricsPath, readRunConfig } from "./run-directory.ts";
 export { scheduleFactor, warmupSteps } from "./schedule.ts";
 export { filesOf } from "./sources.ts";
 export { PromptTemplate, type Template, templateOf } from "./template.ts";

@@ -112,7 +112,8 @@ const evaluationSchema = z.object({
   seconds: z.number(),
 });
 
-const lineSchema = z.discriminatedUnion("type", [stepSchema, evaluationSchema]);
+/** A line; what a newer version has added to it is left out. */
+export const metricsLineSchema = z.discriminatedUnion("type", [stepSchema, evaluationSchema]);
 
 /**
  * The lines of a metrics.jsonl, perhaps of a run that is going on: a last line without its end is what a process that
@@ -135,7 +136,7 @@ export function readMetrics(path: string): (StepMetrics | EvaluationMetrics)[] {
       } catch (error) {
         throw new InputError("JSON_INVALID", `${path} line ${i + 1}`, reasonOf(error), { cause: error });
       }
-      return parseWith(lineSchema, value, `${path} line ${i + 1}`);
+      return parseWith(metricsLineSchema, value, `${path} line ${i + 1}`);
     });
 }
 

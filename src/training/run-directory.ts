@@ -1,7 +1,7 @@
 /** @file runs/<name>/: who may write there, config.json, and the way back from a directory to its run. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
-import { dirname, join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { isAlive, readJson, reasonOf, writeFileAtomic } from "../base/index.ts";
 import { runtimeVersion } from "../runtime/index.ts";
 import { checkpointsDirectory, listCheckpoints } from "./checkpoint.ts";
@@ -10,7 +10,7 @@ import { TrainingError } from "./errors.ts";
 
 const CONFIG_FILE = "config.json";
 const ENVIRONMENT_FILE = "environment.json";
-const LOCK_FILE = "training.lock";
+const lockPath = (run: string): string => resolve(run, "training.lock");
 
 export const bestDirectory = (run: string): string => join(run, "best");
 export const metricsPath = (run: string): string => join(run, "metrics.jsonl");
@@ -18,6 +18,20 @@ export const metricsPath = (run: string): string => join(run, "metrics.jsonl");
 /** The resolved config of a run that has been started, e.g. to resume it. Throws `InputError`. */
 export function readRunConfig(run: string): TrainingConfig {
   return readJson(join(run, CONFIG_FILE), trainingConfigSchema);
+}
+
+/** Whether a living process trains into this directory now. */
+export function isTraining(run: string): boolean {
+  const path = lockPath(run);
+  if (held.has(path)) return true;
+  let pid: number;
+  try {
+    pid = Number.parseInt(readFileSync(path, "utf8"), 10);
+  } catch {
+    return false;
+  }
+  // A lock of this process that it does not hold is of one before it that had the same number.
+  return pid !== process.pid && pid > 0 && isAlive(pid);
 }
 
 /** Takes the lock, or throws RUN_EXISTS when a living process has it. A dead process's lock is taken over. */
@@ -85,7 +99,7 @@ export class RunDirectory implements Disposable {
   private constructor(path: string, checkpoint: number | undefined) {
     this.path = path;
     this.checkpoint = checkpoint;
-    this.#lock = join(path, LOCK_FILE);
+    this.#lock = lockPath(path);
   }
 
   /**
@@ -111,8 +125,8 @@ export class RunDirectory implements Disposable {
       throw new TrainingError("RUN_EXISTS", `${path} already holds a run; resume it, or choose another output_dir`);
     }
     mkdirSync(path, { recursive: true });
-    lock(join(path, LOCK_FILE));
-    held.add(join(path, LOCK_FILE));
+    lock(lockPath(path));
+    held.add(lockPath(path));
     sweep(path);
     sweep(checkpointsDirectory(path));
     return new RunDirectory(path, listCheckpoints(path).at(-1));

@@ -4,10 +4,17 @@ import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { z } from "zod";
 import { InputError, readJson, sum } from "../../base/index.ts";
-import { Adapter, type Method, methodOf } from "../../methods/index.ts";
+import {
+  Adapter,
+  CURVE_RANGE,
+  type LearnedActivation,
+  learnedActivations,
+  type Method,
+  methodOf,
+} from "../../methods/index.ts";
 import { type BackboneConfig, readBackboneConfig, SHAPES, type ShapeName } from "../../models/index.ts";
 import { collect, examples, integer, jsonFlag, templateFlag } from "../flags.ts";
-import { type Activation, activations, CURVE_RANGE, layerNorms } from "../inspect/facts.ts";
+import { layerNorms } from "../inspect/facts.ts";
 import { inferBackbone } from "../inspect/infer.ts";
 import { printRouting, routingOf } from "../inspect/routing.ts";
 import { plot } from "../plot.ts";
@@ -106,7 +113,7 @@ async function inspectAdapter(directory: string, flags: Flags): Promise<void> {
   const { method, config, backbone } = loaded;
   const parameters = countParameters(method, config, backbone);
   const norms = layerNorms(loaded);
-  const curves = activations(loaded);
+  const curves = learnedActivations(loaded.tensors.keys(), (key) => loaded.values(key));
   const { data, model, template, limit } = flags;
   const asked = data !== undefined && model !== undefined;
   const routing = asked ? await routingOf({ adapter: directory, model, data, template, limit }) : undefined;
@@ -204,7 +211,7 @@ function sample(f: (x: number) => number): [number, number][] {
 const PLOT = { from: CURVE_RANGE[0], to: CURVE_RANGE[1], low: -1, high: 3, width: 18, height: 5 } as const;
 
 /** As many plots beside each other as the terminal takes. */
-function drawCurves(curves: readonly Activation[]): string {
+function drawCurves(curves: readonly LearnedActivation[]): string {
   const gap = 3;
   const perLine = Math.max(1, Math.floor(((process.stdout.columns ?? 80) + gap) / (PLOT.width + gap)));
   const blocks: string[] = ["learned activations on [-3, 3], with the largest distance from GELU"];

@@ -1,9 +1,11 @@
 /** @file What is read out of adapters that stand beside sub-layers: each by its own name, sizes off their own tensors. */
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { Adapter } from "../../methods/index.ts";
-import { activations, layerNorms } from "./facts.ts";
+import { Adapter, learnedActivations } from "../../methods/index.ts";
+import { layerNorms } from "./facts.ts";
 import { inferBackbone } from "./infer.ts";
+
+const activations = (adapter: Adapter) => learnedActivations(adapter.tensors.keys(), (key) => adapter.values(key));
 
 const load = (path: string): Adapter => {
   const directory = join(import.meta.dirname, "../../../test/fixtures", path);

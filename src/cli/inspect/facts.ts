@@ -1,21 +1,7 @@
-/** @file What can be read out of an adapter: how large its changes are per layer, and its learned activation functions. */
+/** @file What can be read out of an adapter: how large its changes are per layer. */
 import type { Adapter } from "../../methods/index.ts";
-import { gelu, largestDeviation } from "../plot.ts";
-
-/** A learned rational activation function of one layer. */
-export interface Activation {
-  readonly layer: number;
-  /** The sub-layer, where there is one function for each. */
-  readonly block: string | undefined;
-  readonly f: (x: number) => number;
-  /** Largest distance from GELU, where it began, on [-3, 3]. */
-  readonly deviation: number;
-}
-
-export const CURVE_RANGE = [-3, 3] as const;
 
 const LORA = /^(.*\.layers\.(\d+)\..*?([^.]+))\.lora_A(?:\.weight)?$/;
-const NUMERATOR = /\.layers\.(\d+)\.(?:(self_attn|mlp)\.)?.*activation\.numerator$/;
 
 /**
  * Per layer and part the size of what was learned: for a LoRA pair the Frobenius norm of B·A (without the scaling
@@ -67,19 +53,4 @@ function dot(a: Float32Array, b: Float32Array): number {
   let sum = 0;
   for (let i = 0; i < a.length; i++) sum += a[i]! * b[i]!;
   return sum;
-}
-
-/** Eq. 6 of the paper: Σ a_j x^j / (1 + |Σ b_i x^i|), with i from 1. */
-function rational(numerator: Float32Array, denominator: Float32Array): (x: number) => number {
-  const polynomial = (c: Float32Array, x: number) => c.reduceRight((sum, coefficient) => sum * x + coefficient, 0);
-  return (x) => polynomial(numerator, x) / (1 + Math.abs(x * polynomial(denominator, x)));
-}
-
-export function activations(adapter: Adapter): Activation[] {
-  return adapter.specs.flatMap(({ key }) => {
-    const [, layer, block] = NUMERATOR.exec(key) ?? [];
-    if (layer === undefined) return [];
-    const f = rational(adapter.values(key), adapter.values(key.replace(/numerator$/, "denominator")));
-    return [{ layer: Number(layer), block, f, deviation: largestDeviation(f, gelu, ...CURVE_RANGE) }];
-  });
 }

@@ -3,11 +3,8 @@ import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { z } from "zod";
 import { readJson } from "../../base/index.ts";
-import { Adapter } from "../../methods/index.ts";
+import { CURVE_RANGE, gelu, type LearnedActivation, readLearnedActivations } from "../../methods/index.ts";
 import { type EvaluationMetrics, readMetrics, type StepMetrics } from "../../training/index.ts";
-import { activations, CURVE_RANGE } from "../inspect/facts.ts";
-import { inferBackbone } from "../inspect/infer.ts";
-import { gelu } from "../plot.ts";
 import type { Point } from "./svg.ts";
 
 const objectSchema = z.record(z.string(), z.unknown());
@@ -43,19 +40,17 @@ export function readRun(directory: string): RunFacts {
   };
 }
 
-/** The learned activation functions of the best adapter; none where there is no such adapter yet. */
+/** The learned activation functions of the best adapter; none where there is no readable one yet. */
 function readCurves(directory: string): Curve[] {
-  if (!existsSync(join(directory, "adapter_model.safetensors"))) return [];
-  let adapter: Adapter;
-  try {
-    adapter = Adapter.load(directory, inferBackbone(directory), { allowIdentity: true });
-  } catch {
-    return []; // of a method whose tensors do not tell the backbone's sizes
-  }
-  using loaded = adapter;
   const [from, to] = CURVE_RANGE;
   const xs = Array.from({ length: 61 }, (_, i) => from + ((to - from) * i) / 60);
-  return activations(loaded).map(({ layer, f, deviation }) => ({
+  let learned: LearnedActivation[];
+  try {
+    learned = readLearnedActivations(directory);
+  } catch {
+    return []; // damaged: `milora inspect` says how
+  }
+  return learned.map(({ layer, f, deviation }) => ({
     layer,
     learned: xs.map((x) => [x, f(x)] as const),
     gelu: xs.map((x) => [x, gelu(x)] as const),

@@ -2,14 +2,18 @@
 import type { FastifyInstance } from "fastify";
 import { requireAdmin } from "../http/principal.ts";
 import type { Services } from "../http/services.ts";
+import { exploreRoutes } from "./explore/index.ts";
 import { studioPages } from "./pages.ts";
+import { RunLibrary, runRoutes } from "./runs/index.ts";
 import { sessionRoutes } from "./session-routes.ts";
 
 export async function studioRoutes(app: FastifyInstance, services: Services): Promise<void> {
   await app.register(async (scope) => studioPages(scope, "/docs"));
   await app.register(async (scope) => sessionRoutes(scope, services));
+  await app.register(async (scope) => exploreRoutes(scope, services));
   await app.register(async (scope) => {
     scope.addHook("onRequest", async ({ principal }) => requireAdmin(principal));
-    // Runs: for administrators only.
+    const { runs } = services.config;
+    if (runs.length > 0) await runRoutes(scope, new RunLibrary(runs));
   });
 }

@@ -9,6 +9,7 @@ import { listen } from "../http/server.ts";
 import type { Principal } from "../store/index.ts";
 import { checkFolders } from "./folders.ts";
 import { studioPages } from "./pages.ts";
+import { RunLibrary, runRoutes } from "./runs/index.ts";
 import type { StudioSession } from "./types.ts";
 
 export interface RunStudioOptions {
@@ -60,6 +61,7 @@ export class RunStudio implements AsyncDisposable {
     const session = { schema: { hide: true } };
     app.get("/studio/v1/session", session, async (_, reply) => reply.header("cache-control", "no-store").send(SESSION));
     app.delete("/studio/v1/session", session, async () => SESSION);
+    await app.register(async (scope) => runRoutes(scope, new RunLibrary(folders)));
     try {
       return new RunStudio(app, await listen(app, { host, port }));
     } catch (error) {

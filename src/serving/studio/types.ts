@@ -50,6 +50,10 @@ export interface RunSummary {
   /** ISO 8601. */
   readonly startedAt: string | null;
   readonly updatedAt: string;
+  /** Share of its metrics.jsonl that has been read; below 1 the numbers are of that part, and asking again tells more. */
+  readonly indexed: number;
+  /** Lines of metrics.jsonl that are damaged and were left out. */
+  readonly damagedLines: number;
   /** Why it cannot be shown; the rest is then empty. */
   readonly problem: string | null;
 }
@@ -87,6 +91,8 @@ export interface RunSeries {
   /** First and last step of the range. */
   readonly from: number;
   readonly to: number;
+  /** As of the run. */
+  readonly indexed: number;
   /** First step of each point. */
   readonly step: readonly number[];
   readonly series: readonly RunSeriesPart[];
@@ -96,6 +102,8 @@ export interface RunSeries {
 export interface RunExperts {
   readonly experts: readonly string[];
   readonly layers: number;
+  /** As of the run. */
+  readonly indexed: number;
   readonly step: readonly number[];
   /** [points][layers][experts] */
   readonly shares: readonly (readonly (readonly number[])[])[];
@@ -132,12 +140,93 @@ export interface ReproductionSummary {
   }[];
 }
 
+/** A number with its spread over seeds. */
+export interface ReproducedFigure {
+  /** Median. */
+  readonly value: number | null;
+  readonly low: number | null;
+  readonly high: number | null;
+  readonly seeds: number;
+}
+
+export interface ReproducedTable {
+  readonly name: string;
+  readonly title: string;
+  /** `digits`: after the point of numbers, default 1; `plain`: as many as it takes. */
+  readonly columns: readonly {
+    readonly key: string;
+    readonly title: string;
+    readonly digits?: number | "plain" | undefined;
+  }[];
+  readonly rows: readonly Readonly<Record<string, string | number | ReproducedFigure | null | undefined>>[];
+  readonly notes?: readonly string[] | undefined;
+}
+
+export type ReproducedChart =
+  | {
+      readonly kind: "lines";
+      readonly name: string;
+      readonly title: string;
+      readonly x: string;
+      /** Points lie at 0, 1, … and are called this. */
+      readonly labels?: readonly string[] | undefined;
+      readonly lines: readonly {
+        readonly label: string;
+        readonly points: readonly (readonly [x: number, y: number | null])[];
+        /** For each point, the least and the most over seeds. */
+        readonly spread?: readonly (readonly [low: number | null, high: number | null])[] | undefined;
+        readonly dashed?: boolean | undefined;
+      }[];
+    }
+  | {
+      readonly kind: "shares";
+      readonly name: string;
+      readonly title: string;
+      readonly rows: readonly string[];
+      /** For each layer, the share of each row. */
+      readonly columns: readonly (readonly (number | null)[])[];
+      /** Share of the full colour. */
+      readonly most: number;
+      readonly from: string;
+      readonly to: string;
+    };
+
+/** What results.json holds: the paper's tables and figures, measured. */
+export interface Reproduction {
+  readonly id: string;
+  readonly preset: string;
+  readonly model: string;
+  readonly seeds: number;
+  readonly methods: number;
+  readonly machine: string;
+  /** ISO 8601. */
+  readonly made: string;
+  readonly studies: readonly {
+    readonly name: string;
+    readonly title: string;
+    readonly about: string;
+    readonly tables: readonly ReproducedTable[];
+    readonly charts: readonly ReproducedChart[];
+    readonly cells: number;
+    readonly done: number;
+    /** Reasons why cells were left out. */
+    readonly skipped: readonly string[];
+  }[];
+  readonly differences: readonly {
+    readonly setting: string;
+    readonly paper: string;
+    readonly here: string;
+    readonly methods: readonly string[];
+  }[];
+  readonly failures: readonly { readonly label: string; readonly code: string; readonly reason: string }[];
+}
+
 export interface ExploreRequest {
   /** `model` names; at most 4, all of methods that route. */
   readonly adapters: readonly string[];
   readonly prompt: string;
-  /** `raw`: as it is; `chat`: as a user's message, in the server's chat format. */
-  readonly format: "raw" | "chat";
+  /** `raw`: as it is; `chat`: as a user's message, in the server's chat format; `alpaca`: as training puts instructions. */
+  readonly format: "raw" | "chat" | "alpaca";
 }
 
 export interface LayerRoute {
@@ -159,8 +248,16 @@ export interface AdapterRoute {
   readonly layers: readonly LayerRoute[];
 }
 
+export interface ExploreToken {
+  readonly id: number;
+  readonly text: string;
+  /** In hexadecimal, where the token has no text by itself: a part of a character that the next ones complete. */
+  readonly bytes?: string;
+}
+
 export interface ExploreResult {
-  readonly tokens: readonly { readonly id: number; readonly text: string }[];
+  /** Joined, the texts are the prompt. */
+  readonly tokens: readonly ExploreToken[];
   readonly routes: readonly AdapterRoute[];
 }
 
@@ -179,6 +276,8 @@ export interface ExploreDataRequest {
   readonly format?: "jsonl" | "json" | "csv";
   /** Only the first rows; default and most 2000. */
   readonly limit?: number;
+  /** How rows become prompts, as for training; default `alpaca`. */
+  readonly template?: "alpaca" | "chat" | "none";
 }
 
 /** Figure 2: how often each expert is active, by layer. */
@@ -191,9 +290,11 @@ export interface ExploreDataResult {
   readonly entropy: readonly number[];
   /** Distinct routes. */
   readonly routes: number;
-  /** Of labels and route, bits, where rows have answers; and the same by chance. */
+  /** [layers]: what the active experts tell of the rows' answers, bits, and the same by chance; empty without answers. */
   readonly information: readonly number[];
   readonly informationByChance: readonly number[];
+  /** Of the answers: the most that a route can tell of them, bits. */
+  readonly labelEntropy: number;
 }
 
 /** Lines of the answer to `ExploreDataRequest`, JSON each: progress, then the result or an error. */

@@ -1,0 +1,59 @@
+/** @file For tests: directories of runs that are longer than anybody would train for a test, and real ones of a few steps. */
+import { closeSync, mkdirSync, openSync, writeFileSync, writeSync } from "node:fs";
+import { join } from "node:path";
+import type { EvaluationMetrics, StepMetrics, TrainingConfigInput } from "../../../training/index.ts";
+
+const EXPERTS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+/** A step's line, its loss `1 / step` with a dent at every thousandth. */
+export function stepLine(step: number, changes: Partial<StepMetrics> = {}): StepMetrics {
+  const loss = step % 1000 === 500 ? 9 : 1 + 1 / step;
+  return {
+    ...{ type: "step", step, epoch: step / 100, loss: loss + 0.02, lm_loss: loss, auxiliary: { load_balance: 0.02 } },
+    ...{ lr: 1e-4, grad_norm: 0.5 + 0.25 * Math.sin(step), tokens: 512, supervised_tokens: 64 },
+    ...{ seconds: 0.5, tokens_per_second: 1024 + 0.001 * step },
+    ...changes,
+  };
+}
+
+export function evaluationLine(step: number, best: boolean): EvaluationMetrics {
+  return { type: "evaluation", step, epoch: step / 100, dev_loss: 1, dev_perplexity: 2 + 1 / step, best, seconds: 1 };
+}
+
+/** Config and metrics of a run of `steps` steps with an evaluation after every thousandth, without any training. */
+export function writeLongRun(directory: string, steps: number, { layers = 0, config = {} } = {}): string {
+  mkdirSync(directory, { recursive: true });
+  const adapter = { r: 8, top_k: 3, target_modules: EXPERTS };
+  const settings = { method: layers ? "milora" : "lora", model: "assets/tiny-llama", adapter, epochs: 10, ...config };
+  writeFileSync(join(directory, "config.json"), JSON.stringify(settings));
+  const shares = Array.from({ length: layers }, () => EXPERTS.map(() => Number((1 / EXPERTS.length).toFixed(4))));
+  const file = openSync(join(directory, "metrics.jsonl"), "w");
+  let text: string[] = [];
+  for (let step = 1; step <= steps; step++) {
+    text.push(JSON.stringify(stepLine(step, layers ? { expert_shares: shares } : {})));
+    if (step % 1000 === 0) text.push(JSON.stringify(evaluationLine(step, step === 1000)));
+    if (text.length < 5000 && step < steps) continue;
+    writeSync(file, `${text.join("\n")}\n`);
+    text = [];
+  }
+  closeSync(file);
+  return directory;
+}
+
+/** A config for real training of the bundled backbone: seconds for a few steps. */
+export function shortTraining(output_dir: string, changes: Partial<TrainingConfigInput> = {}): TrainingConfigInput {
+  return {
+    ...{ model: "assets/tiny-llama", method: "milora", adapter: { r: 4 }, output_dir },
+    data: { train: "assets/data/subjects/test.jsonl", dev: 0.03 },
+    ...{
+      batch_size: 4,
+      micro_batch_size: 4,
+      max_steps: 4,
+      eval_every: 2,
+      checkpoint_every: 2,
+      max_length: 384,
+      lr: 5e-3,
+    },
+    ...changes,
+  };
+}
