@@ -1,7 +1,11 @@
 /** @file For tests: directories of runs that are longer than anybody would train for a test, and real ones of a few steps. */
 import { closeSync, mkdirSync, openSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
+import type { FastifyInstance } from "fastify";
 import type { EvaluationMetrics, StepMetrics, TrainingConfigInput } from "../../../training/index.ts";
+import { httpLimitsSchema } from "../../http/config.ts";
+import { newApp, prepareError } from "../../http/fastify.ts";
+import { RunLibrary, runRoutes } from "./index.ts";
 
 const EXPERTS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
@@ -56,4 +60,59 @@ export function shortTraining(output_dir: string, changes: Partial<TrainingConfi
     },
     ...changes,
   };
+}
+
+export interface Reply {
+  readonly status: number;
+  // biome-ignore lint/suspicious/noExplicitAny: each test says what it expects
+  readonly body: any;
+  readonly etag: string;
+}
+
+export type Ask = (path: string, headers?: Record<string, string>) => Promise<Reply>;
+
+/** The routes over folders, without anything else of a server. */
+export class RunApps implements AsyncDisposable {
+  readonly #apps: FastifyInstance[] = [];
+
+  async serve(...folders: string[]): Promise<Ask> {
+    const app = await newApp(httpLimitsSchema.parse({}));
+    app.addHook("onRequest", async (request) => {
+      request.facts = {};
+    });
+    app.setErrorHandler((error, request, reply) => reply.send(prepareError(error, request, reply).body));
+    await app.register(async (scope) => runRoutes(scope, new RunLibrary(folders)));
+    this.#apps.push(app);
+    return async (path, headers = {}) => {
+      const { statusCode, body, headers: sent } = await app.inject({ url: `/studio/v1${path}`, headers });
+      return { status: statusCode, body: body === "" ? undefined : JSON.parse(body), etag: String(sent.etag) };
+    };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const app of this.#apps) await app.close();
+  }
+}
+
+/** Asks until all of the run has been read. */
+export async function whole<T extends { readonly indexed: number }>(ask: Ask, path: string): Promise<T> {
+  for (;;) {
+    const { status, body } = await ask(path);
+    if (status !== 200) throw new Error(`${path}: ${JSON.stringify(body)}`);
+    if (body.indexed === 1) return body as T;
+  }
+}
+
+export const lineOf = (value: object): string => `${JSON.stringify(value)}\n`;
+
+/** A run of so many steps in a folder of its own. */
+export function longRun(
+  directory: string,
+  name: string,
+  steps: number,
+  options: Parameters<typeof writeLongRun>[2] = {},
+) {
+  const folder = join(directory, name);
+  const run = writeLongRun(join(folder, "run"), steps, options);
+  return { folder, run, metrics: join(run, "metrics.jsonl") };
 }
