@@ -1,5 +1,5 @@
 /** @file Who is signed in: asked once, kept for all pages. */
-import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
+import { type QueryClient, useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { createContext, type ReactNode, useContext, useEffect } from "react";
 import type { StudioSession } from "../../../src/serving/studio/types.ts";
 import { ask, signedOut } from "./client.ts";
@@ -21,10 +21,7 @@ export function useSignIn() {
   const queries = useQueryClient();
   return useMutation({
     mutationFn: (key: string) => ask<StudioSession>(PATH, { method: "POST", json: { key } }),
-    onSuccess: (session) => {
-      queries.clear(); // of whoever was here before
-      queries.setQueryData(KEY, session);
-    },
+    onSuccess: (session) => takeOver(queries, session),
   });
 }
 
@@ -32,11 +29,14 @@ export function useSignOut() {
   const queries = useQueryClient();
   return useMutation({
     mutationFn: () => ask<StudioSession>(PATH, { method: "DELETE" }),
-    onSuccess: (session) => {
-      queries.clear();
-      queries.setQueryData(KEY, session);
-    },
+    onSuccess: (session) => takeOver(queries, session),
   });
+}
+
+/** Forgets what whoever was here before has seen. The session itself stays: the frame watches it. */
+function takeOver(queries: QueryClient, session: StudioSession): void {
+  queries.removeQueries({ predicate: ({ queryKey }) => queryKey[0] !== KEY[0] });
+  queries.setQueryData(KEY, session);
 }
 
 const Session = createContext<StudioSession | undefined>(undefined);
