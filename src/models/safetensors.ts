@@ -94,7 +94,7 @@ export class SafetensorsFile implements Disposable {
       if (length > fileBytes - 8) fail(`declares a header of ${length} bytes in a file of ${fileBytes}: truncated`);
       const header = new Uint8Array(length);
       readFully(source, header, 8, path);
-      return new SafetensorsFile(path, source, 8 + length, parseHeader(header, fileBytes - 8 - length, path));
+      return new SafetensorsFile(path, source, 8 + length, knownHeader(header, fileBytes - 8 - length, path));
     } catch (error) {
       close(source);
       throw error;
@@ -191,6 +191,26 @@ export class SafetensorsFile implements Disposable {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+interface Known {
+  readonly bytes: Uint8Array;
+  readonly dataBytes: number;
+  readonly header: SafetensorsHeader;
+}
+
+/** Files of adapters that differ in their numbers only have one header, which is long to parse: the last few are kept. */
+const known: Known[] = [];
+const MOST_KNOWN = 4;
+const LONGEST_KNOWN = 1024 * 1024;
+
+function knownHeader(bytes: Uint8Array, dataBytes: number, path: string): SafetensorsHeader {
+  const found = known.findIndex((one) => one.dataBytes === dataBytes && Buffer.compare(one.bytes, bytes) === 0);
+  const one = known[found] ?? { bytes, dataBytes, header: parseHeader(bytes, dataBytes, path) };
+  if (found >= 0) known.splice(found, 1);
+  if (bytes.length <= LONGEST_KNOWN) known.unshift(one);
+  known.length = Math.min(known.length, MOST_KNOWN);
+  return one.header;
 }
 
 /** A file's number, or what is in it. */

@@ -1,7 +1,7 @@
 /** @file Adapters on disk: `<data>/adapters/<digest>/`, filled in a draft beside them and renamed into place whole. */
 import { createHash, type Hash, randomBytes } from "node:crypto";
-import { createReadStream, readFileSync } from "node:fs";
-import { mkdir, open, readdir, realpath, rename, rm, stat, utimes } from "node:fs/promises";
+import { createReadStream, readFileSync, statSync } from "node:fs";
+import { mkdir, open, readdir, realpath, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join, relative, resolve } from "node:path";
 import { InputError, isAlive, reasonOf } from "../../base/index.ts";
@@ -203,13 +203,49 @@ export async function touch(directory: string): Promise<void> {
   await utimes(directory, now, now).catch(() => {}); // gone already
 }
 
-/** What tells whether the files of an adapter are still those that were found damaged. */
-export async function signatureOf(directory: string): Promise<string> {
-  const parts = ADAPTER_FILES.map(async (file) => {
-    const found = await stat(join(directory, file)).catch(() => undefined);
-    return found ? `${found.ino}.${found.size}.${found.mtimeMs}` : "none";
+/** What tells whether the files of an adapter are still those that were looked at: any write changes it. */
+export function signatureOf(directory: string): string {
+  return stateOf(directory).signature;
+}
+
+/** @returns also when a file changed last, ms since 1970 */
+function stateOf(directory: string): { signature: string; changed: number } {
+  let changed = 0;
+  const parts = ADAPTER_FILES.map((file) => {
+    const found = statSync(join(directory, file), { bigint: true, throwIfNoEntry: false });
+    if (!found) return "none";
+    changed = Math.max(changed, Number(found.ctimeMs));
+    return `${found.ino}.${found.size}.${found.mtimeNs}.${found.ctimeNs}`;
   });
-  return (await Promise.all(parts)).join();
+  return { signature: parts.join(), changed };
+}
+
+/** Beside an adapter's files: their signature when they were known to be what its digest stands for. */
+const CHECKED = "checked";
+/** Times of files are whole ticks of the system's clock: a file that was written just now may be so again unnoticed. */
+const TICK_MS = 20;
+
+/** Whether the files have not been written to since they were hashed: then they need not be again. */
+export function isUnchanged(directory: string): boolean {
+  try {
+    return readFileSync(join(directory, CHECKED), "utf8") === `${signatureOf(directory)}\n`;
+  } catch {
+    return false; // never hashed here, or gone
+  }
+}
+
+/** Remembers that the files are those that were installed. That it cannot is no harm: they are hashed again. */
+export async function rememberUnchanged(directory: string, signature = signatureOf(directory)): Promise<void> {
+  const state = stateOf(directory);
+  if (state.signature !== signature || Date.now() - state.changed < TICK_MS) return;
+  const path = join(directory, CHECKED);
+  const temporary = `${path}.${PROCESS}.${counter++}`;
+  try {
+    await writeFile(temporary, `${signature}\n`);
+    await rename(temporary, path);
+  } catch {
+    await rm(temporary, { force: true }).catch(() => {});
+  }
 }
 
 /**

@@ -1,6 +1,6 @@
 /** @file Reads an adapter off its files bit by bit, so that the event loop goes on serving, and checks that they are whole. */
 import { createHash } from "node:crypto";
-import { closeSync, fstatSync, read, readFileSync } from "node:fs";
+import { closeSync, fstatSync, read, readFileSync, statSync } from "node:fs";
 import { join, sep } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { promisify } from "node:util";
@@ -8,7 +8,7 @@ import { InputError, MiloraError, openRegularFile, reasonOf } from "../../base/i
 import { Adapter, WEIGHTS_FILE } from "../../methods/index.ts";
 import { type BackboneConfig, SafetensorsFile } from "../../models/index.ts";
 import { ADAPTER_FILES } from "./archive.ts";
-import { digestOf, digestOfFiles } from "./files.ts";
+import { digestOf, digestOfFiles, isUnchanged, rememberUnchanged, signatureOf } from "./files.ts";
 
 /**
  * Work goes on for this long before others have their turn, in milliseconds. About as long as a step of many sequences: the
@@ -49,6 +49,8 @@ export interface LoadOptions {
 export interface InstalledOptions extends LoadOptions {
   /** What the files should be. */
   readonly digest: string;
+  /** Bytes of a file of tensors that is read as a whole; larger ones are piece by piece. Default 64 MiB. */
+  readonly whole?: number;
   /** Takes what it needs of the numbers, while they are at hand. What it throws ends the loading. */
   readonly prepare: (adapter: Adapter) => Promise<void>;
 }
@@ -100,26 +102,25 @@ export async function loadInstalled(
   backbone: BackboneConfig,
   options: InstalledOptions,
 ): Promise<Adapter> {
-  const { digest, reserve, gate, signal, prepare } = options;
-  const adapter = await loadSmall(directory, backbone, options);
-  if (adapter) return adapter;
+  const { digest, whole = WHOLE, reserve, gate, signal, prepare } = options;
+  const bytes = await orCorrupt(digest, async () => statSync(join(directory, WEIGHTS_FILE)).size);
+  if (bytes <= whole) return loadWhole(directory, backbone, bytes, options);
   await verified(directory, digest);
   const large = await loadStrictly(directory, backbone, { reserve, gate, signal });
   return prepared(large, prepare);
 }
 
-/** Undefined for an adapter that is too large for it. */
-async function loadSmall(
+async function loadWhole(
   directory: string,
   backbone: BackboneConfig,
+  bytes: number,
   { digest, reserve, gate, signal, prepare }: InstalledOptions,
-): Promise<Adapter | undefined> {
+): Promise<Adapter> {
   using _place = await gate.enter();
   signal?.throwIfAborted();
-  using taken = takeMemory();
+  using taken = takeMemory(bytes);
   const path = join(directory, WEIGHTS_FILE);
-  const contents = await orCorrupt(digest, () => readSmall(path, taken.memory));
-  if (!contents) return undefined;
+  const contents = await orCorrupt(digest, () => readWhole(path, taken.memory));
   await verified(directory, digest, contents);
   let open = (): SafetensorsFile => {
     open = () => SafetensorsFile.open(path, verifiedNow(directory, digest)); // `contents` are another's by then
@@ -155,14 +156,18 @@ function withoutPath(error: InputError, directory: string): InputError {
 }
 
 /**
- * Hashing is on this thread: where sequences decode every core is busy, and another thread takes ten times as long and
+ * Makes sure that the files are those that were installed: by their times as long as nobody wrote to them, else by hashing
+ * them. Hashing is on this thread: where sequences decode every core is busy, and another thread takes ten times as long and
  * makes them wait, too.
  * @param contents of the file of tensors, where they have been read
  * @throws MiloraError ADAPTER_CORRUPT
  */
 async function verified(directory: string, digest: string, contents?: Uint8Array): Promise<void> {
+  if (isUnchanged(directory)) return;
+  const signature = signatureOf(directory);
   const found = await orCorrupt(digest, () => digestOfFiles(directory, contents));
   if (found !== digest) throw corrupt(digest, CHANGED);
+  await rememberUnchanged(directory, signature);
 }
 
 /** The file of tensors, read and hashed at once: for what is seldom asked of an adapter. @throws as `verified` */
@@ -184,8 +189,8 @@ async function orCorrupt<T>(digest: string, read: () => Promise<T>): Promise<T> 
   }
 }
 
-/** Bytes of a file that is read and hashed as a whole, 10 ms; larger ones are piece by piece. */
-const WHOLE = 16 * 1024 * 1024;
+const WHOLE = 64 * 1024 * 1024;
+const MIB = 1024 * 1024;
 
 /**
  * Memory for such files, kept for the next ones: new memory for each has to be zeroed, and counts as JavaScript's, which
@@ -193,17 +198,18 @@ const WHOLE = 16 * 1024 * 1024;
  */
 const spare: Uint8Array[] = [];
 
-function takeMemory(): { readonly memory: Uint8Array } & Disposable {
-  const memory = spare.pop() ?? new Uint8Array(WHOLE);
+/** @param bytes that it has at least */
+function takeMemory(bytes: number): { readonly memory: Uint8Array } & Disposable {
+  const kept = spare.pop();
+  const memory = kept && kept.length >= bytes ? kept : new Uint8Array(Math.ceil(bytes / (8 * MIB)) * 8 * MIB);
   return { memory, [Symbol.dispose]: () => void spare.push(memory) };
 }
 
 /** By one call as a rule: `readFile` makes one for each half of a MiB, between which a server that decodes has other work. */
-async function readSmall(path: string, memory: Uint8Array): Promise<Uint8Array | undefined> {
+async function readWhole(path: string, memory: Uint8Array): Promise<Uint8Array> {
   const handle = openRegularFile(path);
   try {
-    const { size } = fstatSync(handle);
-    if (size > WHOLE) return undefined;
+    const size = Math.min(fstatSync(handle).size, memory.length); // one that grew meanwhile has another digest
     for (let done = 0; done < size; ) {
       const { bytesRead } = await promisify(read)(handle, memory, done, size - done, done);
       if (bytesRead === 0) return memory.subarray(0, done); // cut meanwhile, which its digest or its header tells

@@ -5,7 +5,7 @@ import { InputError, MiloraError, reasonOf, sum } from "../../base/index.ts";
 import type { Adapter } from "../../methods/index.ts";
 import type { BackboneConfig } from "../../models/index.ts";
 import { readArchive } from "./archive.ts";
-import { adapterDirectory, Draft, readDirectory, signatureOf, sweep, touch } from "./files.ts";
+import { adapterDirectory, Draft, readDirectory, rememberUnchanged, signatureOf, sweep, touch } from "./files.ts";
 import { InFlight } from "./in-flight.ts";
 import { type RegistryLimits, registryLimitsSchema } from "./limits.ts";
 import { corrupt, Gate, type InstalledOptions, loadInstalled, loadStrictly } from "./load.ts";
@@ -255,6 +255,7 @@ export class AdapterRegistry implements AsyncDisposable {
   ): Promise<{ record: AdapterRecord; replaced: AdapterRecord | undefined }> {
     using _place = await this.#publishing.enter();
     await draft.publish(this.#root);
+    await rememberUnchanged(adapterDirectory(this.#root, fields.digest));
     this.#corrupt.delete(fields.digest);
     const replaced = await this.#table.put(fields);
     const record = await this.#table.get(fields.owner, fields.name);
@@ -286,14 +287,14 @@ export class AdapterRegistry implements AsyncDisposable {
     const directory = adapterDirectory(this.#root, digest);
     const known = this.#corrupt.get(digest);
     if (known !== undefined) {
-      if (known === (await signatureOf(directory))) throw corrupt(digest, "found at an earlier request");
+      if (known === signatureOf(directory)) throw corrupt(digest, "found at an earlier request");
       this.#corrupt.delete(digest);
     }
     try {
       return await loadInstalled(directory, this.#backbone, { ...options, gate: this.#loads, digest });
     } catch (error) {
       if (error instanceof MiloraError && error.code === "ADAPTER_CORRUPT") {
-        this.#corrupt.set(digest, await signatureOf(directory));
+        this.#corrupt.set(digest, signatureOf(directory));
         this.#log?.warn({ digest }, error.message);
       }
       throw error;

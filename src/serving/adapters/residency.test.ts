@@ -1,9 +1,10 @@
 /** @file Adapters in memory: who goes, who stays, who waits; damaged files; what a restart finds. */
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { signatureOf } from "./files.ts";
 import type { AdapterRecord } from "./record.ts";
 import type { AdapterRegistry } from "./registry.ts";
 import { drafts, fixture, flipByte, newAdapter, openRegistry, Rows } from "./testing.ts";
@@ -94,6 +95,30 @@ describe("damage", () => {
     await registry.load(record);
     expect((await registry.all()).map(({ corrupt }) => corrupt)).toEqual([false, false, false]);
     expect(registry.stats.residentBytes).toBeGreaterThan(0);
+  });
+
+  test("files that nobody has written to since are not hashed again", async () => {
+    const { registry, rows, files } = await openRegistry();
+    const record = await registry.install({ directory: fixture }, shared);
+    const other = await registry.install({ directory: await newAdapter(1) }, { owner: null, name: "b" });
+    const directory = join(files, record.digest);
+    const restarted = async () => (await openRegistry({ directory: dirname(files), adapters: rows })).registry;
+    const replace = () => {
+      for (const file of ["adapter_config.json", "adapter_model.safetensors"]) {
+        copyFileSync(join(files, other.digest, file), join(directory, file));
+      }
+    };
+    await new Promise((resolve) => setTimeout(resolve, 30)); // a tick of the file system's clock
+    await registry.load(record);
+    expect(existsSync(join(directory, "checked"))).toBe(true);
+    await registry.unload(record);
+    replace();
+    await expect(registry.lease(record)).rejects.toMatchObject({ code: "ADAPTER_CORRUPT" });
+    writeFileSync(join(directory, "checked"), `${signatureOf(directory)}\n`);
+    using lease = await (await restarted()).lease(record); // which hashing would have refused
+    expect(lease.adapter.specs.length).toBeGreaterThan(0);
+    replace();
+    await expect((await restarted()).lease(record)).rejects.toMatchObject({ code: "ADAPTER_CORRUPT" });
   });
 
   test.each<[string, (directory: string) => void]>([
