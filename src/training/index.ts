@@ -30,10 +30,11 @@ export { HUB_PREFIX } from "./hub.ts";
 export { type JointInput, JointTrainer } from "./joint.ts";
 export {
   type EvaluationMetrics,
-  metricsLineSchema,
   readMetrics,
   type StepLosses,
   type StepMetrics,
+  type WrittenLine,
+  writtenLineSchema,
 } from "./metrics.ts";
 export { PRESETS, type Preset, type PresetName, presetSettings } from "./presets.ts";
 export { alpacaPrompt, outputOf, type RenderedRow, renderPrompt, renderRow } from "./render.ts";

@@ -56,7 +56,7 @@ export class Buckets {
   }
 
   /** The next row. */
-  add(step: number, offset: number, values: Iterable<readonly [name: string, value: number]>): void {
+  add(step: number, offset: number, values: Iterable<readonly [name: string, value: number | null]>): void {
     if (this.#rows === this.#most * this.#width) this.#halve();
     const bucket = Math.floor(this.#rows / this.#width);
     if (bucket === this.#capacity) this.#grow();
@@ -66,7 +66,7 @@ export class Buckets {
     }
     this.#rows++;
     for (const [name, value] of values) {
-      if (!Number.isFinite(value)) continue;
+      if (value === null) continue;
       const column = this.#column(name);
       if (column === undefined) continue;
       const first = column.count[bucket] === 0;
@@ -188,12 +188,12 @@ export class ShareBuckets {
     return this.#shape;
   }
 
-  add(step: number, shares: readonly (readonly number[])[]): void {
+  add(step: number, shares: readonly (readonly (number | null)[])[]): void {
     const [layers, experts] = [shares.length, shares[0]?.length ?? 0];
     if (layers * experts === 0 || layers * experts > MOST_CELLS) return;
     this.#shape ??= [layers, experts];
     if (layers !== this.#shape[0] || shares.some((layer) => layer.length !== this.#shape![1])) return;
-    if (shares.some((layer) => !layer.every(Number.isFinite))) return;
+    if (shares.some((layer) => layer.includes(null))) return;
     if (this.#rows === this.#most * this.#width) this.#halve();
     const bucket = Math.floor(this.#rows / this.#width);
     if (this.#rows % this.#width === 0) {

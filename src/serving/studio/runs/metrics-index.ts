@@ -1,7 +1,7 @@
 /** @file What a metrics.jsonl of any length says, kept in constant memory and brought up to date by reading what was appended. */
 import { type FileHandle, open } from "node:fs/promises";
 import { reasonOf } from "../../../base/index.ts";
-import { type EvaluationMetrics, metricsLineSchema, type StepMetrics } from "../../../training/index.ts";
+import { type WrittenLine, writtenLineSchema } from "../../../training/index.ts";
 import type { RunEvaluation, RunSeries } from "../types.ts";
 import { Buckets, type Points, ShareBuckets } from "./buckets.ts";
 import { type LineReader, readLines } from "./lines.ts";
@@ -38,20 +38,20 @@ const noTotals = (): Totals => ({
 });
 
 /** A line of a run, or undefined. */
-function parseLine(text: string): StepMetrics | EvaluationMetrics | undefined {
+function parseLine(text: string): WrittenLine | undefined {
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch {
     return undefined;
   }
-  return metricsLineSchema.safeParse(value).data;
+  return writtenLineSchema.safeParse(value).data;
 }
 
-const orNull = (value: number | undefined): number | null =>
-  value === undefined || !Number.isFinite(value) ? null : value;
+type WrittenStep = Extract<WrittenLine, { type: "step" }>;
+type WrittenEvaluation = Extract<WrittenLine, { type: "evaluation" }>;
 
-function* quantitiesOf(step: StepMetrics): Generator<readonly [string, number]> {
+function* quantitiesOf(step: WrittenStep): Generator<readonly [string, number | null]> {
   yield ["loss", step.loss];
   yield ["lm_loss", step.lm_loss];
   yield ["lr", step.lr];
@@ -228,30 +228,29 @@ export class MetricsIndex implements LineReader {
     else this.#totals.damagedLines++;
   }
 
-  #addStep(step: StepMetrics, offset: number): void {
+  #addStep(step: WrittenStep, offset: number): void {
     const totals = this.#totals;
     totals.steps++;
     totals.lastStep = step.step;
     totals.epoch = step.epoch;
-    totals.loss = orNull(step.lm_loss);
+    totals.loss = step.lm_loss;
     totals.tokens += step.tokens;
     totals.seconds += step.seconds;
     this.#series?.add(step.step, offset, quantitiesOf(step));
     if (step.expert_shares) this.#shares?.add(step.step, step.expert_shares);
   }
 
-  #addEvaluation({ step, epoch, dev_loss, dev_perplexity, best, routing }: EvaluationMetrics): void {
+  #addEvaluation({ step, epoch, dev_loss, dev_perplexity, best, routing }: WrittenEvaluation): void {
     const totals = this.#totals;
-    const perplexity = orNull(dev_perplexity);
-    if (best) totals.best = { step, perplexity };
+    if (best) totals.best = { step, perplexity: dev_perplexity };
     if (routing) totals.experts = routing.experts.slice(0, MOST_EXPERTS);
     if (totals.evaluations.length === MOST_EVALUATIONS) {
       // Every second one goes; the best, of which there is one, stays.
       totals.evaluations = totals.evaluations.filter((kept, i) => i % 2 === 1 || kept.step === totals.best?.step);
     }
     totals.evaluations.push({
-      ...{ step, epoch, loss: orNull(dev_loss), perplexity, best },
-      entropy: routing ? routing.entropy.slice(0, MOST_LAYERS).map(orNull) : null,
+      ...{ step, epoch, loss: dev_loss, perplexity: dev_perplexity, best },
+      entropy: routing ? routing.entropy.slice(0, MOST_LAYERS) : null,
       routes: routing?.routes ?? null,
     });
   }
