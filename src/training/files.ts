@@ -39,6 +39,15 @@ export async function readRecords(path: string, options: { columns?: readonly st
     const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
     throw new InputError("FILE_UNREADABLE", path, missing ? "no such file" : reasonOf(error), { cause: error });
   }
+  return await recordsOf(path, bytes, options);
+}
+
+/** The records of what a file called `path` would hold. @throws InputError DATA_INVALID when nothing in it can be read */
+export async function recordsOf(
+  path: string,
+  bytes: Buffer,
+  options: { columns?: readonly string[] } = {},
+): Promise<FileRecord[]> {
   if (startsWith(bytes, GZIP)) {
     try {
       bytes = gunzipSync(bytes);

@@ -1,6 +1,6 @@
 /** @file Rows of data files: the three forms a row may have, read as untrusted input, all bad rows named at once. */
 import { InputError } from "../base/index.ts";
-import { type FileRecord, readRecords } from "./files.ts";
+import { type FileRecord, readRecords, recordsOf } from "./files.ts";
 import { filesOf } from "./sources.ts";
 import { shorten } from "./text.ts";
 
@@ -144,6 +144,10 @@ export interface RowOptions {
   readonly columns?: Columns | undefined;
   /** Rows need no more than an `output`, `completion` or `response`: a template of the user's own takes any fields. */
   readonly free?: boolean | undefined;
+  /** Prompts are all that is wanted of the rows: outputs, completions and responses may be missing. */
+  readonly promptsOnly?: boolean | undefined;
+  /** No more than the first rows. */
+  readonly limit?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -151,7 +155,16 @@ function rowOf(record: FileRecord, options: RowOptions): { row?: Row; problems: 
   if ("problem" in record) return { problems: [record.problem] };
   const missing: string[] = [];
   const value = renamed(record.value, options.columns, missing);
-  return missing.length ? { problems: missing } : parseRow(value, record.number, options.free);
+  if (missing.length) return { problems: missing };
+  return parseRow(options.promptsOnly ? answered(value) : value, record.number, options.free);
+}
+
+/** The fields of a row with an empty answer where it has none. */
+function answered(value: unknown): unknown {
+  if (value === null || typeof value !== "object" || Array.isArray(value)) return value;
+  if ("instruction" in value && !("output" in value)) return { ...value, output: "" };
+  if ("prompt" in value && !("completion" in value || "response" in value)) return { ...value, completion: "" };
+  return value;
 }
 
 /**
@@ -164,17 +177,43 @@ function rowOf(record: FileRecord, options: RowOptions): { row?: Row; problems: 
  */
 export async function loadRows(source: string, options: RowOptions = {}): Promise<Row[]> {
   const files = await filesOf(source, options.signal);
-  const rows: Row[] = [];
-  const bad: string[] = [];
+  const found: FoundRows = { rows: [], bad: [] };
   for (const [index, file] of files.entries()) {
     if (index > 0) options.signal?.throwIfAborted();
-    const several = files.length > 1;
-    for (const record of await readRecords(file)) {
-      const { row, problems } = rowOf(record, options);
-      if (row) rows.push(several ? { ...row, file } : row);
-      else bad.push(`${several ? `${file} ` : ""}row ${record.number}: ${problems.join(", ")}`);
-    }
+    collect(await readRecords(file), found, files.length > 1 ? file : undefined, options);
   }
+  return soundRows(source, found);
+}
+
+/**
+ * Rows of a text that was not read from a file.
+ * @param name what messages call it; one that ends in `.csv` or `.tsv` is read so, anything else as JSON or JSONL
+ * @throws InputError as `loadRows`
+ */
+export async function rowsOfText(text: string, name: string, options: RowOptions = {}): Promise<Row[]> {
+  const found: FoundRows = { rows: [], bad: [] };
+  collect(await recordsOf(name, Buffer.from(text)), found, undefined, options);
+  return soundRows(name, found);
+}
+
+interface FoundRows {
+  readonly rows: Row[];
+  /** What is wrong with the others. */
+  readonly bad: string[];
+}
+
+/** @param file where the data are several */
+function collect(records: readonly FileRecord[], found: FoundRows, file: string | undefined, options: RowOptions) {
+  const { limit = Number.POSITIVE_INFINITY } = options;
+  for (const record of records) {
+    if (found.rows.length + found.bad.length >= limit) return;
+    const { row, problems } = rowOf(record, options);
+    if (row) found.rows.push(file === undefined ? row : { ...row, file });
+    else found.bad.push(`${file === undefined ? "" : `${file} `}row ${record.number}: ${problems.join(", ")}`);
+  }
+}
+
+function soundRows(source: string, { rows, bad }: FoundRows): Row[] {
   if (bad.length) {
     const where = `${source} (${bad.length} bad rows of ${bad.length + rows.length})`;
     throw new InputError("DATA_INVALID", where, shorten(bad));

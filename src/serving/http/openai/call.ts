@@ -47,6 +47,30 @@ interface RoutesAnswer {
   readonly layers: readonly { readonly chosen: readonly string[]; readonly probabilities: readonly number[] }[];
 }
 
+/** @throws InputError TOKENIZER_MISSING, PROMPT_TOO_LONG for a text that cannot fit */
+export function encodePrompt({ engine }: Services, text: string, addSpecialTokens: boolean): number[] {
+  const { config } = engine.backbone;
+  if (!engine.backbone.hasTokenizer) {
+    throw new InputError("TOKENIZER_MISSING", "prompt", "this model has none; send token ids");
+  }
+  if (text.length > config.maxPositions * LONGEST_TOKEN) {
+    const problem = `has ${text.length} characters; the context holds ${config.maxPositions} tokens`;
+    throw new InputError("PROMPT_TOO_LONG", "prompt", problem);
+  }
+  return engine.backbone.tokenizer.encode(text, { addSpecialTokens });
+}
+
+/** Aborted when the client leaves before its answer is whole, or the server stops. */
+export function untilGone({ state }: Services, { raw }: FastifyReply): AbortSignal {
+  const gone = new AbortController();
+  raw.once("close", () => {
+    if (!raw.writableFinished) gone.abort(new ServingError("REQUEST_TIMEOUT", 408, "the client has gone"));
+  });
+  const signal = AbortSignal.any([gone.signal, state.stop.signal]);
+  setMaxListeners(0, signal); // one for each prompt that is under way
+  return signal;
+}
+
 export class Call {
   readonly #services: Services;
   readonly #request: FastifyRequest;
@@ -63,12 +87,7 @@ export class Call {
     this.#services = services;
     this.#request = request;
     this.record = record;
-    const gone = new AbortController();
-    reply.raw.once("close", () => {
-      if (!reply.raw.writableFinished) gone.abort(new ServingError("REQUEST_TIMEOUT", 408, "the client has gone"));
-    });
-    this.signal = AbortSignal.any([gone.signal, services.state.stop.signal]);
-    setMaxListeners(0, this.signal); // one for each prompt that is under way
+    this.signal = untilGone(services, reply);
   }
 
   /** @throws InputError MODEL_NOT_FOUND */
@@ -85,14 +104,7 @@ export class Call {
 
   /** @throws InputError TOKENIZER_MISSING, PROMPT_TOO_LONG for a text that cannot fit */
   encode(text: string, addSpecialTokens: boolean): number[] {
-    const { tokenizer } = this;
-    if (!tokenizer) throw new InputError("TOKENIZER_MISSING", "prompt", "this model has none; send token ids");
-    const { maxPositions } = this.#services.engine.backbone.config;
-    if (text.length > maxPositions * LONGEST_TOKEN) {
-      const problem = `has ${text.length} characters; the context holds ${maxPositions} tokens`;
-      throw new InputError("PROMPT_TOO_LONG", "prompt", problem);
-    }
-    return tokenizer.encode(text, { addSpecialTokens });
+    return encodePrompt(this.#services, text, addSpecialTokens);
   }
 
   /**
