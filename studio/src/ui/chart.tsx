@@ -71,6 +71,8 @@ export function Chart({
     // Its style sheet is in ui.css: the pages' policy allows none inside.
     for (const style of drawn.querySelectorAll("style")) style.remove();
     drawn.setAttribute("role", "img");
+    // Of an image nothing inside has a name.
+    for (const part of drawn.querySelectorAll("[aria-label]")) part.removeAttribute("aria-label");
     element.replaceChildren(drawn);
   }, [plot, width, asTable, options, title, describe]);
 
