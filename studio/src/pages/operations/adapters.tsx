@@ -110,7 +110,7 @@ function Installed({ adapters }: { adapters: readonly AdapterRow[] }) {
     ...COLUMNS,
     {
       key: "actions",
-      title: "",
+      title: "Actions",
       cell: (adapter) => (
         <span className="actions">
           {adapter.resident ? act(adapter, "unload", "Unload") : act(adapter, "load", "Load")}
@@ -194,9 +194,19 @@ const COLUMNS: readonly Column<Row>[] = [
     cell: ({ owner }) => owner ?? <span className="muted">everybody</span>,
     value: ({ owner }) => owner ?? "",
   },
-  { key: "method", title: "Method", cell: ({ method }) => method, value: ({ method }) => method },
-  { key: "rank", title: "Rank", numeric: true, cell: ({ rank }) => number(rank), value: ({ rank }) => rank },
-  { key: "bytes", title: "Size", numeric: true, cell: (row) => bytes(row.bytes), value: (row) => row.bytes },
+  {
+    key: "method",
+    title: "Method, rank",
+    cell: ({ method, rank }) => (rank === null ? method : `${method}, ${rank}`),
+    value: ({ method }) => method,
+  },
+  {
+    key: "bytes",
+    title: "Size",
+    numeric: true,
+    cell: (row) => <span className="nowrap">{bytes(row.bytes)}</span>,
+    value: (row) => row.bytes,
+  },
   {
     key: "state",
     title: "State",
@@ -216,7 +226,7 @@ const COLUMNS: readonly Column<Row>[] = [
   },
   {
     key: "inFlight",
-    title: "Under way",
+    title: "Running",
     numeric: true,
     cell: ({ inFlight }) => number(inFlight),
     value: ({ inFlight }) => inFlight,
@@ -229,14 +239,14 @@ const COLUMNS: readonly Column<Row>[] = [
   },
   {
     key: "requests",
-    title: "Requests, 24 h",
+    title: "Requests 24 h",
     numeric: true,
     cell: ({ requests }) => number(requests),
     value: ({ requests }) => requests,
   },
   {
     key: "tokens",
-    title: "Tokens, 24 h",
+    title: "Tokens 24 h",
     numeric: true,
     cell: ({ tokens }) => number(tokens),
     value: ({ tokens }) => tokens,

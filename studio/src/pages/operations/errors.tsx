@@ -1,6 +1,6 @@
 /** @file The last answers with an error. */
 import type { ServerErrorEntry } from "../../../../src/serving/studio/types.ts";
-import { Badge, type Column, CopyButton, DataTable, Empty, Loaded, SelectField, TextField, time } from "../../ui/index.ts"; // biome-ignore format: one line
+import { Badge, type Column, CopyButton, DataTable, Empty, Loaded, SelectField, TextField } from "../../ui/index.ts"; // biome-ignore format: one line
 import { useErrors } from "./api.ts";
 import { useFilters } from "./filters.ts";
 import { Operations } from "./frame.tsx";
@@ -67,13 +67,16 @@ function ErrorTable({ errors }: { errors: readonly ServerErrorEntry[] }) {
   );
 }
 
+const toTheSecond = (at: string): string =>
+  new Date(at).toLocaleString("en", { dateStyle: "medium", timeStyle: "medium" });
+
 const COLUMNS: readonly Column<ServerErrorEntry>[] = [
   {
     key: "at",
     title: "When",
     cell: ({ at }) => (
       <time dateTime={at} title={at} className="nowrap">
-        {time(at)}
+        {toTheSecond(at)}
       </time>
     ),
     value: ({ at }) => at,

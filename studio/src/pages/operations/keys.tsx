@@ -74,7 +74,7 @@ function KeyTable({ keys }: { keys: readonly KeyRow[] }) {
   const shown = keys.filter((key) => old || stateOf(key) === "active");
   const actions: Column<KeyRow> = {
     key: "actions",
-    title: "",
+    title: "Actions",
     cell: (key) =>
       stateOf(key) === "active" && (
         <Button small kind="danger" aria-label={`Revoke ${called(key)}`} onClick={() => setRevoking(key)}>

@@ -158,7 +158,11 @@ function Residents() {
                   cell: (adapter) => number(adapter.inFlight),
                   value: (adapter) => adapter.inFlight,
                 },
-                { key: "pinned", title: "", cell: ({ pinned }) => pinned && <Badge kind="accent">pinned</Badge> },
+                {
+                  key: "pinned",
+                  title: "Pinned",
+                  cell: ({ pinned }) => (pinned ? <Badge kind="accent">pinned</Badge> : "no"),
+                },
               ]}
             />
           );

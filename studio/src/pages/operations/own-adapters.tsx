@@ -36,7 +36,7 @@ export function OwnAdapters() {
   });
   const actions: Column<OwnRow> = {
     key: "actions",
-    title: "",
+    title: "Actions",
     cell: (adapter) =>
       adapter.owner === tenant && (
         <Button small kind="danger" aria-label={`Remove ${adapter.name}`} onClick={() => setRemoving(adapter)}>
@@ -114,7 +114,13 @@ const columnsFor = (tenant: string | null): readonly Column<OwnRow>[] => [
   },
   { key: "method", title: "Method", cell: ({ method }) => method, value: ({ method }) => method },
   { key: "rank", title: "Rank", numeric: true, cell: ({ rank }) => number(rank), value: ({ rank }) => rank },
-  { key: "bytes", title: "Size", numeric: true, cell: (row) => bytes(row.bytes), value: (row) => row.bytes },
+  {
+    key: "bytes",
+    title: "Size",
+    numeric: true,
+    cell: (row) => <span className="nowrap">{bytes(row.bytes)}</span>,
+    value: (row) => row.bytes,
+  },
   {
     key: "state",
     title: "State",
@@ -123,7 +129,7 @@ const columnsFor = (tenant: string | null): readonly Column<OwnRow>[] => [
   },
   {
     key: "inFlight",
-    title: "Under way",
+    title: "Running",
     numeric: true,
     cell: ({ in_flight }) => number(in_flight),
     value: ({ in_flight = 0 }) => in_flight,

@@ -82,7 +82,7 @@ function TenantTable({ tenants }: { tenants: readonly TenantRow[] }) {
   });
   const actions: Column<Row> = {
     key: "actions",
-    title: "",
+    title: "Actions",
     cell: (tenant) => (
       <span className="actions">
         <Button small aria-label={`Change ${tenant.id}`} onClick={() => setEditing(tenant)}>
