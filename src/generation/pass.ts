@@ -4,7 +4,7 @@ import { type Binding, operators, type Session, Tensor } from "../runtime/index.
 import type { PreparedAdapter } from "./derived.ts";
 import type { PrefillPart, Program } from "./graphs.ts";
 import { ITEM_WIDTH, itemTable, ROUTER_WIDTH, ROUTERS } from "./mixed-graph.ts";
-import { ITEM } from "./packed-adapter.ts";
+import { ITEM, type PackedAdapter } from "./packed-adapter.ts";
 import type { Span } from "./slices.ts";
 
 /** A prompt of a pass. */
@@ -72,7 +72,7 @@ function itemPass(prompts: readonly PassPrompt[], watched: boolean): Pass {
     bind(session, binding, tokens) {
       const made = bindItems(prompts, experts, session, binding, tokens);
       if (experts > 0) made.push(bindRouters(prompts, binding));
-      if (watched && adapter) made.push(...bindParameters(adapter, session, binding));
+      if (watched) made.push(...bindParameters(prompts[0]!.adapter, session, binding));
       return made;
     },
     outputOf(row, output) {
@@ -133,16 +133,24 @@ function bindItems(
   return made;
 }
 
-/** Binds the few parameters that a graph of items takes as they are. */
-function bindParameters(adapter: Adapter, session: Session, binding: Binding): Tensor[] {
+/** Parameters of packed adapters that graphs of items have taken as they are, by the names of inputs. */
+const taken = new WeakMap<PackedAdapter, Map<string, Float32Array>>();
+
+/** Binds the few parameters that a graph of items takes as they are. Numbers that are in a file are read once. */
+function bindParameters({ adapter, packed }: PreparedAdapter, session: Session, binding: Binding): Tensor[] {
+  if (!adapter || !packed) return [];
+  const known = taken.get(packed) ?? new Map<string, Float32Array>();
+  taken.set(packed, known);
   const made: Tensor[] = [];
   for (const { name, shape } of session.inputs) {
     if (!name.startsWith(ADAPTER_INPUT)) continue;
-    const values = adapter.values(name.slice(ADAPTER_INPUT.length));
-    const tensor = Tensor.from("float32", shape.map(Number), values.slice());
+    const values = known.get(name) ?? adapter.values(name.slice(ADAPTER_INPUT.length)).slice();
+    known.set(name, values);
+    const tensor = Tensor.from("float32", shape.map(Number), values);
     made.push(tensor);
     binding.input(name, tensor);
   }
+  adapter.closeFile();
   return made;
 }
 
