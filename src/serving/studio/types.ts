@@ -221,6 +221,14 @@ export interface Reproduction {
   readonly failures: readonly { readonly label: string; readonly code: string; readonly reason: string }[];
 }
 
+/** An adapter that routes prompts, and that one may use. */
+export interface RoutedAdapter {
+  /** As a `model`. */
+  readonly name: string;
+  readonly method: string;
+  readonly rank: number | null;
+}
+
 export interface ExploreRequest {
   /** `model` names; at most 4, all of methods that route. */
   readonly adapters: readonly string[];

@@ -1,7 +1,7 @@
 /** @file The routing explorer over HTTP: routes as generation reports them, whose adapters, what it costs, what is refused. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ask, makeAdapter, post, refusal, type Started, scratch, startServer, until } from "../../http/testing.ts";
-import type { ExploreDataLine, ExploreResult, NamedData } from "../types.ts";
+import type { ExploreDataLine, ExploreResult, NamedData, RoutedAdapter } from "../types.ts";
 
 const files = scratch();
 let started: Started;
@@ -163,6 +163,21 @@ describe("a prompt", () => {
     expect(await refusal(data)).toEqual([404, "MODEL_NOT_FOUND"]);
     expect((await explore({ adapters: [`${ownTenant}/mine`], prompt: "x" }, admin)).status).toBe(200);
     expect((await explore({ adapters: ["mine"], prompt: "x" }, {})).status).toBe(401);
+  });
+
+  test("may go to the adapters that are listed, and to no others", async () => {
+    const listed = async (headers: Record<string, string>) => {
+      const response = await fetch(`${started.url}/studio/v1/explore`, { headers });
+      const { adapters } = (await response.json()) as { adapters: RoutedAdapter[] };
+      expect(adapters.every(({ method, rank }) => method === "milora" && rank === 4)).toBe(true);
+      return adapters.map(({ name }) => name);
+    };
+    expect(await listed(own)).toEqual(["milora", "mine", "second"]);
+    expect(await listed(other)).toEqual(["milora", "second"]);
+    expect(await listed(admin)).toEqual([`${ownTenant}/mine`, "milora", "second"]);
+    for (const name of await listed(admin)) {
+      expect((await explore({ adapters: [name], prompt: "x" }, admin)).status).toBe(200);
+    }
   });
 
   test.each([

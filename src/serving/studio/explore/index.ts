@@ -4,6 +4,7 @@ import { jsonSchema } from "../../http/openapi.ts";
 import type { Services } from "../../http/services.ts";
 import { exploreData } from "./figure.ts";
 import { explorePrompt } from "./prompt.ts";
+import { listRouted } from "./routed.ts";
 import { namedData } from "./rows.ts";
 import { exploreDataSchema, exploreSchema } from "./schemas.ts";
 
@@ -13,6 +14,9 @@ export function exploreRoutes(app: FastifyInstance, services: Services): void {
     "/studio/v1/explore",
     { schema: { tags, summary: "What adapters' routers do with a prompt", body: jsonSchema(exploreSchema) } },
     (request, reply) => explorePrompt(services, request, reply),
+  );
+  app.get("/studio/v1/explore", { schema: { tags, summary: "Adapters that route, and that you may use" } }, (request) =>
+    listRouted(services, request),
   );
   app.get("/studio/v1/data", { schema: { tags, summary: "Data sets that can be routed by name" } }, async () => ({
     data: await namedData(),

@@ -2,10 +2,10 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { InputError, sum } from "../../../base/index.ts";
 import { type Exploration, GenerationError } from "../../../generation/index.ts";
-import { methods } from "../../../methods/index.ts";
 import { type AdapterRecord, qualified } from "../../adapters/index.ts";
 import { untilGone } from "../../http/openai/call.ts";
 import type { Services } from "../../http/services.ts";
+import { routes } from "./routed.ts";
 
 /** What the routers of one adapter did with the prompts. */
 export interface Visited {
@@ -50,7 +50,7 @@ export class Visit {
     for (const model of models) {
       const record = await services.registry.resolve(request.principal, model);
       if (!record) problems.push(`"${model}" is the backbone, which has no routers`);
-      else if (methods.get(record.method)?.properties.routed) records.push(record);
+      else if (routes(record)) records.push(record);
       else problems.push(`"${model}" is an adapter of ${record.method}, which does not choose experts for a prompt`);
     }
     if (problems.length) throw new InputError("NOT_ROUTED", "what is to be explored", problems);
