@@ -137,7 +137,7 @@ function Residents() {
           if (resident.length === 0) return <p className="muted">None: each is loaded by the first request for it.</p>;
           return (
             <DataTable
-              caption="Adapters in memory"
+              caption="Memory of each adapter"
               rows={resident}
               keyOf={modelName}
               initialSort={{ key: "bytes", down: true }}

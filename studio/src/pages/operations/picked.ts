@@ -73,9 +73,12 @@ function nameOf(text: string): string {
 /** The files of what was dropped, folders read through. */
 export async function dropped(items: DataTransferItemList): Promise<FileAt[]> {
   // The list is empty after the first pause.
-  const entries = [...items].map((item) => item.webkitGetAsEntry()).filter((entry) => entry !== null);
+  const found = [...items].map((item) => item.webkitGetAsEntry() ?? item.getAsFile());
   const files: FileAt[] = [];
-  for (const entry of entries) await collect(entry, entry.name, files, 0);
+  for (const one of found) {
+    if (one instanceof File) files.push({ file: one, path: one.name });
+    else if (one) await collect(one, one.name, files, 0);
+  }
   return files;
 }
 
