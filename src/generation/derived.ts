@@ -5,6 +5,7 @@ import type { Backbone } from "../models/index.ts";
 import { type Binding, operators, type Session, Tensor } from "../runtime/index.ts";
 import type { SessionCache } from "./graphs.ts";
 import { type AdapterPrecision, PackedAdapter } from "./packed-adapter.ts";
+import { joinsOthers, scalesInputs } from "./pass.ts";
 import type { Runner } from "./runner.ts";
 
 type Tensors = ReadonlyMap<string, Tensor>;
@@ -95,6 +96,7 @@ export class AdapterCache implements Disposable {
       packed,
       bind(session, binding) {
         for (const { name } of session.inputs) {
+          if (!name.startsWith(ADAPTER_INPUT) && !name.startsWith(DERIVED)) continue;
           const tensor = inputs().get(name);
           if (tensor) binding.input(name, tensor);
         }
@@ -157,13 +159,14 @@ export class AdapterCache implements Disposable {
       };
       const { method, config, backbone } = adapter;
       const operating = operators();
-      if (!operating || !method.lower) inputs(); // numbers of a file are good for packing only
+      if (!operating || !joinsOthers(adapter)) inputs(); // numbers of a file are good for packing only
       const derived = (name: string) => tensors.get(DERIVED + name)!.data as Float32Array;
       const context = { config, backbone, values: (key: string) => adapter.values(key), derived };
       const lowered = method.lower?.(context);
       if (!operating || !lowered) return { tensors, inputs, lowered, packed: undefined, bytes: bytesOf(tensors) };
       const numbers = { modules: lowered, routers: method.lowerRouters?.(context) ?? [] };
       const packed = await PackedAdapter.create(numbers, this.#backbone, this.#precision, operating);
+      if (scalesInputs(lowered)) inputs(); // while its numbers are at hand
       return { tensors, inputs, lowered, packed, bytes: bytesOf(tensors) + packed.byteLength };
     } catch (error) {
       disposeAll(tensors);

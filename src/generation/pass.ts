@@ -1,5 +1,5 @@
 /** @file How the graph of a pass over prompts gets what their adapters do: the method itself, or items for all of them. */
-import { ADAPTER_INPUT, type Adapter } from "../methods/index.ts";
+import { ADAPTER_INPUT, type Adapter, type LoweredModule } from "../methods/index.ts";
 import { type Binding, operators, type Session, Tensor } from "../runtime/index.ts";
 import type { PreparedAdapter } from "./derived.ts";
 import type { PrefillPart, Program } from "./graphs.ts";
@@ -39,7 +39,11 @@ export function joinsOthers(adapter: Adapter | undefined): boolean {
 
 /** Whether they are. Of an attention prefix, and of inputs that are scaled, items of prompts know nothing. */
 export function takesItems({ adapter, lowered }: PreparedAdapter): boolean {
-  return joinsOthers(adapter) && lowered !== undefined && !lowered.some(({ inputScale }) => inputScale);
+  return joinsOthers(adapter) && lowered !== undefined && !scalesInputs(lowered);
+}
+
+export function scalesInputs(lowered: readonly LoweredModule[]): boolean {
+  return lowered.some(({ inputScale }) => inputScale);
 }
 
 /**
