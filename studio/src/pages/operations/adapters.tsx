@@ -132,7 +132,7 @@ function Installed({ adapters }: { adapters: readonly AdapterRow[] }) {
       <div className="filters">
         <TextField label="Find" value={text} type="search" onChange={(event) => set("q", event.target.value)} />
         <SelectField
-          label="Owner"
+          label="Whose"
           options={[["", "all"], ...owners.map((id) => [id, id === EVERYBODY ? "everybody" : id] as const)]}
           value={owner}
           onChange={(event) => set("owner", event.target.value)}

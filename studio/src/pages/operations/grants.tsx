@@ -37,7 +37,7 @@ export function Grants({ owner, name, onClose }: { owner: string; name: string; 
                         {tenant}
                         <Button
                           small
-                          aria-label={`Take the grant back from ${tenant}`}
+                          aria-label={`Take back from ${tenant}`}
                           disabled={change.isPending}
                           onClick={() => change.mutate({ to: tenant, method: "DELETE" })}
                         >
