@@ -88,7 +88,7 @@ function watch(app: FastifyInstance, services: Services): void {
     metrics.answered(route, status, status === CLIENT_CLOSED ? "CLIENT_CLOSED" : facts.code);
     // Streams that break off, too, whose status was told before. Who leaves early has not been answered with an error.
     const failure = status === CLIENT_CLOSED || facts.code === "CLIENT_CLOSED" ? undefined : facts.code;
-    if (route.startsWith("/v1/")) history.answered(failure !== undefined);
+    if (method === "POST" && route.startsWith("/v1/")) history.answered(failure !== undefined);
     if (failure !== undefined) {
       const [tenant, adapter] = [request.principal?.tenant ?? null, facts.adapter ?? null];
       faults.add({

@@ -69,7 +69,7 @@ export class History implements Disposable {
     };
   }
 
-  /** A request of a tenant was answered. */
+  /** A request that gives the model work was answered. */
   answered(failed: boolean): void {
     this.#counts.requests++;
     if (failed) this.#counts.errors++;
