@@ -104,13 +104,16 @@ export function useErrors() {
   });
 }
 
-/** @param from ISO 8601; the same while the page is the same, so that it is one question */
-export function useUsage(by: readonly UsageColumn[], from: string, tenant?: string) {
+/**
+ * @param from ISO 8601; the same while the page is the same, so that it is one question
+ * @param again whether it is asked again; sums of many days are large
+ */
+export function useUsage(by: readonly UsageColumn[], from: string, tenant?: string, again = true) {
   const path = withQuery(adminPath("usage"), { by: by.join(","), from, tenant });
   return useQuery({
     queryKey: ["admin", "usage", path],
     queryFn: async ({ signal }) => (await ask<{ usage: UsageRow[] }>(path, { signal })).usage,
-    refetchInterval: 6 * SOON,
+    refetchInterval: again && 6 * SOON,
     placeholderData: keepPreviousData,
   });
 }

@@ -47,6 +47,14 @@ export function LiveChart({
     },
     [points, lines, unit],
   );
+  if (points.every((point) => lines.every(({ of }) => of(point) === null))) {
+    return (
+      <div className="card stack">
+        <h3>{title}</h3>
+        <p className="muted">Nothing was generated in this time.</p>
+      </div>
+    );
+  }
   const last = points.at(-1);
   const now = lines.map(({ label, of }) => `${label} ${number(last ? of(last) : null)}`).join(", ");
   const table = () => ({

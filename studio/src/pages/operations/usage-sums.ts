@@ -7,6 +7,7 @@ type By = "tenant" | "adapter";
 
 /** Groups that have a colour of their own; the rest share one. */
 const OWN_COLOURS = 7;
+export const OTHERS = "others";
 const MS: Record<Step, number> = { hour: 3_600_000, day: 86_400_000 };
 
 export interface Group {
@@ -70,13 +71,17 @@ export function barsOf(
   return [...values].flatMap(([time, at]) => {
     const start = new Date(time);
     const end = new Date(start.getTime() + MS[step]);
+    const pieces = new Map<string, { series: number; value: number }>();
+    for (const { name, series, other } of groups) {
+      const called = other ? OTHERS : name;
+      const value = (pieces.get(called)?.value ?? 0) + (at.get(name) ?? 0);
+      if (value > 0) pieces.set(called, { series, value });
+    }
     let above = 0;
-    return groups.flatMap(({ name, series }) => {
-      const value = at.get(name) ?? 0;
-      if (value === 0) return [];
+    return [...pieces].map(([name, { series, value }]) => {
       const below = above;
       above += value;
-      return [{ start, end, name, series, value, below, above }];
+      return { start, end, name, series, value, below, above };
     });
   });
 }

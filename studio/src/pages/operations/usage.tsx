@@ -19,7 +19,17 @@ import {
 import { hoursAgo, useTenants, useUsage } from "./api.ts";
 import { useFilters } from "./filters.ts";
 import { Operations } from "./frame.tsx";
-import { type Bar, barsOf, csvOf, type Group, groupsOf, type Measure, type Step, timesOf } from "./usage-sums.ts";
+import {
+  type Bar,
+  barsOf,
+  csvOf,
+  type Group,
+  groupsOf,
+  type Measure,
+  OTHERS,
+  type Step,
+  timesOf,
+} from "./usage-sums.ts";
 
 const SPANS = [
   ["24", "24 hours"],
@@ -49,7 +59,7 @@ export function Usage() {
   // By the hour for a day, else by the day.
   const step: Step = span === "24" ? "hour" : "day";
   const from = useMemo(() => startOf(Number(span), step), [span, step]);
-  const usage = useUsage([step, by], from, tenant === "" ? undefined : tenant);
+  const usage = useUsage([step, by], from, tenant === "" ? undefined : tenant, step === "hour");
   const select = (label: string, name: string, value: string, options: readonly (readonly [string, string])[]) => (
     <SelectField {...{ label, value, options }} onChange={(event) => set(name, event.target.value)} />
   );
@@ -144,7 +154,7 @@ function Report({
 }
 
 const legendOf = (groups: readonly Group[]) => {
-  const named = new Map(groups.map(({ name, series, other }) => [other ? "others" : name, series]));
+  const named = new Map(groups.map(({ name, series, other }) => [other ? OTHERS : name, series]));
   return [...named].map(([label, series]) => ({ label, series }));
 };
 
