@@ -10,6 +10,8 @@ import { ask, makeAdapter, post, type Started, scratch, startServer } from "../.
 import { packAdapter } from "../../src/serving/index.ts";
 import { CHROMIUM, expectAccessible, launch, visit } from "./support.ts";
 
+/** Bytes of an adapter that this server takes. */
+const MOST = 32 * 1024 * 1024;
 const FILES = ["adapter_config.json", "adapter_model.safetensors"] as const;
 
 describe.skipIf(CHROMIUM === undefined)("adapters", () => {
@@ -23,7 +25,7 @@ describe.skipIf(CHROMIUM === undefined)("adapters", () => {
 
   beforeAll(async () => {
     browser = await launch();
-    started = await startServer(`${directory}/data`, { auth: "required" });
+    started = await startServer(`${directory}/data`, { auth: "required", residency: { maxBytes: MOST } });
     const { store } = started.server.services;
     admin = (await store.keys.create({ admin: true })).secret;
     for (const id of ["ann", "bob"]) await store.tenants.create({ id });
@@ -145,6 +147,37 @@ describe.skipIf(CHROMIUM === undefined)("adapters", () => {
     expect(await page.getByRole("button", { name: "Upload", exact: true }).count()).toBe(0);
     expect(await installed()).toEqual(before);
     expect(await answered("broken")).toBe(404);
+  });
+
+  test("an upload says how far it is, and can be cancelled; one that is too large is refused while it is sent", async () => {
+    await using seen = await asAdmin();
+    const { page, context } = seen;
+    const before = await installed();
+    const path = copy("large");
+    const name = join(path, FILES[1]);
+    const tensors = readFileSync(name);
+    const grown = (size: number) => writeFileSync(name, Buffer.concat([tensors, Buffer.alloc(size)]));
+    grown(MOST / 4);
+    const network = await context.newCDPSession(page);
+    const upload = (bytesPerSecond: number) =>
+      network.send("Network.emulateNetworkConditions", {
+        ...{ offline: false, latency: 0, downloadThroughput: -1, uploadThroughput: bytesPerSecond },
+      });
+    await network.send("Network.enable");
+    await upload(1024 * 1024);
+    await page.getByLabel("Choose a folder").setInputFiles(path);
+    await send(page);
+    await page.getByText(/^Sending, [1-9].* of 8\.\d MiB/).waitFor();
+    expect(await page.getByRole("progressbar").count()).toBe(1);
+    await page.getByRole("button", { name: "Cancel" }).click();
+    await page.getByRole("progressbar").waitFor({ state: "detached" });
+    expect(await page.getByLabel("Name").inputValue()).toBe("large"); // to be tried again
+    await upload(-1);
+    grown(MOST);
+    await page.getByLabel("Choose a folder").setInputFiles(path);
+    await send(page);
+    await page.getByRole("alert").getByText(`larger than the ${MOST} bytes allowed`).waitFor();
+    expect(await installed()).toEqual(before);
   });
 
   test("loading, pinning, granting and removing", async () => {

@@ -307,6 +307,13 @@ test.skipIf(CHROMIUM === undefined)(
       await page.getByRole("dialog").getByLabel("Id").fill("dora");
       await page.getByRole("dialog").getByRole("button", { name: "Make tenant" }).click();
       await page.getByRole("row", { name: /^dora/ }).waitFor();
+
+      // What was there stays in sight when the server goes.
+      await page.getByRole("link", { name: "Overview" }).click();
+      await page.getByRole("region", { name: "Memory", exact: true }).waitFor();
+      await started.server.stop();
+      await page.getByRole("alert").getByText("The server cannot be reached").first().waitFor();
+      expect(await page.getByRole("region", { name: "Memory", exact: true }).count()).toBe(1);
     } finally {
       await browser.close();
       remove();
