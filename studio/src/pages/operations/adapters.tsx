@@ -187,7 +187,7 @@ function Installed({ adapters }: { adapters: readonly AdapterRow[] }) {
 }
 
 const COLUMNS: readonly Column<Row>[] = [
-  { key: "name", title: "Adapter", head: true, cell: ({ name }) => name, value: modelName },
+  { key: "name", title: "Adapter", head: true, cell: ({ name }) => name, value: ({ name }) => name },
   {
     key: "owner",
     title: "Owner",
