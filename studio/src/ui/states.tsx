@@ -29,19 +29,43 @@ export function Note({ kind = "plain", children }: { kind?: "plain" | "good" | "
   );
 }
 
+/** Problems that are listed at once; an adapter of another shape has one for each tensor. */
+const LISTED = 20;
+
+/** What several problems are of, as the server's messages begin. */
+function headOf({ message }: ApiError): string {
+  const [where = ""] = message.split(/: \d+ problems: /);
+  return where === "the request" ? "This was refused:" : `${where}:`;
+}
+
+function Problems({ problems }: { problems: readonly string[] }) {
+  const list = (some: readonly string[]) => (
+    <ul>
+      {some.map((problem) => (
+        <li key={problem}>{problem}</li>
+      ))}
+    </ul>
+  );
+  return (
+    <>
+      {list(problems.slice(0, LISTED))}
+      {problems.length > LISTED && (
+        <details>
+          <summary>{problems.length - LISTED} more</summary>
+          {list(problems.slice(LISTED))}
+        </details>
+      )}
+    </>
+  );
+}
+
 /** An error in words, with each problem and the request's id. */
 export function ErrorNote({ error, retry }: { error: unknown; retry?: () => void }) {
   const known = error instanceof ApiError ? error : undefined;
   return (
     <div className="note bad" role="alert">
-      <p>{known?.problems.length ? "This was refused:" : error instanceof Error ? error.message : String(error)}</p>
-      {known && known.problems.length > 0 && (
-        <ul>
-          {known.problems.map((problem) => (
-            <li key={problem}>{problem}</li>
-          ))}
-        </ul>
-      )}
+      <p>{known?.problems.length ? headOf(known) : error instanceof Error ? error.message : String(error)}</p>
+      {known && known.problems.length > 0 && <Problems problems={known.problems} />}
       {known && known.status >= 500 && known.requestId && <p className="muted">Request {known.requestId}</p>}
       {retry && (
         <Button small onClick={retry}>

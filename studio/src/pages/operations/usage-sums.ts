@@ -5,8 +5,9 @@ export type Step = "hour" | "day";
 export type Measure = "tokens" | "requests";
 type By = "tenant" | "adapter";
 
-/** Groups that have a colour of their own; the rest share one. */
-const OWN_COLOURS = 7;
+/** Colours of the theme: the largest groups have one each, the rest share the grey one. */
+const OWN = [1, 2, 3, 4, 5, 6, 8] as const;
+const SHARED = 7;
 export const OTHERS = "others";
 const MS: Record<Step, number> = { hour: 3_600_000, day: 86_400_000 };
 
@@ -49,7 +50,7 @@ export function groupsOf(rows: readonly UsageRow[], by: By, measure: Measure, ba
   return [...sums]
     .map(([name, sum]) => ({ name, ...sum, tokens: sum.promptTokens + sum.completionTokens }))
     .sort((a, b) => b[measure] - a[measure] || (a.name < b.name ? -1 : 1))
-    .map((group, i) => ({ ...group, series: Math.min(i, OWN_COLOURS) + 1, other: i >= OWN_COLOURS }));
+    .map((group, i) => ({ ...group, series: OWN[i] ?? SHARED, other: i >= OWN.length }));
 }
 
 /** Columns of hours or days, their pieces one on the other. */
