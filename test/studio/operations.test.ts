@@ -256,7 +256,16 @@ describe.skipIf(CHROMIUM === undefined)("operations", () => {
     expect(await status("PUT", "/admin/v1/adapters/ledger/resident?tenant=ann")).toBe(403);
     // Whoever signs in next sees nothing of what was here before.
     await page.getByRole("button", { name: "Sign out" }).click();
+    await page.getByRole("heading", { name: "Sign in" }).waitFor();
+    let answer = (): void => {};
+    const held = new Promise<void>((resolve) => {
+      answer = resolve;
+    });
+    await page.route("**/v1/adapters", (route) => held.then(() => route.continue()));
     await signIn(page, keys.ann!);
+    await page.getByRole("status").filter({ hasText: "Asking for adapters" }).waitFor();
+    expect(await page.content()).not.toContain("diary");
+    answer();
     await row(page, /^ledger yours/).waitFor();
     expect(await page.content()).not.toContain("diary");
   });
