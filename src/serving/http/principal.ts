@@ -87,7 +87,8 @@ function cookieOf({ headers, server }: FastifyRequest): string | undefined {
 
 /** @param value empty: the cookie goes */
 export function setCookie({ headers, protocol, server }: FastifyRequest, reply: FastifyReply, value: string): void {
-  const secure = protocol === "https" || headers["x-forwarded-proto"] === "https";
+  // A client that lies to itself only keeps its own cookie from itself.
+  const secure = protocol === "https" || /^https\b/.test(String(headers["x-forwarded-proto"] ?? ""));
   const maxAge = value === "" ? 0 : SESSION_MS / 1000;
   reply.header(
     "set-cookie",

@@ -78,7 +78,7 @@ describe("signing in", () => {
   const cookieOf2 = (cookie: string): string => cookie.split(";")[0]!;
 
   test("behind a proxy that ends TLS the cookie is for https only", async () => {
-    const response = await post(session(closed.url), { key: ann }, { "x-forwarded-proto": "https" });
+    const response = await post(session(closed.url), { key: ann }, { "x-forwarded-proto": "https, http" });
     expect(response.headers.getSetCookie()[0]).toMatch(/; HttpOnly; Secure; SameSite=Strict$/);
   });
 
@@ -90,7 +90,13 @@ describe("signing in", () => {
     expect((await get("/v1/models", { cookie })).status).toBe(200);
     const answered = await post(`${closed.url}/v1/completions`, { ...ask, model: "own" }, { cookie, ...OWN });
     expect(answered.status).toBe(200);
-    for (const path of ["/admin/v1/tenants", "/admin/v1/status", "/metrics"]) {
+    for (const path of [
+      "/admin/v1/tenants",
+      "/admin/v1/status",
+      "/studio/v1/runs",
+      "/studio/v1/reproductions",
+      "/metrics",
+    ]) {
       expect(await refusal(await get(path, { cookie }))).toEqual([403, "FORBIDDEN"]);
     }
     expect((await get("/admin/v1/tenants", { cookie: await signIn(admin) })).status).toBe(200);

@@ -27,7 +27,7 @@ export function Composer({ state, playground }: { state: State; playground: Play
       <TextArea
         label={mode === "chat" ? "Message" : "Prompt"}
         hint={wrong ? "A setting has to be put right first." : "Ctrl or ⌘ with Enter sends to all models, Esc stops."}
-        rows={3}
+        rows={2}
         value={prompt}
         onKeyDown={onKeyDown}
         onChange={({ target }) => playground.change({ prompt: target.value })}

@@ -34,7 +34,8 @@ export function problemsOf(settings: Settings): Record<string, string> {
       const text = settings[name]?.trim() ?? "";
       if (text === "") return [];
       const value = Number(text);
-      const range = most >= 1e6 ? `at least ${least}` : `${above ? `above ${least}` : `from ${least}`} to ${most}`;
+      const range =
+        most >= 1e6 ? `at least ${least}` : `${above ? `above ${least}, at most` : `from ${least} to`} ${most}`;
       const good =
         value >= least && value <= most && !(above && value === least) && (!whole || Number.isInteger(value));
       return good ? [] : [[name, `must be a ${whole ? "whole " : ""}number ${range}`]];
