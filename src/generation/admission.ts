@@ -10,6 +10,37 @@ import { PREFILL_TOKENS, type Shared } from "./shared.ts";
 /** A prompt that joins others spares a pass of its own, which costs about as much as this many tokens more in theirs. */
 const SPARED_TOKENS = 24;
 
+/** Prompts that are read in one pass, by their lengths: as many as it may hold, as long as that spares more than padding costs. */
+export class Together {
+  readonly #limit: number;
+  #prompts = 0;
+  #width = 0;
+  #tokens = 0;
+
+  /** @param limit tokens of a pass, padding included; a single prompt may be longer */
+  constructor(limit: number) {
+    this.#limit = Math.min(limit, PREFILL_TOKENS);
+  }
+
+  /** Tokens with the padding. */
+  get padded(): number {
+    return this.#width * this.#prompts;
+  }
+
+  /** Counts one more prompt, if it is to be read with those before. */
+  join(length: number): boolean {
+    const width = Math.max(this.#width, length);
+    const tokens = this.#tokens + length;
+    const padded = width * (this.#prompts + 1);
+    const worth = padded <= this.#limit && padded - tokens <= SPARED_TOKENS * this.#prompts;
+    if (this.#prompts > 0 && !worth) return false;
+    this.#width = width;
+    this.#tokens = tokens;
+    this.#prompts++;
+    return true;
+  }
+}
+
 /** A prompt on its way into a batch. */
 export interface BatchPrompt {
   readonly tokens: readonly number[];
@@ -138,16 +169,11 @@ export class PromptAdmission implements Admission {
 
   /** The next prompts that are read together: of one adapter, or of several that take items. Their adapters enter. */
   async #next(residents: Resident[]): Promise<BatchPrompt[]> {
-    const limit = Math.min(this.#sliceTokens ?? PREFILL_TOKENS, PREFILL_TOKENS);
+    const pass = new Together(this.#sliceTokens ?? PREFILL_TOKENS);
     const { prefixes } = this.#shared;
     const prompts: BatchPrompt[] = [];
-    let width = 0;
-    let tokens = 0;
     for (const [at, prompt] of this.#queue.entries()) {
-      width = Math.max(width, prompt.tokens.length);
-      tokens += prompt.tokens.length;
-      const padded = width * (at + 1);
-      if (at > 0 && (padded > limit || padded - tokens > SPARED_TOKENS * at)) break;
+      if (!pass.join(prompt.tokens.length)) break;
       const apart = prefixes?.standsApart(prompt, this.#queue[at + 1]) ?? false;
       if (at > 0 && apart) break;
       const resident = await this.#batch.residents.enter(prompt.adapter);

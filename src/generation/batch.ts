@@ -19,6 +19,14 @@ import { type Row, Steps } from "./steps.ts";
 /** Tokens of a slice where nothing else is asked for. */
 const SLICE_TOKENS = 256;
 
+/** Sequences that decode together, as what drives them sees them: a `Batch`, or a simulated one. */
+export type DecodingBatch = Pick<
+  Batch,
+  "maxRows" | "rows" | "adapters" | "logitsOf" | "logProbsOf" | "route" | "reused" | "admit" | "begin" | "step" | "drop"
+> &
+  Pick<Batch, "truncate" | "copyRow"> &
+  Disposable;
+
 /**
  * Up to `maxRows` sequences, each with an adapter of its own or none. Rows 0 … `rows` - 1 are in use. `admit` reads
  * prompts into the next rows, `begin` does so slice by slice, `step` feeds one token to every row; all leave the logits of

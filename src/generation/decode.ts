@@ -1,10 +1,10 @@
 /** @file The loop that drives a batch: jobs take rows, every row gets its next token, those that are over make room. */
+import { type Clock, machineClock } from "../base/index.ts";
 import { RuntimeError } from "../runtime/index.ts";
 import type { Admission, BatchPrompt } from "./admission.ts";
-import type { Batch } from "./batch.ts";
+import type { DecodingBatch } from "./batch.ts";
 import { GenerationError } from "./errors.ts";
 import type { Emission, Job } from "./job.ts";
-import { now } from "./sequence.ts";
 
 /** What a row of the batch is for. */
 interface Slot {
@@ -36,13 +36,15 @@ interface Reading {
 
 /** The jobs of a batch, which it owns, row by row. What goes wrong with one job ends that job alone: look at its `error`. */
 export class Decoder implements Disposable {
-  readonly batch: Batch;
+  readonly batch: DecodingBatch;
+  readonly #clock: Clock;
   readonly #slots: Slot[] = []; // by row
   #reading: Reading | undefined;
   #broken = false;
 
-  constructor(batch: Batch) {
+  constructor(batch: DecodingBatch, clock: Clock = machineClock) {
     this.batch = batch;
+    this.#clock = clock;
   }
 
   /** Rows in use. */
@@ -90,7 +92,7 @@ export class Decoder implements Disposable {
   /** Reads the prompts of jobs and chooses their first tokens; there must be free rows for all of their widths. */
   async admit(jobs: readonly Job[]): Promise<Emission[]> {
     const first = this.batch.rows;
-    const started = now();
+    const started = this.#clock.now();
     try {
       await this.batch.admit(jobs.map(promptOf), commonSignal(jobs));
     } catch (error) {
@@ -105,13 +107,13 @@ export class Decoder implements Disposable {
       }
       return [];
     }
-    return this.#enter(jobs, now() - started);
+    return this.#enter(jobs, this.#clock.now() - started);
   }
 
   /** Begins to read a prompt slice by slice, one at a time; rows for it must stay free. */
   begin(job: Job, sliceTokens: number): void {
     const admission = this.batch.begin([promptOf(job)], { sliceTokens });
-    this.#reading = { job, admission, started: now() };
+    this.#reading = { job, admission, started: this.#clock.now() };
   }
 
   /** Reads the next slice of the prompt that was begun; with the last one its first tokens are chosen. */
@@ -128,7 +130,7 @@ export class Decoder implements Disposable {
       return [];
     }
     this.#endReading();
-    return this.#enter([job], now() - started);
+    return this.#enter([job], this.#clock.now() - started);
   }
 
   /** Feeds every row its token and chooses the next. */
@@ -267,7 +269,7 @@ function adapterDisposed(): GenerationError {
  *
  * @throws what made a job fail
  */
-export async function* decodeJobs(batch: Batch, queue: Job[]): AsyncGenerator<readonly Emission[]> {
+export async function* decodeJobs(batch: DecodingBatch, queue: Job[]): AsyncGenerator<readonly Emission[]> {
   using decoder = new Decoder(batch);
   for (;;) {
     decoder.sweep();

@@ -29,3 +29,10 @@ export type {
 } from "./scheduler/types.ts";
 export type { ScoreOptions } from "./score.ts";
 export type { ScoreResult, ScoreRow } from "./score-rows.ts";
+export type { EngineCosts, PassWork, StepWork } from "./simulation/batch.ts";
+export {
+  SimulatedAdapter,
+  type SimulatedMachine,
+  type SimulatedRequest,
+  SimulatedScheduler,
+} from "./simulation/scheduler.ts";

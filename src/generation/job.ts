@@ -1,4 +1,5 @@
 /** @file A request on its way: its answers, drawn from one reading of the prompt, and how it ends. */
+import type { Clock } from "../base/index.ts";
 import type { Backbone, Tokenizer } from "../models/index.ts";
 import { type BeamMoves, BeamSearch } from "./beam.ts";
 import {
@@ -23,6 +24,8 @@ export interface Emission {
 export interface JobContext {
   readonly tokenizer: Tokenizer | undefined;
   readonly eosTokenIds: readonly number[];
+  /** Default: the machine's. */
+  readonly clock?: Clock;
 }
 
 export function jobContext(backbone: Backbone): JobContext {
@@ -40,13 +43,13 @@ export class Job {
   /** Why it failed. */
   error: unknown;
 
-  constructor(request: GenerationRequest, { tokenizer, eosTokenIds }: JobContext, n = 1) {
+  constructor(request: GenerationRequest, { tokenizer, eosTokenIds, clock }: JobContext, n = 1) {
     this.request = request;
     const { options } = request;
     const { beams = 1, seed = Math.floor(Math.random() * 2 ** 32) } = options;
     this.sequences = Array.from({ length: n }, (_, choice) => {
       const own = { ...request, options: { ...options, seed: choiceSeed(seed, choice) } };
-      return new Sequence(own, tokenizer, eosTokenIds);
+      return new Sequence(own, tokenizer, eosTokenIds, clock);
     });
     if (beams > 1) {
       this.search = new BeamSearch({

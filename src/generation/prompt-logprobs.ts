@@ -1,9 +1,9 @@
 /** @file Probabilities of the tokens of prompts, and the one token after them that the same pass can tell. */
+import { machineClock } from "../base/index.ts";
 import { logitsNotFinite } from "./errors.ts";
 import { groupBy } from "./group.ts";
 import type { Emission, Job } from "./job.ts";
 import { scoreSequences } from "./score.ts";
-import { now } from "./sequence.ts";
 import type { Shared } from "./shared.ts";
 
 /**
@@ -25,7 +25,7 @@ export async function readPromptLogprobs(
 }
 
 async function readOfScope(shared: Shared, jobs: readonly Job[], signal: AbortSignal | undefined): Promise<Emission[]> {
-  const started = now();
+  const started = machineClock.now();
   const rows = jobs.map(({ request: { prompt, options, promptLogprobs }, isPromptOnly }) => ({
     tokens: prompt,
     promptLength: prompt.length,
@@ -35,7 +35,7 @@ async function readOfScope(shared: Shared, jobs: readonly Job[], signal: AbortSi
   }));
   const { adapter, scope } = jobs[0]!.request;
   const scores = await scoreSequences(shared, adapter, rows, signal, scope);
-  const ended = now();
+  const ended = machineClock.now();
   return jobs.flatMap((job, index) => {
     const { logprobs, tops, last, route } = scores[index]!;
     if (job.over) return []; // cancelled meanwhile

@@ -1,5 +1,5 @@
 /** @file One request on its way: its tokens so far, how the next is chosen, and when it is over. */
-import type { Random } from "../base/index.ts";
+import { type Clock, machineClock, type Random } from "../base/index.ts";
 import type { Tokenizer } from "../models/index.ts";
 import { logitsNotFinite } from "./errors.ts";
 import { Penalties } from "./penalties.ts";
@@ -14,9 +14,6 @@ import {
 } from "./request.ts";
 import { chooseToken, likeliest, type Sampling } from "./sampler.ts";
 import { TextStream } from "./text.ts";
-
-/** Milliseconds of a monotonic clock. */
-export const now = (): number => performance.now();
 
 export class Sequence {
   readonly request: GenerationRequest;
@@ -33,14 +30,21 @@ export class Sequence {
   readonly #penalties: Penalties | undefined;
   readonly #top: (readonly TokenLogprob[])[] = [];
   readonly #ends: ReadonlySet<number>;
+  readonly #clock: Clock;
   #finish: GenerationResult["finishReason"] | undefined;
   #endedAt = 0;
   #reused = 0;
 
   /** @param eosTokenIds the backbone's, unless the request has its own */
-  constructor(request: GenerationRequest, tokenizer: Tokenizer | undefined, eosTokenIds: readonly number[]) {
+  constructor(
+    request: GenerationRequest,
+    tokenizer: Tokenizer | undefined,
+    eosTokenIds: readonly number[],
+    clock: Clock = machineClock,
+  ) {
     const { options } = request;
     this.request = request;
+    this.#clock = clock;
     this.#text = new TextStream(tokenizer?.decodeStream({ continuation: true }), options.stop);
     this.#random = randomOf(options);
     const { temperature = 0, topK, topP, minP } = options;
@@ -88,7 +92,7 @@ export class Sequence {
   read(prefillMs: number, route: RouteReport | undefined, reused: number): void {
     this.#reused = reused;
     this.prefillMs = prefillMs;
-    this.startedAt = now();
+    this.startedAt = this.#clock.now();
     this.route = route;
   }
 
@@ -124,7 +128,7 @@ export class Sequence {
   }
 
   #end(): string {
-    this.#endedAt = now();
+    this.#endedAt = this.#clock.now();
     return this.#text.end();
   }
 }

@@ -1,4 +1,5 @@
 /** @file What a scheduler has taken on, whose it is, and what may begin next: queue, shares, slots and limits together. */
+import type { Clock } from "../../base/index.ts";
 import type { Adapter } from "../../methods/index.ts";
 import { GenerationError } from "../errors.ts";
 import { Fairness, INPUT_COST, OUTPUT_COST } from "./fairness.ts";
@@ -14,6 +15,7 @@ export type Task = TextTask | ScoreTask;
 export class Ledger {
   readonly observer: SchedulerObserver;
   readonly #limits: SchedulerLimits;
+  readonly #clock: Clock;
   readonly #fairness = new Fairness();
   readonly #queue = new FairQueue<Task>(this.#fairness);
   readonly #slots: AdapterSlots<Adapter | undefined>;
@@ -22,7 +24,8 @@ export class Ledger {
   /** Work since it was last measured. */
   #work = 0;
 
-  constructor(limits: SchedulerLimits, observer: SchedulerObserver) {
+  constructor(limits: SchedulerLimits, observer: SchedulerObserver, clock: Clock) {
+    this.#clock = clock;
     this.#limits = limits;
     this.#slots = new AdapterSlots(limits.maxAdaptersPerBatch);
     this.observer = quiet(observer);
@@ -195,7 +198,7 @@ export class Ledger {
     task.hasSlot = task.rows > 0;
     if (task.hasSlot) this.#slots.enter(task.adapter);
     this.#charge(task, { input: task.input });
-    this.observer.admitted?.(task.request, performance.now() - task.submitted);
+    this.observer.admitted?.(task.request, this.#clock.now() - task.submitted);
   }
 
   #end(task: TextTask): void {

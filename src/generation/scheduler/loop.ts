@@ -1,34 +1,63 @@
 /** @file The work of a scheduler: turn by turn prompts are read, every sequence gets a token, and consumers are told. */
-import { setImmediate } from "node:timers/promises";
-import { Batch } from "../batch.ts";
+import type { Clock } from "../../base/index.ts";
+import type { Adapter } from "../../methods/index.ts";
+import { Batch, type DecodingBatch } from "../batch.ts";
 import { commonSignal, Decoder, wasCancelled } from "../decode.ts";
 import { groupBy } from "../group.ts";
 import type { Emission, Job } from "../job.ts";
 import { joinsOthers } from "../pass.ts";
 import { readPromptLogprobs } from "../prompt-logprobs.ts";
-import { now } from "../sequence.ts";
 import { PREFILL_TOKENS, type Shared } from "../shared.ts";
 import type { Ledger, Task } from "./ledger.ts";
 import type { SchedulerLimits } from "./limits.ts";
 import { ScoreTask, type TextTask } from "./task.ts";
 
+/** What a loop has the work done by: an engine, or what stands for one in a simulation. */
+export interface LoopEngine {
+  /** Rows for sequences, made for the jobs that are the first in them. */
+  batch(maxRows: number, jobs: readonly Job[]): DecodingBatch;
+  /** As the function of this name. */
+  readPromptLogprobs(jobs: readonly Job[], signal?: AbortSignal): Promise<Emission[]>;
+  /** Whether its prompts are likely to be read together with those of other adapters. */
+  joinsOthers(adapter: Adapter | undefined): boolean;
+}
+
+export function loopEngine(shared: Shared): LoopEngine {
+  return {
+    batch: (maxRows, jobs) =>
+      new Batch(
+        shared,
+        maxRows,
+        {
+          prompt: Math.max(...jobs.map(({ request }) => request.prompt.length)),
+          longest: Math.max(...jobs.map(({ longest }) => longest)),
+        },
+        jobs.reduce((sum, { width }) => sum + width, 0),
+      ),
+    readPromptLogprobs: (jobs, signal) => readPromptLogprobs(shared, jobs, signal),
+    joinsOthers,
+  };
+}
+
 export class Loop implements Disposable {
-  readonly #shared: Shared;
+  readonly #engine: LoopEngine;
+  readonly #clock: Clock;
   readonly #limits: SchedulerLimits;
   readonly #ledger: Ledger;
   /** From the first sequence on. */
   #decoder: Decoder | undefined;
   readonly #tasks = new WeakMap<Job, TextTask>();
 
-  constructor(shared: Shared, limits: SchedulerLimits, ledger: Ledger) {
-    this.#shared = shared;
+  constructor(engine: LoopEngine, limits: SchedulerLimits, ledger: Ledger, clock: Clock) {
+    this.#engine = engine;
+    this.#clock = clock;
     this.#limits = limits;
     this.#ledger = ledger;
   }
 
   /** Lets waiting work begin, then takes a step with all sequences. */
   async turn(): Promise<void> {
-    const started = now();
+    const started = this.#clock.now();
     this.#sweep();
     const rows = this.#decoder?.rows ?? 0;
     const { maxPrefillTokens } = this.#limits;
@@ -38,8 +67,8 @@ export class Loop implements Disposable {
     await this.#read(picked);
     await this.#readOn();
     await this.#step();
-    if (picked.length + rows > 0 || this.#decoder?.reading) this.#ledger.worked(now() - started);
-    else await setImmediate();
+    if (picked.length + rows > 0 || this.#decoder?.reading) this.#ledger.worked(this.#clock.now() - started);
+    else await this.#clock.turn();
   }
 
   [Symbol.dispose](): void {
@@ -62,7 +91,7 @@ export class Loop implements Disposable {
       const wanted = alike.filter(({ over }) => !over);
       if (wanted.length > 0) this.#settle(await this.#tellPrompts(wanted));
     }
-    const next = inOrder(jobs.filter(({ over }) => !over));
+    const next = this.#inOrder(jobs.filter(({ over }) => !over));
     if (next.length === 0) return;
     const short = next.filter((job) => !this.#isLong(job));
     let emissions: Emission[] = [];
@@ -87,17 +116,7 @@ export class Loop implements Disposable {
 
   /** The batch, made for the jobs that are the first in it. */
   #open(jobs: readonly Job[]): Decoder {
-    this.#decoder ??= new Decoder(
-      new Batch(
-        this.#shared,
-        this.#limits.maxBatch,
-        {
-          prompt: Math.max(...jobs.map(({ request }) => request.prompt.length)),
-          longest: Math.max(...jobs.map(({ longest }) => longest)),
-        },
-        jobs.reduce((sum, { width }) => sum + width, 0),
-      ),
-    );
+    this.#decoder ??= new Decoder(this.#engine.batch(this.#limits.maxBatch, jobs), this.#clock);
     return this.#decoder;
   }
 
@@ -116,7 +135,7 @@ export class Loop implements Disposable {
   /** Reads prompts whose probabilities are asked for; one that cannot be read fails alone. */
   async #tellPrompts(jobs: readonly Job[]): Promise<Emission[]> {
     try {
-      return await readPromptLogprobs(this.#shared, jobs, commonSignal(jobs));
+      return await this.#engine.readPromptLogprobs(jobs, commonSignal(jobs));
     } catch (error) {
       if (jobs.length > 1) {
         const emissions: Emission[] = [];
@@ -135,9 +154,9 @@ export class Loop implements Disposable {
     if (!decoder || decoder.rows === 0) return;
     const { rows, jobs } = decoder;
     const { adapters } = decoder.batch;
-    const started = now();
+    const started = this.#clock.now();
     const emissions = await decoder.step();
-    this.#ledger.observer.step?.({ rows, adapters, ms: now() - started });
+    this.#ledger.observer.step?.({ rows, adapters, ms: this.#clock.now() - started });
     // A beam search works on all of its beams and tells its tokens at the end.
     for (const job of jobs) if (job.search) this.#ledger.generated(this.#tasks.get(job)!, job.width);
     this.#settle(emissions);
@@ -159,11 +178,11 @@ export class Loop implements Disposable {
     this.#decoder?.sweep();
     this.#ledger.endOver();
   }
-}
 
-/** In which order prompts are read: those that can be are read together, of about the same length where adapters may differ. */
-function inOrder(jobs: readonly Job[]): Job[] {
-  const groups = groupBy(jobs, ({ request: { adapter } }) => (joinsOthers(adapter) ? "any" : adapter));
-  const length = ({ request }: Job): number => request.prompt.length;
-  return [...groups].flatMap(([key, group]) => (key === "any" ? group.sort((a, b) => length(a) - length(b)) : group));
+  /** In which order prompts are read: those that can be are read together, of about the same length where adapters may differ. */
+  #inOrder(jobs: readonly Job[]): Job[] {
+    const groups = groupBy(jobs, ({ request: { adapter } }) => (this.#engine.joinsOthers(adapter) ? "any" : adapter));
+    const length = ({ request }: Job): number => request.prompt.length;
+    return [...groups].flatMap(([key, group]) => (key === "any" ? group.sort((a, b) => length(a) - length(b)) : group));
+  }
 }

@@ -1,9 +1,9 @@
 /** @file What a scheduler has taken on: a request for text or for scores, from submission to its end. */
+import type { Clock } from "../../base/index.ts";
 import type { Adapter } from "../../methods/index.ts";
 import type { Emission, Job } from "../job.ts";
 import type { GenerationResult } from "../request.ts";
 import type { ScorePiece } from "../score-rows.ts";
-import { now } from "../sequence.ts";
 import type { Channel } from "./channel.ts";
 import { INPUT_COST, OUTPUT_COST } from "./fairness.ts";
 import type { ChoiceToken, ScheduledRequest, SchedulerObserver } from "./types.ts";
@@ -16,7 +16,8 @@ export class TextTask {
   readonly tenant: string;
   readonly weight: number;
   readonly adapter: Adapter | undefined;
-  readonly submitted = now();
+  readonly submitted: number;
+  readonly #clock: Clock;
   /** It has an adapter slot of the batch. */
   hasSlot = false;
   /** Undoes what would end it: its timer, and listening to its signal. */
@@ -25,7 +26,14 @@ export class TextTask {
   readonly #given: number[] = [];
   readonly #lastAt: number[] = [];
 
-  constructor(request: ScheduledRequest, job: Job, channel: Channel<ChoiceToken, readonly GenerationResult[]>) {
+  constructor(
+    request: ScheduledRequest,
+    job: Job,
+    channel: Channel<ChoiceToken, readonly GenerationResult[]>,
+    clock: Clock,
+  ) {
+    this.#clock = clock;
+    this.submitted = clock.now();
     this.request = request;
     this.job = job;
     this.channel = channel;
@@ -81,7 +89,7 @@ export class TextTask {
       ...(first && promptLogprobs && { promptLogprobs }),
       ...(ended && { finishReason: ended }),
     });
-    const at = now();
+    const at = this.#clock.now();
     const last = this.#lastAt[choice];
     this.#lastAt[choice] = at;
     if (first) observer.firstToken?.(this.request, at - this.submitted);

@@ -1,23 +1,30 @@
 /** @file Adapters in memory: loaded once for many callers, counted while in use, evicted least recently used first, never beyond the budget. */
-import { InputError, MiloraError, sum } from "../../base/index.ts";
+import { type Clock, InputError, MiloraError, machineClock, sum } from "../../base/index.ts";
 import type { Adapter } from "../../methods/index.ts";
 
-export interface ResidencyOptions {
+/** What there is of an adapter in memory. */
+export interface ResidentTensors {
+  dispose(): void;
+}
+
+export interface ResidencyOptions<A extends ResidentTensors = Adapter> {
   readonly maxBytes: number;
   readonly maxAdapters: number;
   /** How long a load waits for memory that others use. */
   readonly waitMs: number;
   /** Calls `reserve` with the bytes that the tensors take before it allocates them. */
-  load(digest: string, reserve: (bytes: number) => Promise<void>, signal: AbortSignal): Promise<Adapter>;
+  load(digest: string, reserve: (bytes: number) => Promise<void>, signal: AbortSignal): Promise<A>;
   /** Told before the tensors of an adapter go. */
-  forget(adapter: Adapter): void;
+  forget(adapter: A): void;
+  /** Default: the machine's. */
+  readonly clock?: Clock;
 }
 
 /** One adapter that is in memory, or on its way there. */
-interface Slot {
+interface Slot<A> {
   readonly digest: string;
   /** Undefined until it is loaded. */
-  adapter: Adapter | undefined;
+  adapter: A | undefined;
   /** Reserved for its tensors; 0 until their size is known. */
   bytes: number;
   reserved: boolean;
@@ -32,8 +39,8 @@ interface Slot {
   readonly abort: AbortController;
 }
 
-interface Waiter {
-  readonly slot: Slot;
+interface Waiter<A> {
+  readonly slot: Slot<A>;
   readonly bytes: number;
   grant(): void;
 }
@@ -68,12 +75,12 @@ export class AdaptersBusyError extends MiloraError {
   }
 }
 
-export class Residency implements AsyncDisposable {
-  readonly #options: ResidencyOptions;
+export class Residency<A extends ResidentTensors = Adapter> implements AsyncDisposable {
+  readonly #options: ResidencyOptions<A>;
   /** Least recently used first. */
-  readonly #slots = new Map<string, Slot>();
+  readonly #slots = new Map<string, Slot<A>>();
   /** Loads that wait for memory, first come first served. */
-  readonly #waiters: Waiter[] = [];
+  readonly #waiters: Waiter<A>[] = [];
   #bytes = 0;
   #count = 0;
   readonly #counters = { hits: 0, loads: 0, failures: 0, evictions: 0 };
@@ -81,7 +88,7 @@ export class Residency implements AsyncDisposable {
   readonly #loading = new Set<Promise<void>>();
   #closed = false;
 
-  constructor(options: ResidencyOptions) {
+  constructor(options: ResidencyOptions<A>) {
     this.#options = options;
   }
 
@@ -89,7 +96,7 @@ export class Residency implements AsyncDisposable {
    * The adapter, and the right to use it until `release`. Whoever asks while it is being loaded waits for the same load.
    * @throws what loading throws; AdaptersBusyError; the signal's reason
    */
-  async acquire(digest: string, signal?: AbortSignal): Promise<{ adapter: Adapter; release(): void }> {
+  async acquire(digest: string, signal?: AbortSignal): Promise<{ adapter: A; release(): void }> {
     if (this.#closed) throw new MiloraError("DRAINING", "the server is shutting down", { exitCode: 1 });
     signal?.throwIfAborted();
     let slot = this.#slots.get(digest);
@@ -162,11 +169,11 @@ export class Residency implements AsyncDisposable {
     await Promise.allSettled(this.#loading);
   }
 
-  #begin(digest: string): Slot {
+  #begin(digest: string): Slot<A> {
     const abort = new AbortController();
     const { promise, resolve, reject } = withResolvers();
     promise.catch(() => {}); // those who wait hear of it
-    const slot: Slot = {
+    const slot: Slot<A> = {
       ...{ digest, adapter: undefined, bytes: 0, reserved: false, users: 0, pinned: false, retired: false },
       ...{ lastUsed: Date.now(), loading: promise, abort },
     };
@@ -197,14 +204,14 @@ export class Residency implements AsyncDisposable {
   }
 
   /** Puts it at the end of the queue of those to be evicted. */
-  #use(slot: Slot): void {
+  #use(slot: Slot<A>): void {
     slot.lastUsed = Date.now();
     if (this.#slots.get(slot.digest) !== slot) return;
     this.#slots.delete(slot.digest);
     this.#slots.set(slot.digest, slot);
   }
 
-  #leave(slot: Slot): void {
+  #leave(slot: Slot<A>): void {
     slot.users--;
     this.#use(slot);
     if (slot.users === 0 && !slot.adapter) slot.abort.abort(new Error("nobody waits for this adapter any more"));
@@ -213,12 +220,12 @@ export class Residency implements AsyncDisposable {
   }
 
   /** Frees a retired slot that nobody uses. */
-  #settle(slot: Slot): void {
+  #settle(slot: Slot<A>): void {
     if (slot.retired && slot.users === 0 && !slot.pinned && slot.adapter) this.#drop(slot);
   }
 
   /** Takes a slot out, with its tensors and its memory. Nobody may be using it. */
-  #drop(slot: Slot): void {
+  #drop(slot: Slot<A>): void {
     if (this.#slots.get(slot.digest) === slot) this.#slots.delete(slot.digest);
     const { adapter } = slot;
     slot.adapter = undefined;
@@ -236,13 +243,13 @@ export class Residency implements AsyncDisposable {
   }
 
   /** Waits for memory. @throws InputError ADAPTER_TOO_LARGE, AdaptersBusyError, the reason of the slot's abort */
-  async #reserve(slot: Slot, bytes: number): Promise<void> {
-    const { maxBytes, waitMs } = this.#options;
+  async #reserve(slot: Slot<A>, bytes: number): Promise<void> {
+    const { maxBytes, waitMs, clock = machineClock } = this.#options;
     slot.abort.signal.throwIfAborted();
     if (bytes > maxBytes) throw tooLarge(bytes, maxBytes);
     slot.bytes = bytes;
     const { promise, resolve, reject } = withResolvers();
-    const waiter: Waiter = { slot, bytes, grant: resolve };
+    const waiter: Waiter<A> = { slot, bytes, grant: resolve };
     this.#waiters.push(waiter);
     const give = (error: unknown): void => {
       const at = this.#waiters.indexOf(waiter);
@@ -255,19 +262,19 @@ export class Residency implements AsyncDisposable {
     const busy = (): void =>
       give(new AdaptersBusyError("all memory for adapters is in use; try again later", Math.ceil(waitMs / 1000)));
     slot.abort.signal.addEventListener("abort", aborted);
-    const timer = setTimeout(busy, waitMs);
+    const callOff = clock.after(waitMs, busy);
     this.#serve();
     if (!this.#couldFit(waiter)) busy();
     try {
       await promise;
     } finally {
-      clearTimeout(timer);
+      callOff();
       slot.abort.signal.removeEventListener("abort", aborted);
     }
   }
 
   /** Whether there would be room if all that is not pinned went. */
-  #couldFit({ bytes }: Waiter): boolean {
+  #couldFit({ bytes }: Waiter<A>): boolean {
     const pinned = [...this.#slots.values()].filter((slot) => slot.pinned && slot.reserved);
     const taken = sum(pinned.map(({ bytes: own }) => own));
     return taken + bytes <= this.#options.maxBytes && pinned.length < this.#options.maxAdapters;
@@ -288,7 +295,7 @@ export class Residency implements AsyncDisposable {
   /** Evicts until there is room; nothing when there would not be enough of it. */
   #makeRoom(bytes: number): boolean {
     const { maxBytes, maxAdapters } = this.#options;
-    const victims: Slot[] = [];
+    const victims: Slot<A>[] = [];
     let free = maxBytes - this.#bytes;
     let places = maxAdapters - this.#count;
     for (const slot of this.#slots.values()) {
