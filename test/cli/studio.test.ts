@@ -35,9 +35,11 @@ test("it shows runs to this machine, without a model, a database or keys, until 
   expect(url).toMatch(/^http:\/\/127\.0\.0\.1:\d+\/studio\/$/);
   const session = await fetch(`${url}v1/session`);
   expect(await session.json()).toMatchObject({ signedIn: true, byKey: false, role: "admin", server: null, runs: true });
+  const runs = await fetch(`${url}v1/runs`);
+  expect([runs.status, await runs.json()]).toEqual([200, { runs: [] }]);
   // What needs a server is not here, and other sites' pages are not answered.
   expect((await fetch(new URL("/v1/models", url))).status).toBe(404);
-  expect((await fetch(`${url}v1/session`, { headers: { origin: "https://evil.example" } })).status).toBe(403);
+  expect((await fetch(`${url}v1/runs`, { headers: { origin: "https://evil.example" } })).status).toBe(403);
   const ended = once(child, "exit");
   child.kill("SIGINT");
   expect(await ended).toEqual([0, null]);
