@@ -36,6 +36,9 @@ function placesOf({ server, runs, role }: StudioSession): readonly (readonly [pa
   ];
 }
 
+/** Places whose tabs keep what was done in them while another one is looked at. */
+const STEADY = ["/routing"];
+
 function Frame({ session }: { session: StudioSession }) {
   const places = placesOf(session);
   const [location] = useLocation();
@@ -61,7 +64,7 @@ function Frame({ session }: { session: StudioSession }) {
         <Who session={session} />
       </header>
       <main id="content" tabIndex={-1}>
-        <Caught key={location}>
+        <Caught key={STEADY.find((place) => location.startsWith(place)) ?? location}>
           <Suspense fallback={<Loading />}>
             <Switch>
               <Route path="/">{places[0] ? <Redirect to={places[0][0]} replace /> : <Nothing />}</Route>
