@@ -36,7 +36,7 @@ export interface Ask {
   /** Sent as JSON. */
   readonly json?: unknown;
   /** Sent as it is. */
-  readonly body?: BodyInit;
+  readonly body?: NonNullable<RequestInit["body"]>;
   readonly type?: string;
   readonly signal?: AbortSignal;
 }
@@ -94,6 +94,6 @@ async function errorOf(response: Response): Promise<ApiError> {
 /** A path with a query; what is undefined is left out. */
 export function withQuery(path: string, query: Readonly<Record<string, string | number | undefined>>): string {
   const given = Object.entries(query).filter(([, value]) => value !== undefined);
-  const text = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
+  const text = new URLSearchParams(given.map(([name, value]): [string, string] => [name, String(value)])).toString();
   return text === "" ? path : `${path}?${text}`;
 }
