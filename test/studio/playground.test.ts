@@ -271,4 +271,22 @@ describe.skipIf(CHROMIUM === undefined)("the playground", () => {
     await set(page, { "Top p": "7" });
     await expectAccessible(page);
   });
+
+  test("long lists are searched by typing; a name that is not there is told so by the server", async () => {
+    const { store } = server.server.services;
+    const facts = { digest: "0".repeat(64), method: "lora", rank: 4, bytes: 1 };
+    for (let i = 0; i < 250; i++) await store.adapters.put({ owner: "ann", name: `many-${i}`, ...facts });
+    await using visited = await open({ key: ann });
+    const { page } = visited;
+    const model = page.getByRole("combobox", { name: "Model 1" });
+    await model.fill("tiny-llama");
+    await set(page, { "Most new tokens": "4" });
+    await page.getByLabel("Message", { exact: true }).fill("Hello");
+    await page.getByRole("button", { name: "Send" }).click();
+    await ended(page, "tiny-llama");
+    await model.fill("many-9999");
+    await page.getByRole("button", { name: "Ask again of tiny-llama" }).click();
+    await answerOf(page, "many-9999").getByRole("alert").getByText("does not exist").waitFor();
+    await expectAccessible(page);
+  });
 });

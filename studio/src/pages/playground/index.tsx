@@ -1,5 +1,6 @@
 /** @file The page Playground: one question to several models at once, side by side. */
 import { useEffect, useRef, useState, useSyncExternalStore } from "react";
+import { Link } from "wouter";
 import { useSession } from "../../api/session.tsx";
 import { Button, Card, Empty, Loaded, Note, Page } from "../../ui/index.ts";
 import { AnswerCard } from "./answer.tsx";
@@ -103,7 +104,7 @@ function Models({ state, playground, models }: { state: State; playground: Playg
     >
       {!server?.chat && (
         <p className="muted">
-          This model has no chat template: it continues prompts. `milora serve --chat-template` gives it one.
+          This model has no chat template: it continues prompts. <code>milora serve --chat-template</code> gives it one.
         </p>
       )}
       <div className="columns">
@@ -129,7 +130,8 @@ function Models({ state, playground, models }: { state: State; playground: Playg
       </div>
       {models.length === 1 && (
         <Note>
-          There is no adapter yet that you may use. Upload one under Operations, or train one: `milora train --help`.
+          There is no adapter yet that you may use. <Link href="/operations">Upload one</Link>, or train one:{" "}
+          <code>milora train --help</code>.
         </Note>
       )}
     </Card>

@@ -23,7 +23,14 @@ export const SETTINGS: readonly Setting[] = [
   { name: "presence_penalty", label: "Presence penalty", hint: "−2 to 2", least: -2, most: 2 },
   { name: "frequency_penalty", label: "Frequency penalty", hint: "−2 to 2", least: -2, most: 2 },
   { name: "repetition_penalty", label: "Repetition penalty", hint: "1: none", least: 0, most: 100, above: true },
-  { name: "beam_width", label: "Beams", hint: "2 or more: a beam search", least: 1, most: 64, whole: true },
+  {
+    name: "beam_width",
+    label: "Beams",
+    hint: "2 or more: a search, without a temperature",
+    least: 1,
+    most: 64,
+    whole: true,
+  },
   { name: "length_penalty", label: "Length penalty", hint: "of beams", least: -10, most: 10 },
 ];
 

@@ -83,15 +83,25 @@ export function isBusy({ turns }: State): boolean {
   return turns.some(({ answers }) => Object.values(answers).some(isRunning));
 }
 
-/** Tokens a second after the first one. */
-export function speedOf({ tokens, decodeMs }: Answer): number | null {
-  return decodeMs !== null && decodeMs > 0 && tokens > 1 ? ((tokens - 1) * 1000) / decodeMs : null;
+/** Tokens a second after the first one; a beam search tells them all at its end. */
+export function speedOf({ tokens, decodeMs, request }: Answer): number | null {
+  const { beam_width: beams } = request.body;
+  return !(typeof beams === "number" && beams > 1) && decodeMs !== null && decodeMs > 0 && tokens > 1
+    ? ((tokens - 1) * 1000) / decodeMs
+    : null;
 }
+
+/** A browser's `sessionStorage`. */
+export type Kept = object & {
+  getItem(key: string): string | null;
+  setItem(key: string, value: string): void;
+  removeItem(key: string): void;
+};
 
 const PREFIX = "milora-playground:";
 
 /** Reads what was kept for `who`, and forgets what was kept for anybody else: the window may have changed hands. */
-export function recall(storage: Storage, who: string, first: State): State {
+export function recall(storage: Kept, who: string, first: State): State {
   for (const key of Object.keys(storage)) {
     if (key.startsWith(PREFIX) && key !== PREFIX + who) storage.removeItem(key);
   }
@@ -105,7 +115,7 @@ export function recall(storage: Storage, who: string, first: State): State {
   }
 }
 
-export function keep(storage: Storage, who: string, state: State): void {
+export function keep(storage: Kept, who: string, state: State): void {
   try {
     storage.setItem(PREFIX + who, JSON.stringify({ ...state, turns: state.turns.slice(-MOST_TURNS) }));
   } catch {

@@ -6,6 +6,7 @@ import {
   type Column,
   isBusy,
   isRunning,
+  type Kept,
   keep,
   MOST_COLUMNS,
   type Problem,
@@ -35,7 +36,7 @@ interface Piece {
 }
 
 export class Playground {
-  readonly #storage: Storage;
+  readonly #storage: Kept;
   readonly #who: string;
   readonly #listeners = new Set<() => void>();
   /** By turn and column. */
@@ -44,7 +45,7 @@ export class Playground {
   #drawing: ReturnType<typeof setTimeout> | undefined;
   #keeping: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(state: State, storage: Storage, who: string) {
+  constructor(state: State, storage: Kept, who: string) {
     this.#state = state;
     this.#storage = storage;
     this.#who = who;
