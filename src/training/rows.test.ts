@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { InputError } from "../base/index.ts";
-import { loadRows, type RowOptions } from "./rows.ts";
+import { loadRows, type RowOptions, rowsOfText } from "./rows.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "milora-rows-"));
 afterAll(() => rmSync(directory, { recursive: true }));
@@ -99,5 +99,31 @@ describe("loadRows", () => {
     expect((await errorOf(file("empty.jsonl", "\n"))).message).toContain("has no rows");
     expect((await errorOf(join(directory, "none.json"))).message).toContain("no such file");
     expect((await errorOf(file("cut.json", '[{"prompt":'))).message).toContain("not valid JSON");
+  });
+});
+
+describe("rowsOfText", () => {
+  it("reads what a file of that name would hold", async () => {
+    expect(await rowsOfText(JSON.stringify(rows), "data.json")).toMatchObject(expected);
+    const csv = 'prompt,completion\n"a, b",c\n';
+    expect(await rowsOfText(csv, "data.csv")).toMatchObject([{ number: 1, prompt: "a, b", response: "c" }]);
+    await expect(rowsOfText(csv, "data.jsonl")).rejects.toThrow(/data.jsonl[\s\S]*row 1: not valid JSON/);
+  });
+
+  it("takes prompts without answers only where they are all that is wanted", async () => {
+    const text = '{"prompt":"a"}\n{"instruction":"b","output":"c"}\n{"instruction":"d"}';
+    const found = await rowsOfText(text, "data.jsonl", { promptsOnly: true });
+    expect(found).toMatchObject([{ prompt: "a", response: "" }, { output: "c" }, { instruction: "d", output: "" }]);
+    await expect(rowsOfText(text, "data.jsonl")).rejects.toThrow(
+      /row 1: missing "completion"[\s\S]*row 3: missing "output"/,
+    );
+    const other = rowsOfText('{"question":"q"}', "data.jsonl", { promptsOnly: true });
+    await expect(other).rejects.toThrow(/has "question"$/);
+  });
+
+  it("looks at no more than the first rows", async () => {
+    const text = '{"prompt":"a","completion":"b"}\nbroken';
+    expect(await rowsOfText(text, "data.jsonl", { limit: 1 })).toHaveLength(1);
+    await expect(rowsOfText(text, "data.jsonl", { limit: 2 })).rejects.toThrow(/1 bad rows of 2/);
   });
 });
