@@ -2,7 +2,9 @@
 import { readFileSync } from "node:fs";
 import type { Browser, Download, Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { makeAdapter, post, type Started, scratch, startServer, until } from "../../src/serving/http/testing.ts";
+import { Adapter, methodOf } from "../../src/methods/index.ts";
+import { readBackboneConfig } from "../../src/models/index.ts";
+import { MODEL, makeAdapter, post, type Started, scratch, startServer, until } from "../../src/serving/http/testing.ts";
 import type { AdapterRoute, ExploreResult } from "../../src/serving/studio/types.ts";
 import { CHROMIUM, expectAccessible, launch, type VisitOptions, visit } from "./support.ts";
 
@@ -46,6 +48,15 @@ async function routeOf(
   const response = await post(`${server.url}/studio/v1/explore`, body, { authorization: `Bearer ${ann}` });
   const { tokens, routes } = (await response.json()) as ExploreResult;
   return { ...routes[0]!, tokens };
+}
+
+/** An adapter with a pooler of this kind. */
+async function adapterOf(pooler: string): Promise<string> {
+  const path = `${directory}/${pooler}`;
+  using adapter = Adapter.create(methodOf("milora"), { r: 2, pooler }, readBackboneConfig(MODEL), 5);
+  for (const key of adapter.tensors.keys()) if (key.includes("lora_B")) adapter.values(key).fill(0.01);
+  await adapter.save(path);
+  return path;
 }
 
 const short = (name: string): string => name.replace(/_proj$/, "");
@@ -172,6 +183,25 @@ describe.skipIf(CHROMIUM === undefined)("a prompt", () => {
     await page.getByLabel("Prompt", { exact: true }).fill("Why not?");
     await expectRoute(page, "first", await routeOf("Why not?", "first", "alpaca"));
     expect(await page.getByRole("alert").count()).toBe(0);
+  });
+
+  test("through a pooler that has no weights says so", async () => {
+    const { registry } = server.server.services;
+    const directories = await Promise.all(["max", "mean"].map((pooler) => adapterOf(pooler)));
+    for (const [i, name] of ["largest", "plain-mean"].entries()) {
+      await registry.install({ directory: directories[i]! }, { owner: "ann", name });
+    }
+    await using visited = await open("?adapter=largest&adapter=plain-mean&layer=1&prompt=What is a cell?");
+    const { page } = visited;
+    const [largest, mean] = [page.getByRole("article").nth(0), page.getByRole("article").nth(1)];
+    await largest.getByText("no token has a weight").waitFor();
+    await mean.getByText("every token counts alike").waitFor();
+    const { tokens } = await routeOf("What is a cell?", "plain-mean");
+    await mean
+      .getByText(`${(100 / tokens.length).toFixed(1)} %`)
+      .first()
+      .waitFor();
+    for (const name of ["largest", "plain-mean"]) await registry.remove("ann", name);
   });
 
   test("of somebody else's adapter is refused", async () => {
