@@ -114,7 +114,8 @@ export class Buckets {
             least = Math.min(least, min[i]!);
             largest = Math.max(largest, max[i]!);
           }
-          part.mean.push(rows ? total / rows : null);
+          // Rounding takes the mean of equal numbers off them.
+          part.mean.push(rows ? Math.min(largest, Math.max(least, total / rows)) : null);
           part.min.push(rows ? least : null);
           part.max.push(rows ? largest : null);
         }

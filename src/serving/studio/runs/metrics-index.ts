@@ -139,7 +139,7 @@ export class MetricsIndex implements LineReader {
   async series(from: number, to: number, most: number): Promise<RunSeries> {
     const series = this.#series ?? new Buckets(SERIES_BUCKETS);
     const { steps, lastStep } = this.#totals;
-    const range = { from: Math.max(from, Math.min(1, lastStep)), to: Math.min(to, lastStep) };
+    const range = { from: Math.min(Math.max(from, 1), lastStep), to: Math.min(to, lastStep) };
     const [first, end] = series.between(range.from, range.to);
     const coarse = series.width > 1 && end - first < most;
     const start = series.offsetOf(first);

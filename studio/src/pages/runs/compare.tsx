@@ -111,16 +111,13 @@ function Overlaid({ runs, address }: { runs: readonly RunDetail[]; address: Addr
   const all = queries.map(({ data }) => data);
   const known = all.filter((data) => data !== undefined);
   const view = viewOf(address);
+  const last = Math.max(1, ...runs.map(({ step }) => step));
+  const domain = [range.from ?? Math.min(1, last), Math.min(range.to ?? last, last)] as const;
   // What was measured is the same object as long as nothing has changed.
   // biome-ignore lint/correctness/useExhaustiveDependencies: the lists are made anew each time, their parts are not
-  const charts = useMemo(() => chartsOf(runs, all), [...runs, ...all]);
+  const charts = useMemo(() => chartsOf(runs, all, domain), [...runs, ...all, ...domain]);
   if (queries.some(({ isPending }) => isPending)) return <Loading what="Reading their steps" />;
   const failed = queries.find(({ error }) => error);
-  const last = Math.max(1, ...runs.map(({ step }) => step));
-  const domain = [
-    Math.min(...known.map(({ from }) => from)),
-    range.to === undefined ? last : Math.min(range.to, last),
-  ] as const;
   return (
     <div className="stack">
       {failed && <ErrorNote error={failed.error} />}
@@ -135,9 +132,12 @@ function Overlaid({ runs, address }: { runs: readonly RunDetail[]; address: Addr
   );
 }
 
-function chartsOf(runs: readonly RunDetail[], all: readonly (RunSeries | undefined)[]) {
+function chartsOf(
+  runs: readonly RunDetail[],
+  all: readonly (RunSeries | undefined)[],
+  [from, to]: readonly [number, number],
+) {
   const known = all.filter((data) => data !== undefined);
-  const [from, to] = [Math.min(...known.map((data) => data.from)), Math.max(...known.map((data) => data.to))];
   const lineOf = (points: (run: RunDetail, series: RunSeries) => Line["points"], dots = false): Line[] =>
     runs.flatMap((run, i) => {
       const series = all[i];

@@ -51,7 +51,7 @@ function Table({ title, of }: { title: string; of: Readonly<Record<string, unkno
       {found.length === 0 ? (
         <Empty title="No setting is called that" />
       ) : (
-        <DataTable caption={title} columns={COLUMNS} rows={found} keyOf={({ name }) => name} />
+        <DataTable caption={`${title}, setting by setting`} columns={COLUMNS} rows={found} keyOf={({ name }) => name} />
       )}
     </Card>
   );

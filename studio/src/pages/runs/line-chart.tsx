@@ -31,8 +31,8 @@ export function LineChart({ title, lines, domain: [from, to], view, onZoom, line
       height: 220,
       marginLeft: LEFT,
       marginRight: RIGHT,
-      x: { label: "step", domain: from < to ? [from, to] : [from - 0.5, from + 0.5], tickFormat: number, ticks: 5 },
-      y: { label: null, grid: true, type: log ? "log" : "linear", tickFormat: (y: number) => number(y) },
+      x: { label: "step", domain: from < to ? [from, to] : [from - 0.5, from + 0.5], ticks: 5 },
+      y: { label: null, grid: true, type: log ? "log" : "linear" },
       marks: drawn.flatMap((line) => marks(plot, line, log, drawn.length > 1)),
     }),
     [drawn, from, to, log],
@@ -71,7 +71,7 @@ function marks(plot: typeof import("@observablehq/plot"), line: Line, log: boole
       ...{ x: "x", y: "y", stroke: color, strokeWidth: 1.5 },
       ...(dashed && { strokeDasharray: "4 3" }),
     }),
-    ...(dots || shown.length < 40 ? [plot.dot(shown, { x: "x", y: "y", fill: color, r: 2.5 })] : []),
+    ...(dots || (!dashed && shown.length < 40) ? [plot.dot(shown, { x: "x", y: "y", fill: color, r: 2.5 })] : []),
     plot.tip(shown, plot.pointerX({ x: "x", y: "y", title, fill: "var(--surface)", stroke: "var(--line)" })),
   ];
 }
@@ -132,7 +132,8 @@ function Brush({
     <div
       ref={box}
       className="brush"
-      onPointerDown={begin}
+      // Captured: the tip of a chart keeps clicks for itself.
+      onPointerDownCapture={begin}
       onPointerMove={(event) => drag && setDrag({ ...drag, end: placeOf(event) })}
       onPointerUp={finish}
       onPointerCancel={() => setDrag(undefined)}

@@ -11,6 +11,7 @@ import {
   Empty,
   Loaded,
   number,
+  percent,
   SelectField,
   TextField,
   time,
@@ -136,6 +137,9 @@ function useColumns(picked: readonly string[], pick: (ids: readonly string[]) =>
           <>
             <Link href={runLink(run.id)}>{run.id}</Link>
             {run.problem !== null && <p className="problem">{run.problem}</p>}
+            {run.problem === null && run.indexed < 1 && (
+              <p className="muted">{percent(run.indexed)} of its metrics have been read so far</p>
+            )}
           </>
         ),
       },

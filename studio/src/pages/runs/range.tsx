@@ -1,6 +1,6 @@
 /** @file Which steps are shown, and how: fields for the range, the whole, logarithms, smoothing. */
 import { type FormEvent, useEffect, useState } from "react";
-import { Button, Checkbox, number, SelectField, TextField } from "../../ui/index.ts";
+import { Button, Checkbox, SelectField, TextField } from "../../ui/index.ts";
 import { type Address, rangeOf, SMOOTHINGS, viewOf } from "./address.ts";
 
 export function RangeControls({ address, last }: { address: Address; last: number }) {
@@ -20,7 +20,7 @@ export function RangeControls({ address, last }: { address: Address; last: numbe
       type="number"
       min="0"
       step="1"
-      placeholder={number(placeholder)}
+      placeholder={String(placeholder)}
       value={typed[name]}
       onChange={({ target }) => setTyped({ ...typed, [name]: target.value })}
     />

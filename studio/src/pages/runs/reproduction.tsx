@@ -94,7 +94,7 @@ function Study({
         </span>
       </p>
       {tables.map((table) => (
-        <Table key={table.name} table={table} />
+        <Table key={table.name} table={table} of={title} />
       ))}
       {charts.length > 0 && (
         <div className="grid wide">
@@ -126,12 +126,12 @@ interface Numbered {
   readonly place: number;
 }
 
-function Table({ table }: { table: ReproducedTable }) {
+function Table({ table, of }: { table: ReproducedTable; of: string }) {
   const { name, title, notes } = table;
   const columns = table.columns.map((column, i): Column<Numbered> => {
     const paper = isOfPaper(column);
     return {
-      ...{ key: column.key, title: column.title, numeric: isNumeric(table, column), head: i === 0 },
+      ...{ key: column.key, title: column.title || column.key, numeric: isNumeric(table, column), head: i === 0 },
       value: ({ row }) => sortValue(row[column.key]),
       cell: ({ row }) => {
         const { text, spread } = cellOf(row[column.key], column);
@@ -154,7 +154,7 @@ function Table({ table }: { table: ReproducedTable }) {
       </div>
       {table.rows.length > 0 && (
         <DataTable
-          caption={title}
+          caption={`${of}: ${title}`}
           columns={columns}
           rows={table.rows.map((row, place) => ({ row, place }))}
           keyOf={({ place }) => String(place)}
@@ -241,7 +241,7 @@ function Differences({ of, methods }: { of: readonly Difference[]; methods: numb
         <p>None.</p>
       ) : (
         <DataTable
-          caption="Settings that are not the paper's"
+          caption="Settings here and in the paper"
           columns={columns}
           rows={of}
           keyOf={({ setting, methods: named }) => `${setting} ${named.join()}`}

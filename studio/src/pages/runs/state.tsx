@@ -1,19 +1,22 @@
 /** @file How it stands with a run, in few signs. */
 import type { RunSummary } from "../../../../src/serving/studio/types.ts";
-import { Badge, number, percent } from "../../ui/index.ts";
+import { Badge, percent } from "../../ui/index.ts";
 
 export function StateBadge({ run: { problem, state } }: { run: RunSummary }) {
   if (problem !== null) return <Badge kind="bad">broken</Badge>;
   return <Badge kind={state === "running" ? "accent" : state === "finished" ? "good" : "plain"}>{state}</Badge>;
 }
 
+/** Steps are told one by one, however many there are. */
+export const counted = (steps: number): string => steps.toLocaleString("en");
+
 export function Steps({ run: { step, plannedSteps, name } }: { run: RunSummary }) {
-  if (plannedSteps === null) return number(step);
+  if (plannedSteps === null) return counted(step);
   return (
     <span className="steps">
       <progress max={plannedSteps} value={Math.min(step, plannedSteps)} aria-label={`Steps of ${name}`} />
       <span className="nowrap">
-        {number(step)} of {number(plannedSteps)}
+        {counted(step)} of {counted(plannedSteps)}
       </span>
     </span>
   );
