@@ -1,4 +1,4 @@
-/** @file The routes of one adapter: layers down, experts across, likelier ones darker, chosen ones marked. */
+/** @file The routes of one adapter: layers down, experts across, likelier ones with more colour, chosen ones marked. */
 import { type KeyboardEvent, useRef, useState } from "react";
 import type { AdapterRoute } from "../../../../src/serving/studio/types.ts";
 import { expertName } from "../../ui/index.ts";

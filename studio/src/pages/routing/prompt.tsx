@@ -145,7 +145,7 @@ function Columns({
   return (
     <>
       <p className="muted measure">
-        Each row is a layer, each column an expert. Darker: the router gives it more of its probability. ● chosen. A
+        Each row is a layer, each column an expert; the fuller its colour, the likelier the router finds it. ● chosen. A
         click or the arrow keys pick a layer, which is shown below its picture.
       </p>
       <div className="columns" aria-busy={busy}>
