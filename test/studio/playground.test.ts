@@ -232,7 +232,7 @@ describe.skipIf(CHROMIUM === undefined)("the playground", () => {
     // It has no types of its own to take away.
     const printed = await run(process.execPath, ["--input-type=module", "-e", program], { env, cwd });
     expect(prompt + printed.stdout).toBe(shown);
-    expect(program).toContain('"top_k": 20');
+    expect(program).toContain("  top_k: 20,");
   });
 
   test("a tenant finds its own adapters, everybody's and the backbone; four models at most", async () => {

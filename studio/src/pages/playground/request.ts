@@ -50,6 +50,11 @@ const OPENAI = new Set(
   ),
 );
 
+/** JSON as one would write it in a program: names without quotes. What is within texts stays, their quotes are escaped. */
+function literal(value: unknown): string {
+  return JSON.stringify(value, null, 2).replace(/^(\s*)"([a-z_]+)":/gm, "$1$2:");
+}
+
 export function asTypeScript({ path, body }: SentRequest, origin: string, keyed: boolean): string {
   const known = Object.fromEntries(Object.entries(body).filter(([name]) => OPENAI.has(name)));
   const more = Object.fromEntries(Object.entries(body).filter(([name]) => !OPENAI.has(name)));
@@ -60,10 +65,10 @@ export function asTypeScript({ path, body }: SentRequest, origin: string, keyed:
 const client = new OpenAI({ baseURL: ${JSON.stringify(`${origin}/v1`)}, apiKey: ${key} });
 
 /** What milora understands beyond OpenAI's API. */
-const more = ${JSON.stringify(more, null, 2)};
+const more = ${literal(more)};
 
 const stream = await client.${chat ? "chat.completions" : "completions"}.create({
-${JSON.stringify(known, null, 2).slice(2, -2)},
+${literal(known).slice(2, -2)},
   stream: true,
   ...more,
 });
