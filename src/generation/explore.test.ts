@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { InputError } from "../base/index.ts";
 import { type Adapter, milora } from "../methods/index.ts";
 import { Backbone } from "../models/index.ts";
+import { operators } from "../runtime/index.ts";
 import { Engine } from "./engine.ts";
 import type { Exploration } from "./explore.ts";
 import type { RouteReport } from "./request.ts";
@@ -103,6 +104,33 @@ describe.each(["float32", "int8", "int4"] as const)("as generation reports them,
         expectAttention(watched!, prompt.length);
       }
     }
+  });
+
+  test("adapters of other configs and with other poolers, each as it is", async () => {
+    using own = Engine.create(backbone);
+    const options = [
+      { r: 2 },
+      { r: 3, lora_alpha: 6, top_k: 1 },
+      { pooler: "mean" },
+      { pooler: "last" },
+      { pooler: "max" },
+    ];
+    const sizes: number[] = [];
+    for (const [i, config] of options.entries()) {
+      using adapter = moved(backbone, "milora", config, 20 + i);
+      const [found] = await own.explore([prompts[2]!], adapter, { attention: true });
+      const [result] = await own.generate([{ prompt: prompts[2]!, adapter, options: { maxNewTokens: 1 } }]);
+      expect(found!.route.experts).toEqual(result!.route!.experts);
+      const length = prompts[2]!.length;
+      const weights = found!.attention?.[1];
+      if (config.pooler === "max") expect(weights).toBeUndefined();
+      else if (config.pooler === "last") expect(weights).toEqual([...new Array(length - 1).fill(0), 1]);
+      else if (config.pooler === "mean") expect(weights).toEqual(new Array(length).fill(Math.fround(1 / length)));
+      else expectAttention(found!, length);
+      sizes.push(own.sessions);
+    }
+    // A config of its own has a graph of its own only where methods are built into graphs.
+    if (operators()) expect(sizes[1]).toBe(sizes[0]);
   });
 
   test("in turns with requests, long prompts in slices", async () => {

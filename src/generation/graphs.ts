@@ -189,11 +189,16 @@ function adapterKey(adapter: Adapter | undefined): string {
   return key;
 }
 
+/** What decides how attention is computed, so that adapters of many configs share a graph of items. */
+function watchedKey({ method, config }: Adapter): string {
+  return `watched ${method.name} ${method.routing?.(config).pooler}`;
+}
+
 function partKey({ layers, continued, watched }: PrefillPart, adapter?: Adapter): string {
   // Only an attention prefix makes a difference between a beginning and what goes on from it.
   const goesOn = continued && adapter?.method.prefixLength !== undefined;
   const span = layers ? `${layers.from}-${layers.to}` : "";
-  return [span, goesOn ? "continued" : "", watched ? `watched ${adapterKey(watched)}` : ""].join("");
+  return [span, goesOn ? "continued" : "", watched ? watchedKey(watched) : ""].join("");
 }
 
 function keyOf(program: Program): string {

@@ -259,7 +259,10 @@ export interface Method<C = unknown> {
   /** The config of a new adapter: `options` over the paper's setting for this backbone. */
   newConfig(options: Readonly<Record<string, unknown>>, backbone: BackboneConfig, run?: PlannedRun): C;
   routing?(config: C): Routing;
-  /** Beside `routing`: what routers attend to. Undefined where they do not pool by a weighted mean of the tokens. */
+  /**
+   * Beside `routing`: what routers attend to. Undefined where they do not pool by a weighted mean of the tokens. Of the
+   * config it depends on `Routing.pooler` alone.
+   */
   attention?(context: AttentionContext<C>): Attention | undefined;
   /** Its hooks change the language-model head too: then the head is not one that all adapters share. */
   readonly changesHead?: boolean;
