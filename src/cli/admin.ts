@@ -1,4 +1,4 @@
-/** @file Where the commands that administer a server work: on a data directory, or on a running server through its admin API. */
+/** @file Where the commands that administer a server work: on a data directory or database, or on a running server through its admin API. */
 import { Readable } from "node:stream";
 import { type Command, Option } from "commander";
 import { InputError, MiloraError, reasonOf } from "../base/index.ts";
@@ -6,6 +6,7 @@ import { examples, jsonFlag } from "./flags.ts";
 
 export interface AdminFlags {
   readonly data?: string;
+  readonly database?: string;
   readonly server?: string;
 }
 
@@ -15,13 +16,31 @@ export const DEFAULT_DATA = "milora-data";
 /** Of examples. */
 export const SERVER = "--server http://127.0.0.1:8000";
 
-/** A command with --data, --server and --json. */
+/**
+ * The store that flags and environment name where they name no server; in a directory or, in a database, with that of
+ * its adapters.
+ */
+export function locationOf(
+  { data = DEFAULT_DATA, database }: AdminFlags,
+  env: Readonly<Record<string, string | undefined>> = process.env,
+): { readonly directory: string; readonly url?: string } {
+  const url = database ?? (env.DATABASE_URL || undefined);
+  return { directory: data, ...(url !== undefined && { url }) };
+}
+
+/** A command with --data, --database, --server and --json. */
 export function administer(command: Command, description: string, lines: readonly string[]): Command {
   command
     .description(description)
     .addOption(new Option("--data <dir>", `data directory of a server that is not running (default: ${DEFAULT_DATA})`))
     .addOption(
-      new Option("--server <url>", "a running server; the environment's MILORA_ADMIN_KEY opens it").conflicts("data"),
+      new Option("--database <url>", "PostgreSQL of servers, running or not (default: the environment's DATABASE_URL)"),
+    )
+    .addOption(
+      new Option("--server <url>", "a running server; the environment's MILORA_ADMIN_KEY opens it").conflicts([
+        "data",
+        "database",
+      ]),
     )
     .addOption(jsonFlag());
   return examples(command, lines);

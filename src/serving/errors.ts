@@ -24,6 +24,8 @@ export type ServingErrorCode =
   | "REQUEST_TIMEOUT"
   /** The server is shutting down. */
   | "DRAINING"
+  /** The database does not answer at the moment. */
+  | "DATABASE_UNREACHABLE"
   /** A tenant's quota is used up for now. */
   | "QUOTA_EXCEEDED";
 

@@ -16,7 +16,7 @@ import {
   packAdapter,
   type Store,
 } from "../../serving/index.ts";
-import { AdminClient, type AdminFlags, DEFAULT_DATA } from "../admin.ts";
+import { AdminClient, type AdminFlags, locationOf } from "../admin.ts";
 import { type QualifiedName, shown } from "./name.ts";
 
 /** The commands' way to adapters, wherever they are. */
@@ -28,13 +28,13 @@ export interface InstalledAdapters extends AsyncDisposable {
   grant(adapter: QualifiedName, to: string, granted: boolean): Promise<void>;
 }
 
-export async function openInstalled({ data, server }: AdminFlags): Promise<InstalledAdapters> {
-  if (server !== undefined) return new Remote(new AdminClient(server));
-  const directory = data ?? DEFAULT_DATA;
-  return new Local(directory, await openStore({ directory }));
+export async function openInstalled(flags: AdminFlags): Promise<InstalledAdapters> {
+  if (flags.server !== undefined) return new Remote(new AdminClient(flags.server));
+  const location = locationOf(flags);
+  return new Local(location.directory, await openStore(location));
 }
 
-/** A data directory that no server has open. */
+/** A data directory that no server has open, or that servers share with their database. */
 class Local implements InstalledAdapters {
   readonly #directory: string;
   readonly #store: Store;

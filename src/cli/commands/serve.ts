@@ -22,6 +22,7 @@ interface Flags {
   readonly preload?: string[];
   readonly adapterDir?: string[];
   readonly data?: string;
+  readonly database?: string;
   readonly runs?: string[];
   readonly host?: string;
   readonly port?: number;
@@ -46,7 +47,8 @@ export function configure(command: Command): void {
       .option("--adapter <name=dir>", "install an adapter for all tenants; may be repeated", collect)
       .option("--preload <name>", "load an installed adapter now and keep it in memory; may be repeated", collect)
       .option("--adapter-dir <dir>", "POST /v1/load_lora_adapter may read below it; may be repeated", collect)
-      .option("--data <dir>", "database and installed adapters (default: milora-data)")
+      .option("--data <dir>", "installed adapters, and the database without --database (default: milora-data)")
+      .option("--database <url>", "PostgreSQL that several servers may share (default: the environment's DATABASE_URL)")
       .option("--runs <dir>", "folder of training runs that the studio shows; may be repeated", collect)
       .option("--host <address>", "address to listen on (default: 127.0.0.1)")
       .option("--port <n>", "port to listen on, 0 for a free one (default: 8000)", integer(0))
@@ -76,6 +78,7 @@ export function configure(command: Command): void {
       "milora serve --model assets/tiny-llama",
       "milora serve --model DIR --weights int4 --adapter subjects=runs/demo/subjects-milora/best",
       "milora serve --model DIR --runs runs",
+      "DATABASE_URL=postgres://USER:PASSWORD@HOST/milora milora serve --model DIR --data /shared/milora",
       "milora serve --config serve.yaml --host 0.0.0.0 --port 8080",
       "MILORA_SERVE_LIMITS__MAX_BATCH=32 milora serve --model DIR --port 0 --json",
     ],
@@ -116,6 +119,7 @@ function settingsOf({ adapter, preload, adapterDir, runs, maxBatch, ...flags }: 
     "device",
     "threads",
     "data",
+    "database",
     "host",
     "port",
     "auth",

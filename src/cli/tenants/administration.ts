@@ -10,7 +10,7 @@ import {
   type UsageQuery,
   type UsageRow,
 } from "../../serving/index.ts";
-import { AdminClient, type AdminFlags, DEFAULT_DATA } from "../admin.ts";
+import { AdminClient, type AdminFlags, locationOf } from "../admin.ts";
 
 export interface NewKeyFlags {
   /** Undefined: a key of the role admin. */
@@ -31,12 +31,13 @@ export interface Administration extends AsyncDisposable {
   usage(query: UsageQuery): Promise<readonly UsageRow[]>;
 }
 
-export async function openAdministration({ data, server }: AdminFlags): Promise<Administration> {
-  if (server !== undefined) return new Remote(new AdminClient(server));
-  return new Local(await openStore({ directory: data ?? DEFAULT_DATA }));
+export async function openAdministration(flags: AdminFlags): Promise<Administration> {
+  if (flags.server !== undefined) return new Remote(new AdminClient(flags.server));
+  const { directory, url } = locationOf(flags);
+  return new Local(await openStore(url === undefined ? { directory } : { url }));
 }
 
-/** A data directory that no server has open. */
+/** A data directory that no server has open, or a database. */
 class Local implements Administration {
   readonly #store: Store;
 

@@ -4,6 +4,7 @@ import { parseWith } from "../../base/index.ts";
 import { schedulerLimitsSchema } from "../../generation/index.ts";
 import { DEVICE_NAMES, type DeviceName } from "../../runtime/index.ts";
 import { ADAPTER_NAME, registryLimitsSchema } from "../adapters/index.ts";
+import { isDatabaseUrl } from "../store/index.ts";
 
 const seconds = z.number().positive().max(86_400);
 const bytes = z.int().min(1024);
@@ -45,7 +46,16 @@ export const serverConfigSchema = z.strictObject({
     .enum(DEVICE_NAMES as readonly [DeviceName, ...DeviceName[]])
     .default("cpu")
     .describe("where it is computed: cpu, webgpu or cuda"),
-  data: z.string().min(1).default("milora-data").describe("directory of the database and of the installed adapters"),
+  data: z
+    .string()
+    .min(1)
+    .default("milora-data")
+    .describe("directory of the installed adapters, and of the database where `database` names none"),
+  database: z
+    .string()
+    .refine(isDatabaseUrl, "must be a URL such as postgres://USER:PASSWORD@HOST:5432/NAME")
+    .optional()
+    .describe("URL of a PostgreSQL, which several servers may share; default one of its own in `data`"),
   adapters: z
     .record(z.string().regex(ADAPTER_NAME, "is no name of an adapter"), z.string().min(1))
     .default({})
@@ -98,16 +108,18 @@ const PREFIX = "MILORA_SERVE_";
 
 /**
  * Settings in the environment, as `key=value` with the keys of the config: `MILORA_SERVE_MAX_X` is `maxX`,
- * `MILORA_SERVE_LIMITS__MAX_BATCH` is `limits.maxBatch`.
+ * `MILORA_SERVE_LIMITS__MAX_BATCH` is `limits.maxBatch`. `DATABASE_URL` is `database`, where that is not named itself.
  */
 export function environmentSettings(env: Readonly<Record<string, string | undefined>>): string[] {
-  return Object.entries(env)
+  const { DATABASE_URL: url } = env;
+  const own = Object.entries(env)
     .filter(([name, value]) => name.startsWith(PREFIX) && value !== undefined)
     .map(([name, value]) => {
       const path = name.slice(PREFIX.length).toLowerCase().split("__");
       const keys = path.map((part) => part.replace(/_([a-z0-9])/g, (_, letter: string) => letter.toUpperCase()));
       return `${keys.join(".")}=${value}`;
     });
+  return url ? [`database=${url}`, ...own] : own;
 }
 
 /** Whether an address is reached from this machine only. */

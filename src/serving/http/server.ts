@@ -7,7 +7,7 @@ import { Backbone } from "../../models/index.ts";
 import { configureRuntime, requireDevice } from "../../runtime/index.ts";
 import { AdapterRegistry } from "../adapters/index.ts";
 import { Owned } from "../owned.ts";
-import { openStore, type Principal, type Store } from "../store/index.ts";
+import { openStore, type Principal, type Store, type StoreLocation } from "../store/index.ts";
 import { checkFolders } from "../studio/folders.ts";
 import { Sessions } from "../studio/sessions.ts";
 import { createApp, draining } from "./app.ts";
@@ -56,7 +56,7 @@ export class Server implements AsyncDisposable {
       const onError = (err: unknown): void => log.error({ err }, "usage could not be written; it is kept");
       const [backbone, store] = await owned.both(
         Backbone.load(config.model, config.weights ? { weights: config.weights } : {}),
-        openStore(options.memory ? { memory: true } : { directory: config.data }, { onError }),
+        openStore(locationOf(config, options), { onError }),
       );
       const { open, guarded } = await whoIsServed(config, store);
       const base = config.name ?? modelNameOf(config.model);
@@ -128,6 +128,11 @@ export class Server implements AsyncDisposable {
     await this.#owned[Symbol.asyncDispose]();
     log.info({}, "stopped");
   }
+}
+
+function locationOf({ data, database }: ServerConfig, { memory }: ServerOptions): StoreLocation {
+  if (memory) return { memory };
+  return database === undefined ? { directory: data } : { url: database, directory: data };
 }
 
 /** Whether keys are needed. @throws InputError FLAG_INVALID */

@@ -43,14 +43,16 @@ export class Adapters implements AdapterTable {
     const { owner, name, backbone = null, ...facts } = adapter;
     const replaced = await this.#database.transaction(async (tx) => {
       if (owner !== null) await checkRoom(tx, owner, adapter);
-      const [old] = await tx.select().from(adapters).where(named(owner, name)).for("update");
       const createdAt = new Date(this.#now());
-      if (old) {
-        await tx.update(adapters).set({ ...facts, backbone, createdAt }).where(eq(adapters.id, old.id)); // biome-ignore format: one line
-      } else {
+      const lock = () => tx.select().from(adapters).where(named(owner, name)).for("update");
+      let [old] = await lock();
+      if (!old) {
         const id = randomBytes(12).toString("hex");
-        await tx.insert(adapters).values({ id, owner, name, ...facts, backbone, createdAt, pinned: false });
+        const row = { id, owner, name, ...facts, backbone, createdAt, pinned: false };
+        const made = await tx.insert(adapters).values(row).onConflictDoNothing().returning({ id: adapters.id });
+        if (made.length === 0) [old] = await lock(); // another server was quicker
       }
+      if (old) await tx.update(adapters).set({ ...facts, backbone, createdAt }).where(eq(adapters.id, old.id)); // biome-ignore format: one line
       return old && withoutId(old);
     });
     this.#found.forget();
@@ -134,7 +136,7 @@ export class Adapters implements AdapterTable {
 /** The owner's row is locked until the end: of two at once, the second sees the first. */
 async function checkRoom(tx: Queries, owner: string, { name, bytes }: NewAdapter): Promise<void> {
   const wanted = and(eq(tenants.id, owner), eq(tenants.builtIn, false));
-  const [tenant] = await tx.select({ limits: tenants.limits }).from(tenants).where(wanted).for("update");
+  const [tenant] = await tx.select({ limits: tenants.limits }).from(tenants).where(wanted).for("no key update");
   if (!tenant) throw tenantNotFound(owner);
   const [others] = await tx
     .select({ n: count(), bytes: sum(adapters.bytes).mapWith(Number) })

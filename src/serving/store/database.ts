@@ -1,4 +1,4 @@
-/** @file Opens PGlite, PostgreSQL in this process, over a directory or in memory. Nothing else knows which database it is. */
+/** @file Opens PGlite, PostgreSQL in this process, over a directory or in memory; postgres.ts opens one that runs elsewhere. */
 import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { brotliDecompressSync } from "node:zlib";
@@ -24,6 +24,9 @@ export interface OpenDatabase extends AsyncDisposable {
  */
 export const TEMPLATE = new URL("../../../assets/database/cluster.tar.br", import.meta.url); // same place from dist/
 const TEMPLATE_VERSION = "18";
+
+/** Where its files lie in a data directory. */
+export const EMBEDDED = "database";
 
 /** Memory for a database of megabytes: the defaults (128 MB of buffers) are for gigabytes. */
 const SETTINGS = ["shared_buffers=8MB", "max_connections=4", "max_wal_size=64MB", "min_wal_size=8MB"];

@@ -1,6 +1,6 @@
 /** @file Keys: random secrets of 256 bits, shown once, kept as hashes; and who a secret stands for. */
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
-import { and, asc, eq, isNull } from "drizzle-orm";
+import { and, asc, eq, isNull, sql } from "drizzle-orm";
 import { z } from "zod";
 import { InputError, parseWith } from "../../base/index.ts";
 import type { Database, Queries } from "./database.ts";
@@ -176,11 +176,12 @@ export class Keys {
 }
 
 export async function writeUses(tx: Queries, uses: ReadonlyMap<string, number>): Promise<void> {
-  for (const [id, at] of uses)
-    await tx
-      .update(keys)
-      .set({ lastUsedAt: new Date(at) })
-      .where(eq(keys.id, id));
+  if (uses.size === 0) return;
+  const rows = [...uses].sort(([a], [b]) => (a < b ? -1 : 1)).map(([id, at]) => [id, new Date(at).toISOString()]);
+  // Rows are locked in one order by all servers; an older use does not replace a newer one of another server.
+  await tx.execute(sql`UPDATE keys SET last_used_at = used.at FROM (SELECT k.id, (u.value->>1)::timestamptz AS at
+    FROM jsonb_array_elements(${JSON.stringify(rows)}::jsonb) AS u JOIN keys k ON k.id = u.value->>0 ORDER BY k.id FOR UPDATE OF k) AS used
+    WHERE keys.id = used.id AND (keys.last_used_at IS NULL OR keys.last_used_at < used.at)`);
 }
 
 function hashOf(secret: string): Buffer {

@@ -4,7 +4,7 @@ import { dirname } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { openStore, type Store } from "./store.ts";
-import { bundle, child, temporary } from "./testing.ts";
+import { bundle, child, onBoth } from "./testing.ts";
 
 /** MILORA_KILLS=300 for a night of it. */
 const KILLS = Number(process.env.MILORA_KILLS ?? 20);
@@ -22,7 +22,7 @@ afterAll(() => rmSync(dirname(bundled), { recursive: true, force: true }));
 
 /** Charges and makes tenants and keys all the time, and says what it begins and what is done. */
 const WRITER = `
-  const store = await openStore({ directory });
+  const store = await openStore(location);
   let charged = 0;
   const say = (line) => process.stdout.write(line + "\\n");
   const use = async () => {
@@ -46,38 +46,6 @@ const WRITER = `
     if (j % 3 === 1) await store.adapters.put({ owner: id, name: "x", digest: "d", method: "lora", rank: 8, bytes: 1 });
   };
   for (let j = 0; ; j++) await Promise.all([use(), make(j)]);`;
-
-test(`a process killed ${KILLS} times`, async () => {
-  const directory = temporary();
-  {
-    await using store = await openStore({ directory });
-    await store.tenants.create({ id: "a" });
-  }
-  let [least, most] = [0, 0]; // requests that must be, and may be, in the database
-  const secrets = new Map<string, string>(); // by tenant; empty: no key confirmed
-  const revoked = new Set<string>();
-  for (let i = 0; i < KILLS; i++) {
-    const writer = child(bundled, directory, WRITER);
-    await writer.until(5);
-    await sleep(delay(i));
-    await writer.kill();
-    const counts = (word: string) => writer.lines.filter((l) => l.startsWith(word)).map((l) => Number(l.slice(8)));
-    least += counts("flushed ").at(-1) ?? 0;
-    most += counts("charged ").at(-1) ?? 0;
-    for (const line of writer.lines) {
-      const [word, id, secret = ""] = line.split(" ") as [string, string, string?];
-      if (word === "tenant" || word === "key") secrets.set(id, secret);
-      if (word === "revoked") revoked.add(id);
-    }
-    if (i % 4 < 3 && i < KILLS - 1) continue; // the next child opens what this one left behind
-    await using store = await openStore({ directory });
-    const requests = await checkUsage(store, least, most);
-    [least, most] = [requests, requests]; // what was lost stays lost
-    await checkKeys(store, secrets, revoked);
-  }
-  expect(least).toBeGreaterThanOrEqual(KILLS * 7);
-  expect(secrets.size).toBeGreaterThanOrEqual(KILLS);
-});
 
 /** At most what was not confirmed is lost, and nothing counts twice. */
 async function checkUsage(store: Store, least: number, most: number): Promise<number> {
@@ -111,15 +79,49 @@ async function checkKeys(
   for (const { owner } of await store.adapters.all()) expect(tenants.has(owner!)).toBe(true);
 }
 
-test("a process killed while it makes a new data directory leaves one that can be opened", async () => {
-  for (let i = 0; i < Math.max(3, KILLS / 5); i++) {
-    const directory = temporary();
-    const maker = child(bundled, directory, `console.log("begin"); await openStore({ directory }); console.log("open"); await new Promise(() => {});`); // biome-ignore format: one line
-    await maker.until(1);
-    await sleep(delay(i));
-    await maker.kill();
-    await using store = await openStore({ directory });
-    await store.tenants.create({ id: "a" });
-    expect(await store.tenants.list()).toHaveLength(1);
-  }
+onBoth((place) => {
+  test(`a process killed ${KILLS} times`, async () => {
+    const location = await place.lasting();
+    {
+      await using store = await openStore(location);
+      await store.tenants.create({ id: "a" });
+    }
+    let [least, most] = [0, 0]; // requests that must be, and may be, in the database
+    const secrets = new Map<string, string>(); // by tenant; empty: no key confirmed
+    const revoked = new Set<string>();
+    for (let i = 0; i < KILLS; i++) {
+      const writer = child(bundled, location, WRITER);
+      await writer.until(5);
+      await sleep(delay(i));
+      await writer.kill();
+      const counts = (word: string) => writer.lines.filter((l) => l.startsWith(word)).map((l) => Number(l.slice(8)));
+      least += counts("flushed ").at(-1) ?? 0;
+      most += counts("charged ").at(-1) ?? 0;
+      for (const line of writer.lines) {
+        const [word, id, secret = ""] = line.split(" ") as [string, string, string?];
+        if (word === "tenant" || word === "key") secrets.set(id, secret);
+        if (word === "revoked") revoked.add(id);
+      }
+      if (i % 4 < 3 && i < KILLS - 1) continue; // the next child opens what this one left behind
+      await using store = await openStore(location);
+      const requests = await checkUsage(store, least, most);
+      [least, most] = [requests, requests]; // what was lost stays lost
+      await checkKeys(store, secrets, revoked);
+    }
+    expect(least).toBeGreaterThanOrEqual(KILLS * 7);
+    expect(secrets.size).toBeGreaterThanOrEqual(KILLS);
+  });
+
+  test("a process killed while it makes a new data directory leaves one that can be opened", async () => {
+    for (let i = 0; i < Math.max(3, KILLS / 5); i++) {
+      const location = await place.lasting();
+      const maker = child(bundled, location, `console.log("begin"); await openStore(location); console.log("open"); await new Promise(() => {});`); // biome-ignore format: one line
+      await maker.until(1);
+      await sleep(delay(i));
+      await maker.kill();
+      await using store = await openStore(location);
+      await store.tenants.create({ id: "a" });
+      expect(await store.tenants.list()).toHaveLength(1);
+    }
+  });
 });

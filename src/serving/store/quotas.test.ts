@@ -4,7 +4,7 @@ import { describe, expect, test } from "vitest";
 import { Bucket } from "./bucket.ts";
 import { type Admission, Quotas } from "./quotas.ts";
 import { openStore } from "./store.ts";
-import { Clock, memoryStore, temporary } from "./testing.ts";
+import { Clock, onBoth } from "./testing.ts";
 import type { LimitName, TenantLimits } from "./types.ts";
 
 const tenant = (limits: TenantLimits) => ({ tenant: "acme", limits });
@@ -179,32 +179,34 @@ test("a clock that jumps takes no quota away and gives no day back", () => {
   expect(quotas.admit(tenant({ requestsPerMinute: 60 }), 0)).toMatchObject({ retryAfterSeconds: 1 });
 });
 
-test("a day's tokens survive a restart, those of other tenants and days apart", async () => {
-  const directory = temporary();
-  const clock = new Clock();
-  const limits = { tokensPerDay: 100 };
-  for (let restart = 0; restart < 3; restart++) {
-    await using store = await openStore({ directory }, { now: clock.now });
-    if (restart === 0) await store.tenants.create({ id: "acme", limits });
-    const answer = store.quotas.admit(tenant(limits), 40);
-    expect(answer.ok).toBe(restart < 2);
-    if (answer.ok) answer.admission.settle(40);
-    expect(store.quotas.admit({ tenant: "other", limits }, 100).ok).toBe(true);
-  }
-  clock.pass(86_400);
-  await using store = await openStore({ directory }, { now: clock.now });
-  expect(store.quotas.admit(tenant(limits), 100).ok).toBe(true);
-});
+onBoth((place) => {
+  test("a day's tokens survive a restart, those of other tenants and days apart", async () => {
+    const location = await place.lasting();
+    const clock = new Clock();
+    const limits = { tokensPerDay: 100 };
+    for (let restart = 0; restart < 3; restart++) {
+      await using store = await openStore(location, { now: clock.now });
+      if (restart === 0) await store.tenants.create({ id: "acme", limits });
+      const answer = store.quotas.admit(tenant(limits), 40);
+      expect(answer.ok).toBe(restart < 2);
+      if (answer.ok) answer.admission.settle(40);
+      expect(store.quotas.admit({ tenant: "other", limits }, 100).ok).toBe(true);
+    }
+    clock.pass(86_400);
+    await using store = await openStore(location, { now: clock.now });
+    expect(store.quotas.admit(tenant(limits), 100).ok).toBe(true);
+  });
 
-test("what another server has added to a day counts here after the next write", async () => {
-  const { store, clock } = await memoryStore();
-  await store.tenants.create({ id: "acme" });
-  const limits = { tokensPerDay: 100 };
-  const settle = (tokens: number) => admitted(store.quotas.admit(tenant(limits), tokens)).settle(tokens);
-  settle(10);
-  await store.flush();
-  const day = Math.floor(clock.time / 86_400_000) * 86_400_000;
-  store.quotas.learn([{ tenant: "acme", day, tokens: 90 }]);
-  expect(store.quotas.admit(tenant(limits), 11).ok).toBe(false);
-  settle(10);
+  test("what another server has added to a day counts here after the next write", async () => {
+    const { store, clock } = await place.store();
+    await store.tenants.create({ id: "acme" });
+    const limits = { tokensPerDay: 100 };
+    const settle = (tokens: number) => admitted(store.quotas.admit(tenant(limits), tokens)).settle(tokens);
+    settle(10);
+    await store.flush();
+    const day = Math.floor(clock.time / 86_400_000) * 86_400_000;
+    store.quotas.learn([{ tenant: "acme", day, tokens: 90 }]);
+    expect(store.quotas.admit(tenant(limits), 11).ok).toBe(false);
+    settle(10);
+  });
 });

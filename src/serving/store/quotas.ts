@@ -5,7 +5,7 @@ import { Bucket } from "./bucket.ts";
 import type { Database, Queries } from "./database.ts";
 import { quotaWindows } from "./schema.ts";
 import type { LimitName, Principal } from "./types.ts";
-import { aliveAmong, checkCount } from "./usage.ts";
+import { aliveAmong, checkCount, inOrder } from "./usage.ts";
 
 const DAY = 86_400_000;
 /** Days that are over are kept this long. */
@@ -216,18 +216,20 @@ function dayOf(now: number): number {
 /** Adds to the days there are. @returns the sums */
 export async function writeDays(tx: Queries, counts: readonly DayCount[]): Promise<DayCount[]> {
   const alive = await aliveAmong(tx, new Set(counts.map(({ tenant }) => tenant)));
+  const rows = counts
+    .filter(({ tenant }) => alive.has(tenant))
+    .map(({ tenant, day, tokens }) => ({ tenant, window: "day" as const, startsAt: new Date(day), tokens }));
   const totals: DayCount[] = [];
-  for (const { tenant, day, tokens } of counts) {
-    if (!alive.has(tenant)) continue;
-    const [row] = await tx
+  for (const some of inOrder(rows, ({ tenant, startsAt }) => [tenant, startsAt])) {
+    const written = await tx
       .insert(quotaWindows)
-      .values({ tenant, window: "day", startsAt: new Date(day), tokens })
+      .values(some)
       .onConflictDoUpdate({
         target: [quotaWindows.tenant, quotaWindows.window, quotaWindows.startsAt],
         set: { tokens: sql`${quotaWindows.tokens} + excluded.tokens` },
       })
-      .returning({ tokens: quotaWindows.tokens });
-    totals.push({ tenant, day, tokens: row!.tokens });
+      .returning();
+    totals.push(...written.map(({ tenant, startsAt, tokens }) => ({ tenant, day: startsAt.getTime(), tokens })));
   }
   return totals;
 }

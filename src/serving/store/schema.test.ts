@@ -2,11 +2,11 @@
 import { sql } from "drizzle-orm";
 import { getTableConfig, PgTable } from "drizzle-orm/pg-core";
 import { expect, test } from "vitest";
-import { type Database, openDatabase, TEMPLATE } from "./database.ts";
+import { type Database, TEMPLATE } from "./database.ts";
 import { migrate, SCHEMA_VERSION } from "./migrations/index.ts";
 import * as schema from "./schema.ts";
 import { openStore } from "./store.ts";
-import { temporary, writeTemplate } from "./testing.ts";
+import { onBoth, writeTemplate } from "./testing.ts";
 
 const tables = Object.values(schema).filter((table) => table instanceof PgTable);
 
@@ -63,55 +63,57 @@ async function actual(database: Database, table: string): Promise<string[]> {
   return lines.map(({ line }) => line).sort();
 }
 
-test("schema.ts and the migrations say the same", async () => {
-  await using opened = await openDatabase(undefined);
-  const { database } = opened;
-  await migrate(database, "test");
-  const there = await rows<{ name: string }>(
-    database,
-    sql`SELECT table_name AS name FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1`,
-  );
-  expect(there.map(({ name }) => name)).toEqual(tables.map((table) => getTableConfig(table).name).sort());
-  for (const table of tables) expect(await actual(database, getTableConfig(table).name)).toEqual(declared(table));
-  // The comparison sees a difference where there is one.
-  await database.execute(sql`ALTER TABLE tenants ALTER COLUMN name DROP NOT NULL`);
-  await database.execute(sql`DROP INDEX keys_tenant`);
-  expect(await actual(database, "tenants")).not.toEqual(declared(schema.tenants));
-  expect(await actual(database, "keys")).not.toEqual(declared(schema.keys));
-});
+onBoth((place) => {
+  test("schema.ts and the migrations say the same", async () => {
+    await using opened = await place.open();
+    const { database } = opened;
+    await migrate(database, "test");
+    const there = await rows<{ name: string }>(
+      database,
+      sql`SELECT table_name AS name FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1`,
+    );
+    expect(there.map(({ name }) => name)).toEqual(tables.map((table) => getTableConfig(table).name).sort());
+    for (const table of tables) expect(await actual(database, getTableConfig(table).name)).toEqual(declared(table));
+    // The comparison sees a difference where there is one.
+    await database.execute(sql`ALTER TABLE tenants ALTER COLUMN name DROP NOT NULL`);
+    await database.execute(sql`DROP INDEX keys_tenant`);
+    expect(await actual(database, "tenants")).not.toEqual(declared(schema.tenants));
+    expect(await actual(database, "keys")).not.toEqual(declared(schema.keys));
+  });
 
-test("a database of every earlier version is brought to this one, and opened again as it is", async () => {
-  for (let version = 0; version <= SCHEMA_VERSION; version++) {
-    await using opened = await openDatabase(undefined);
-    await migrate(opened.database, "test", version);
-    await migrate(opened.database, "test");
-    for (const table of tables) {
-      expect(await actual(opened.database, getTableConfig(table).name)).toEqual(declared(table));
+  test("a database of every earlier version is brought to this one, and opened again as it is", async () => {
+    for (let version = 0; version <= SCHEMA_VERSION; version++) {
+      await using opened = await place.open();
+      await migrate(opened.database, "test", version);
+      await migrate(opened.database, "test");
+      for (const table of tables) {
+        expect(await actual(opened.database, getTableConfig(table).name)).toEqual(declared(table));
+      }
+      await migrate(opened.database, "test");
     }
-    await migrate(opened.database, "test");
-  }
-});
+  });
 
-test("a migration that fails leaves nothing of itself", async () => {
-  await using opened = await openDatabase(undefined);
-  const { database } = opened;
-  await database.execute(sql`CREATE TABLE quota_windows (x int)`); // the first migration's last table
-  await expect(migrate(database, "test")).rejects.toThrow();
-  expect(await rows(database, sql`SELECT to_regclass('tenants') AS t`)).toEqual([{ t: null }]);
-  await database.execute(sql`DROP TABLE quota_windows`);
-  await migrate(database, "test");
-});
+  test("a migration that fails leaves nothing of itself", async () => {
+    await using opened = await place.open();
+    const { database } = opened;
+    await database.execute(sql`CREATE TABLE quota_windows (x int)`); // the first migration's last table
+    await expect(migrate(database, "test")).rejects.toThrow();
+    expect(await rows(database, sql`SELECT to_regclass('tenants') AS t`)).toEqual([{ t: null }]);
+    await database.execute(sql`DROP TABLE quota_windows`);
+    await migrate(database, "test");
+  });
 
-test("a schema of a newer milora is refused", async () => {
-  const directory = temporary();
-  await (await openStore({ directory }))[Symbol.asyncDispose]();
-  {
-    await using opened = await openDatabase(`${directory}/database`);
-    await opened.database.update(schema.meta).set({ value: String(SCHEMA_VERSION + 1) });
-  }
-  const refused = { code: "DATA_TOO_NEW", message: expect.stringContaining(`schema ${SCHEMA_VERSION + 1}`) };
-  await expect(openStore({ directory })).rejects.toThrow(expect.objectContaining(refused));
-  await expect(openStore({ directory })).rejects.toThrow(expect.objectContaining(refused)); // the lock was given back
+  test("a schema of a newer milora is refused", async () => {
+    const location = await place.lasting();
+    await (await openStore(location))[Symbol.asyncDispose]();
+    {
+      await using opened = await place.reopen(location);
+      await opened.database.update(schema.meta).set({ value: String(SCHEMA_VERSION + 1) });
+    }
+    const refused = { code: "DATA_TOO_NEW", message: expect.stringContaining(`schema ${SCHEMA_VERSION + 1}`) };
+    await expect(openStore(location)).rejects.toThrow(expect.objectContaining(refused));
+    await expect(openStore(location)).rejects.toThrow(expect.objectContaining(refused)); // the lock was given back
+  });
 });
 
 // After an update of PGlite: MILORA_WRITE_TEMPLATE=1 npx vitest run src/serving/store/schema.test.ts

@@ -5,10 +5,12 @@ import { and, eq, lt, sql } from "drizzle-orm";
 import { InputError } from "../../base/index.ts";
 import { Owned } from "../owned.ts";
 import { Adapters, Grants } from "./adapters.ts";
-import { type Database, openDatabase } from "./database.ts";
+import { bindDirectory, checkUnbound } from "./binding.ts";
+import { type Database, EMBEDDED, openDatabase } from "./database.ts";
 import { Keys, writeUses } from "./keys.ts";
 import { lockDirectory } from "./lock.ts";
 import { migrate } from "./migrations/index.ts";
+import { DatabaseUnreachable, databaseName, openPostgres, unreachableAtStart } from "./postgres.ts";
 import { type DayCount, Quotas, writeDays } from "./quotas.ts";
 import { Recall } from "./recall.ts";
 import { meta, writers } from "./schema.ts";
@@ -35,22 +37,57 @@ interface Batch {
 }
 
 /**
- * Opens the store of a data directory, making it if it is new, or one in memory.
- *
- * @throws MiloraError DATA_IN_USE, InputError DATA_TOO_NEW, DATA_UNSUPPORTED, OUTPUT_UNWRITABLE
+ * Where a store is: in a data directory, which one process has at a time; in a PostgreSQL, which many share, with the
+ * directory of their adapters; or in memory.
  */
-export async function openStore(
-  location: { readonly directory: string } | { readonly memory: true },
-  options: StoreOptions = {},
-): Promise<Store> {
+export type StoreLocation =
+  | { readonly directory: string }
+  | { readonly url: string; readonly directory?: string }
+  | { readonly memory: true };
+
+/**
+ * Opens a store, making it if it is new.
+ *
+ * @throws MiloraError DATA_IN_USE, InputError DATA_TOO_NEW, DATA_UNSUPPORTED, DATA_MISMATCH, OUTPUT_UNWRITABLE,
+ *   DATABASE_UNREACHABLE, DATABASE_URL_INVALID
+ */
+export async function openStore(location: StoreLocation, options: StoreOptions = {}): Promise<Store> {
   await using owned = new Owned();
-  const directory = "directory" in location ? location.directory : undefined;
-  if (directory !== undefined) owned.add(lockDirectory(directory));
-  const opened = owned.add(await openDatabase(directory === undefined ? undefined : join(directory, "database")));
-  await migrate(opened.database, directory ?? "the database");
-  const store = new Store(opened.database, options, owned.move());
+  const database = "url" in location ? await openShared(location.url, owned) : await openOwn(location, owned);
+  const store = new Store(database, options, owned.move());
   await store.load();
+  if ("url" in location && location.directory !== undefined) {
+    try {
+      bindDirectory(location.directory, await store.id());
+    } catch (error) {
+      await store[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
   return store;
+}
+
+async function openOwn(location: Exclude<StoreLocation, { url: string }>, owned: Owned): Promise<Database> {
+  const directory = "directory" in location ? location.directory : undefined;
+  if (directory !== undefined) {
+    owned.add(lockDirectory(directory));
+    checkUnbound(directory);
+  }
+  const { database } = owned.add(await openDatabase(directory === undefined ? undefined : join(directory, EMBEDDED)));
+  await migrate(database, directory ?? "the database");
+  return database;
+}
+
+async function openShared(url: string, owned: Owned): Promise<Database> {
+  try {
+    {
+      await using opened = await openPostgres(url, { patient: true }); // another server may be migrating
+      await migrate(opened.database, databaseName(url));
+    }
+    return owned.add(await openPostgres(url)).database;
+  } catch (error) {
+    throw error instanceof DatabaseUnreachable ? unreachableAtStart(url, error) : error;
+  }
 }
 
 /** Tenants, keys, adapters, grants, usage and quotas, on one database. */
@@ -127,13 +164,21 @@ export class Store implements AsyncDisposable {
     return { tenant: OPEN_TENANT, keyId: "open", role: "tenant", weight, limits };
   }
 
+  /** What tells this database from others; made when it is first asked for. */
+  async id(): Promise<string> {
+    return this.#remembered("database_id", randomUUID());
+  }
+
   /** 256 random bits, made when they are first asked for; all servers of the database have the same. */
   async secret(name: string): Promise<Buffer> {
-    const key = `secret_${name}`;
-    const value = randomBytes(32).toString("base64");
+    return Buffer.from(await this.#remembered(`secret_${name}`, randomBytes(32).toString("base64")), "base64");
+  }
+
+  /** What the database has under `key`; at first `value`. */
+  async #remembered(key: string, value: string): Promise<string> {
     await this.#database.insert(meta).values({ key, value }).onConflictDoNothing();
     const [row] = await this.#database.select().from(meta).where(eq(meta.key, key));
-    return Buffer.from(row!.value, "base64");
+    return row!.value;
   }
 
   /** Writes all that was counted until now. It happens each second by itself, and at the end. */

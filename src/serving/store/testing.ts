@@ -1,4 +1,4 @@
-/** @file For tests: stores with a clock of their own, children that are killed, and the cluster that new databases begin as. */
+/** @file For tests: stores on either database with a clock of their own, children that are killed, and the cluster that new databases begin as. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -8,10 +8,15 @@ import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 import { brotliCompressSync, constants } from "node:zlib";
 import { PGlite } from "@electric-sql/pglite";
+import type { Logger } from "drizzle-orm";
 import { build } from "vite";
-import { onTestFinished } from "vitest";
-import { TEMPLATE } from "./database.ts";
-import { openStore, type Store } from "./store.ts";
+import { afterAll, beforeAll, describe, onTestFinished } from "vitest";
+import { type OpenDatabase, openDatabase, TEMPLATE } from "./database.ts";
+import { openPostgres } from "./postgres.ts";
+import { openStore, type Store, type StoreLocation, type StoreOptions } from "./store.ts";
+import { Cluster, NO_POSTGRES } from "./testing/cluster.ts";
+
+export { NO_POSTGRES };
 
 /** A point in time that can be moved. */
 export class Clock {
@@ -28,12 +33,75 @@ export class Clock {
   }
 }
 
-/** A store in memory with its own clock, closed after the test. */
-export async function memoryStore(clock = new Clock()): Promise<{ store: Store; clock: Clock }> {
-  const store = await openStore({ memory: true }, { now: clock.now });
+/** One of the two databases that a store may have, empty for each test. */
+export interface Place {
+  /** A store with its own clock, closed after the test. */
+  store(clock?: Clock): Promise<{ store: Store; clock: Clock }>;
+  /** Where one store after the other is opened. */
+  lasting(): Promise<StoreLocation>;
+  /** A database without tables. */
+  open(logger?: Logger): Promise<OpenDatabase>;
+  /** The one that a store at `location` had. */
+  reopen(location: StoreLocation): Promise<OpenDatabase>;
+}
+
+const embedded: Place = {
+  store: (clock) => opened({ memory: true }, clock),
+  lasting: async () => ({ directory: temporary() }),
+  open: (logger) => openDatabase(undefined, logger),
+  reopen: (location) => openDatabase(join((location as { directory: string }).directory, "database")),
+};
+
+async function opened(location: StoreLocation, clock = new Clock()): Promise<{ store: Store; clock: Clock }> {
+  const options: StoreOptions = { now: clock.now };
+  const store = await openStore(location, options);
   onTestFinished(() => store[Symbol.asyncDispose]());
   return { store, clock };
 }
+
+/** Tests that hold on both databases. PostgreSQL's are left out where there is none. */
+export function onBoth(body: (place: Place) => void): void {
+  describe("PGlite", () => body(embedded));
+  const servers = new Servers();
+  describe.skipIf(NO_POSTGRES)(`PostgreSQL${NO_POSTGRES ? ` (${NO_POSTGRES})` : ""}`, () => {
+    servers.use();
+    body({
+      store: async (clock) => opened({ url: await servers.database() }, clock),
+      lasting: async () => ({ url: await servers.database() }),
+      open: async (logger) => openPostgres(await servers.database(), logger ? { logger } : {}),
+      reopen: (location) => openPostgres((location as { url: string }).url),
+    });
+  });
+}
+
+/** The PostgreSQL of one file's tests. */
+export class Servers {
+  #cluster: Cluster | undefined;
+
+  /** @param own one that the tests may stop */
+  use(own = false): void {
+    beforeAll(async () => {
+      this.#cluster = own ? await Cluster.startOwn() : await Cluster.start();
+    });
+    afterAll(() => this.#cluster?.[Symbol.asyncDispose]());
+  }
+
+  get cluster(): Cluster {
+    if (!this.#cluster) throw new Error("not started");
+    return this.#cluster;
+  }
+
+  /** An empty database, gone after the test. */
+  async database(): Promise<string> {
+    const { cluster } = this;
+    const url = await cluster.create();
+    onTestFinished(() => cluster.drop(url));
+    return url;
+  }
+}
+
+/** A store in memory with its own clock, closed after the test. */
+export const memoryStore = embedded.store;
 
 /** A directory that is gone after the test. */
 export function temporary(): string {
@@ -63,20 +131,24 @@ export async function bundle(): Promise<string> {
     root: ROOT,
     configFile: false,
     logLevel: "error",
-    build: { ssr: join(import.meta.dirname, "store.ts"), outDir, target: "es2022", minify: false },
+    build: {
+      ...{ ssr: join(import.meta.dirname, "store.ts"), outDir, target: "es2022", minify: false },
+      // The version, which the store does not ask for, lies elsewhere as seen from the bundle.
+      rolldownOptions: { treeshake: { moduleSideEffects: (id) => !id.endsWith("base/version.ts") } },
+    },
   });
   return join(outDir, "store.js");
 }
 
 /**
- * Runs `body`, code of a module that sees `openStore` and `directory`, in a process of its own.
+ * Runs `body`, code of a module that sees `openStore` and `location`, in a process of its own.
  *
  * @param store the bundled store
  */
-export function child(store: string, directory: string, body: string): Child {
+export function child(store: string, location: StoreLocation, body: string): Child {
   const code = `
     import { openStore } from ${JSON.stringify(pathToFileURL(store).href)};
-    const directory = ${JSON.stringify(directory)};
+    const location = ${JSON.stringify(location)};
     ${body}`;
   const process_ = spawn(process.execPath, ["--input-type=module", "-e", code], {
     cwd: ROOT,

@@ -115,10 +115,10 @@ export function checkCount(number: number): void {
 export async function writeUsage(tx: Queries, counts: readonly UsageCounts[]): Promise<void> {
   const alive = await aliveAmong(tx, new Set(counts.map(({ tenant }) => tenant)));
   const rows = counts.filter(({ tenant }) => alive.has(tenant));
-  for (let at = 0; at < rows.length; at += ROWS) {
+  for (const some of inOrder(rows, ({ tenant, hour, adapter, key }) => [tenant, hour, adapter, key])) {
     await tx
       .insert(usage)
-      .values(rows.slice(at, at + ROWS))
+      .values(some)
       .onConflictDoUpdate({
         target: [usage.tenant, usage.hour, usage.adapter, usage.key],
         set: {
@@ -130,6 +130,14 @@ export async function writeUsage(tx: Queries, counts: readonly UsageCounts[]): P
   }
 }
 
+/** As many rows at a time as a statement takes, in an order that all servers have: they wait for each other's, and not both. */
+export function inOrder<T>(rows: readonly T[], key: (row: T) => readonly unknown[]): T[][] {
+  const sorted = rows.map((row) => [JSON.stringify(key(row)), row] as const).sort(([a], [b]) => (a < b ? -1 : 1));
+  const parts: T[][] = [];
+  for (let at = 0; at < sorted.length; at += ROWS) parts.push(sorted.slice(at, at + ROWS).map(([, row]) => row));
+  return parts;
+}
+
 /** Which of these tenants exist, and do until the end of the transaction. */
 export async function aliveAmong(tx: Queries, ids: ReadonlySet<string>): Promise<ReadonlySet<string>> {
   if (ids.size === 0) return ids;
@@ -137,6 +145,6 @@ export async function aliveAmong(tx: Queries, ids: ReadonlySet<string>): Promise
     .select({ id: tenants.id })
     .from(tenants)
     .where(inArray(tenants.id, [...ids]))
-    .for("share");
+    .for("key share");
   return new Set(rows.map(({ id }) => id));
 }

@@ -11,17 +11,21 @@ const MIGRATIONS: readonly string[] = [initial];
 export const SCHEMA_VERSION = MIGRATIONS.length;
 
 const VERSION = "schema_version";
+/** Of the advisory lock: of servers that start at once one migrates, and the others find it done. */
+const LOCK = 7_164_672;
+const DUPLICATE_TABLE = "42P07";
 
 /**
  * Brings the schema to `SCHEMA_VERSION`.
  *
  * @param where the database, for the error
  * @param upTo stops at this version; for tests
- * @throws InputError DATA_TOO_NEW when a newer milora has written it
+ * @throws InputError DATA_TOO_NEW when a newer milora has written it, DATA_UNSUPPORTED when somebody else's tables are there
  */
 export async function migrate(database: Database, where: string, upTo = SCHEMA_VERSION): Promise<void> {
   for (;;) {
     const done = await database.transaction(async (tx) => {
+      await tx.execute(sql`SELECT pg_advisory_xact_lock(${LOCK})`);
       const version = await versionOf(tx);
       if (version > SCHEMA_VERSION) {
         throw new InputError(
@@ -31,12 +35,22 @@ export async function migrate(database: Database, where: string, upTo = SCHEMA_V
         );
       }
       if (version >= upTo) return true;
-      for (const statement of statementsOf(MIGRATIONS[version]!)) await tx.execute(sql.raw(statement));
+      for (const statement of statementsOf(MIGRATIONS[version]!)) await apply(tx, statement, where);
       const value = String(version + 1);
       await tx.insert(meta).values({ key: VERSION, value }).onConflictDoUpdate({ target: meta.key, set: { value } });
       return version + 1 >= upTo;
     });
     if (done) return;
+  }
+}
+
+async function apply(tx: Pick<Database, "execute">, statement: string, where: string): Promise<void> {
+  try {
+    await tx.execute(sql.raw(statement));
+  } catch (error) {
+    if ((error as { cause?: { code?: unknown } }).cause?.code !== DUPLICATE_TABLE) throw error;
+    const problem = "has tables of the same names by somebody else; give milora a database of its own";
+    throw new InputError("DATA_UNSUPPORTED", where, problem, { cause: error });
   }
 }
 

@@ -1,0 +1,216 @@
+/** @file Opens a PostgreSQL by its URL: a pool of connections, and errors that tell what is wrong without the password. */
+import { DrizzleQueryError, type Logger } from "drizzle-orm";
+import { NodePgDatabase, NodePgSession, NodePgTransaction } from "drizzle-orm/node-postgres";
+import { PgDialect, type PgPreparedQuery, type PreparedQueryConfig } from "drizzle-orm/pg-core";
+import pg from "pg";
+import { InputError, reasonOf } from "../../base/index.ts";
+import { ServingError } from "../errors.ts";
+import type { Database, OpenDatabase } from "./database.ts";
+
+/** Connections of one server; one more listens. */
+const CONNECTIONS = 10;
+const CONNECT_MS = 5000;
+/** Nothing that is asked here takes as long: who does not answer until then is gone without having said so. */
+const ANSWER_MS = 30_000;
+/** Unique constraints that take NULL for a value came with it. */
+const OLDEST = 15;
+const RETRY_SECONDS = 1;
+
+/** The database does not answer at the moment. What was counted is kept; what was asked may be asked again. */
+export class DatabaseUnreachable extends ServingError {
+  constructor(cause: unknown) {
+    super("DATABASE_UNREACHABLE", 503, "the database does not answer; try again", {
+      ...{ cause, retryAfterSeconds: RETRY_SECONDS },
+    });
+  }
+}
+
+/** Whether a text is the URL of a PostgreSQL. */
+export function isDatabaseUrl(text: string): boolean {
+  if (!/^postgres(ql)?:\/\//.test(text) || !URL.canParse(text)) return false;
+  try {
+    return decodeURIComponent(text) !== "";
+  } catch {
+    return false; // a % that escapes nothing
+  }
+}
+
+/** Names a database for messages: never its user or password. */
+export function databaseName(url: string): string {
+  const { hostname, port, pathname, searchParams } = new URL(url);
+  const host = searchParams.get("host") ?? (hostname || "localhost");
+  const at = searchParams.get("port") ?? port;
+  return `the database ${host}${at ? `:${at}` : ""}${pathname}`;
+}
+
+/** @throws InputError DATABASE_URL_INVALID, which does not quote it */
+export function checkDatabaseUrl(url: string, where = "database"): string {
+  if (isDatabaseUrl(url)) return url;
+  throw new InputError("DATABASE_URL_INVALID", where, "is no URL such as postgres://USER:PASSWORD@HOST:5432/NAME");
+}
+
+/** Settings of every connection: times arrive as drizzle reads them, whatever the server's defaults are. */
+export async function prepareClient(client: pg.ClientBase): Promise<void> {
+  await client.query("SET datestyle = ISO; SET timezone = 'UTC'; SET default_transaction_isolation = 'read committed'");
+}
+
+export interface PostgresOptions {
+  /** Told every query. */
+  readonly logger?: Logger;
+  /** Waits for answers as long as it takes. */
+  readonly patient?: boolean;
+}
+
+/** @throws InputError DATABASE_URL_INVALID, DATABASE_UNREACHABLE, DATA_UNSUPPORTED for a version that is too old */
+export async function openPostgres(
+  url: string,
+  { logger, patient = false }: PostgresOptions = {},
+): Promise<OpenDatabase> {
+  checkDatabaseUrl(url);
+  const pool = new pg.Pool({
+    ...{ ...connectionOf(url), max: CONNECTIONS },
+    ...(!patient && { query_timeout: ANSWER_MS }),
+    // Its type knows nothing of what it waits for, the pool itself does.
+    onConnect: prepareClient as (client: pg.ClientBase) => void,
+  });
+  pool.on("error", () => {}); // an idle connection was lost, and the pool has removed it
+  try {
+    await checkServer(pool, url);
+  } catch (error) {
+    await pool.end();
+    throw unreachableAtStart(url, error);
+  }
+  const dialect = new PgDialect();
+  const session = new Session(pool, dialect, logger ? { logger } : {});
+  return {
+    database: new NodePgDatabase(dialect, session, undefined) as unknown as Database,
+    async [Symbol.asyncDispose]() {
+      await pool.end();
+    },
+  };
+}
+
+/** What a connection is opened with. @throws InputError DATABASE_URL_INVALID */
+export function connectionOf(url: string): pg.ClientConfig {
+  return {
+    ...{ connectionString: url, application_name: "milora", keepAlive: true, keepAliveInitialDelayMillis: 10_000 },
+    connectionTimeoutMillis: CONNECT_MS,
+  };
+}
+
+async function checkServer(pool: pg.Pool, url: string): Promise<void> {
+  const { rows } = await pool.query<{ version: string; standby: boolean }>(
+    "SELECT current_setting('server_version_num') AS version, pg_is_in_recovery() AS standby",
+  );
+  const major = Math.floor(Number(rows[0]!.version) / 10_000);
+  if (major < OLDEST) {
+    const problem = `is PostgreSQL ${major}, and milora needs ${OLDEST} or newer`;
+    throw new InputError("DATA_UNSUPPORTED", databaseName(url), problem);
+  }
+  if (rows[0]!.standby) {
+    throw new InputError("DATABASE_UNREACHABLE", databaseName(url), "is a standby, which cannot be written to");
+  }
+}
+
+/** The causes of what failed may quote the URL (node's errors do), and are left out. */
+export function unreachableAtStart(url: string, error: unknown): InputError {
+  if (error instanceof InputError) return error;
+  const failure = error instanceof DatabaseUnreachable ? error.cause : error;
+  return new InputError("DATABASE_UNREACHABLE", databaseName(url), withoutPassword(url, reasonsOf(failure)));
+}
+
+/** Several addresses of one host fail with one error that says nothing itself. */
+function reasonsOf(error: unknown): string {
+  const reasons = error instanceof AggregateError ? error.errors.map(reasonOf) : [reasonOf(error)];
+  return [...new Set(reasons)].join(", ") || "does not answer";
+}
+
+function withoutPassword(url: string, text: string): string {
+  const { password } = new URL(url);
+  const secrets = [url, password, decodeURIComponent(password)].filter((secret) => secret !== "");
+  return secrets.reduce((rest, secret) => rest.replaceAll(secret, "***"), text);
+}
+
+/** Classes of SQLSTATE by which a server says that it cannot be used, not that a statement is wrong. */
+const UNUSABLE = /^(08|53|57P|28|3D|25006)/;
+const DRIVER = /^(Connection terminated|timeout e|Query read timeout|Client (has|was) |Cannot use a pool)/;
+
+/** Whether the connection failed, or the server as a whole; not what else went wrong in a transaction's work. */
+export function isLost(error: unknown): boolean {
+  if (error instanceof pg.DatabaseError) return UNUSABLE.test(error.code ?? "");
+  return (
+    error instanceof Error && ("syscall" in error || error instanceof AggregateError || DRIVER.test(error.message))
+  );
+}
+
+type NoSchema = Record<string, never>;
+type Transaction = NodePgTransaction<NoSchema, NoSchema>;
+
+/** drizzle's session, whose errors tell a database that is gone from a statement that failed. */
+class Session extends NodePgSession<NoSchema, NoSchema> {
+  readonly #client: pg.Pool | pg.PoolClient;
+  readonly #dialect: PgDialect;
+  readonly #options: { readonly logger?: Logger };
+
+  constructor(client: pg.Pool | pg.PoolClient, dialect: PgDialect, options: { readonly logger?: Logger }) {
+    super(client, dialect, undefined, options);
+    this.#client = client;
+    this.#dialect = dialect;
+    this.#options = options;
+  }
+
+  override prepareQuery<T extends PreparedQueryConfig>(
+    ...args: Parameters<NodePgSession<NoSchema, NoSchema>["prepareQuery"]>
+  ): PgPreparedQuery<T> {
+    const prepared = super.prepareQuery(...args);
+    const execute = prepared.execute.bind(prepared);
+    // A question may be asked twice: the pool may have kept a connection of before the server was started anew.
+    const mayRepeat = this.#client instanceof pg.Pool && /^select /i.test(args[0].sql);
+    prepared.execute = async (values) => {
+      try {
+        return await execute(values).catch((error: unknown) => {
+          if (mayRepeat && isLost(causeOf(error))) return execute(values);
+          throw error;
+        });
+      } catch (error) {
+        throw translated(error);
+      }
+    };
+    return prepared as PgPreparedQuery<T>;
+  }
+
+  /** drizzle's own, where a connection is lost, fails with the failure to roll back. */
+  override async transaction<T>(work: (tx: Transaction) => Promise<T>): Promise<T> {
+    if (!(this.#client instanceof pg.Pool)) throw new Error("a transaction inside of a transaction");
+    let client: pg.PoolClient | undefined;
+    let lost: Error | undefined;
+    const onError = (error: Error): void => {
+      lost = error;
+    };
+    try {
+      client = await this.#client.connect();
+      client.on("error", onError); // or a connection that is lost between two statements ends the process
+      await client.query("BEGIN");
+      const session = new Session(client, this.#dialect, this.#options);
+      const result = await work(new NodePgTransaction(this.#dialect, session, undefined));
+      await client.query("COMMIT");
+      return result;
+    } catch (error) {
+      if (error instanceof DatabaseUnreachable || isLost(error)) lost ??= error as Error;
+      else await client?.query("ROLLBACK").catch(onError);
+      throw translated(error);
+    } finally {
+      client?.off("error", onError);
+      client?.release(lost);
+    }
+  }
+}
+
+function causeOf(error: unknown): unknown {
+  return error instanceof DrizzleQueryError ? error.cause : error;
+}
+
+function translated(error: unknown): unknown {
+  const cause = causeOf(error);
+  return isLost(cause) ? new DatabaseUnreachable(cause) : error;
+}
