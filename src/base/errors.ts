@@ -20,14 +20,26 @@ export class MiloraError extends Error {
   }
 }
 
-/** A file, config or flag that does not hold what it should. Lists every problem at once. */
+/** Problems that are told of one input, and characters of each: a hostile one has millions. */
+const MOST_PROBLEMS = 100;
+const LONGEST_PROBLEM = 4000;
+
+function shortened(problems: readonly string[]): readonly string[] {
+  const more = problems.length - MOST_PROBLEMS;
+  const told = more > 0 ? [...problems.slice(0, MOST_PROBLEMS), `and ${more} more`] : problems;
+  if (told.every(({ length }) => length <= LONGEST_PROBLEM)) return told;
+  return told.map((text) => (text.length > LONGEST_PROBLEM ? `${text.slice(0, LONGEST_PROBLEM)}…` : text));
+}
+
+/** A file, config or flag that does not hold what it should. Lists every problem at once, up to a hundred. */
 export class InputError extends MiloraError {
   readonly problems: readonly string[];
 
   /** @param where the file, field or flag the problems are in */
   constructor(code: string, where: string, problems: string | readonly string[], options: { cause?: unknown } = {}) {
-    const list = typeof problems === "string" ? [problems] : problems;
-    const text = list.length === 1 ? list[0] : `${list.length} problems: ${list.join("; ")}`;
+    const all = typeof problems === "string" ? [problems] : problems;
+    const list = shortened(all);
+    const text = list.length === 1 ? list[0] : `${all.length} problems: ${list.join("; ")}`;
     super(code, `${where}: ${text}`, options);
     this.problems = list;
   }

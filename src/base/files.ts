@@ -146,9 +146,13 @@ export function readText(path: string): string {
 /** Far more than any file needs; what walks through a value recurses. */
 const MAX_DEPTH = 200;
 
-/** Whether JSON text has objects and arrays inside of each other to more than `most` levels. */
-export function nestedDeeper(json: string, most: number): boolean {
+/** What JSON text has more of than it may; undefined where it has neither. */
+function excessOf(
+  json: string,
+  most: { readonly depth: number; readonly values: number },
+): "depth" | "values" | undefined {
   let depth = 0;
+  let values = 1;
   let inString = false;
   for (let i = 0; i < json.length; i++) {
     const char = json.charCodeAt(i);
@@ -156,18 +160,28 @@ export function nestedDeeper(json: string, most: number): boolean {
       if (char === 0x5c) i++;
       else if (char === 0x22) inString = false;
     } else if (char === 0x22) inString = true;
-    else if (char === 0x7b || char === 0x5b) {
-      if (++depth > most) return true;
+    else if (char === 0x2c || char === 0x7b || char === 0x5b) {
+      if (++values > most.values) return "values";
+      if (char !== 0x2c && ++depth > most.depth) return "depth";
     } else if (char === 0x7d || char === 0x5d) depth--;
   }
-  return false;
+  return undefined;
 }
 
-/** What JSON text holds, not checked yet; `where` names its origin. Throws `InputError` JSON_INVALID. */
-export function parseJson(text: string, where: string): unknown {
-  if (nestedDeeper(text, MAX_DEPTH)) {
-    throw new InputError("JSON_INVALID", where, `is nested deeper than ${MAX_DEPTH} levels`);
-  }
+/** Whether JSON text has objects and arrays inside of each other to more than `most` levels. */
+export function nestedDeeper(json: string, most: number): boolean {
+  return excessOf(json, { depth: most, values: Number.POSITIVE_INFINITY }) !== undefined;
+}
+
+/**
+ * What JSON text holds, not checked yet; `where` names its origin.
+ * @param mostValues about so many values it may have: of text in memory each takes many times its length
+ * @throws InputError JSON_INVALID, PAYLOAD_TOO_LARGE
+ */
+export function parseJson(text: string, where: string, { mostValues = Number.POSITIVE_INFINITY } = {}): unknown {
+  const excess = excessOf(text, { depth: MAX_DEPTH, values: mostValues });
+  if (excess === "values") throw new InputError("PAYLOAD_TOO_LARGE", where, `has more than ${mostValues} values`);
+  if (excess === "depth") throw new InputError("JSON_INVALID", where, `is nested deeper than ${MAX_DEPTH} levels`);
   try {
     return JSON.parse(text);
   } catch (error) {

@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { InputError, parseWith } from "../../base/index.ts";
 import { type BackboneConfig, modulesHolding, type Site } from "../../models/index.ts";
-import { commonFields, fullMatch, off, targetedSites, targetModules } from "../peft.ts";
+import { commonFields, off, pathsMeant, targetedSites, targetModules } from "../peft.ts";
 
 export const configSchema = z
   .looseObject({
@@ -46,7 +46,7 @@ export function scaledSites(config: Ia3Config, backbone: BackboneConfig): Scaled
   const forward = config.feedforward_modules ?? ["down_proj"];
   const isForward =
     typeof forward === "string"
-      ? (path: string) => fullMatch(forward, "feedforward_modules").test(path)
+      ? pathsMeant(forward, "feedforward_modules")
       : (path: string) => forward.some((name) => path.endsWith(name));
   return targetedSites({ target_modules: targets, exclude_modules: config.exclude_modules }, backbone).map((site) => ({
     site,

@@ -75,6 +75,9 @@ function strip(text: string, characters: string | null, start: boolean, end: boo
   return units.slice(from, to).join("");
 }
 
+/** As in Python's sandbox, in which transformers runs templates. */
+const MOST_RANGE = 100_000;
+
 /** What every template knows. The library's own are the same, but its dates speak the user's language. */
 const GLOBALS: Readonly<Record<string, unknown>> = {
   true: true,
@@ -89,7 +92,9 @@ const GLOBALS: Readonly<Record<string, unknown>> = {
   range: (start: number, stop?: number, step = 1): number[] => {
     if (step === 0) throw new Error("range() step must not be zero");
     const [from, to] = stop === undefined ? [0, start] : [start, stop];
-    return Array.from({ length: Math.max(0, Math.ceil((to - from) / step)) }, (_, at) => from + at * step);
+    const length = Math.max(0, Math.ceil((to - from) / step));
+    if (!(length <= MOST_RANGE)) throw new Error(`range() of more than ${MOST_RANGE} numbers`);
+    return Array.from({ length }, (_, at) => from + at * step);
   },
   strftime_now: (format: string): string => strftime(new Date(), format),
   // Names that no template can have.

@@ -10,6 +10,18 @@ import { answerOf, type ErrorAnswer } from "./errors.ts";
 /** What clients may call their request themselves. */
 const REQUEST_ID = /^[A-Za-z0-9._:-]{1,128}$/;
 
+/** Values in a body: a thousand prompts of a thousand token ids. */
+const MOST_VALUES = 1_000_000;
+
+/** On every answer, whatever it is: nobody guesses its type, shows it within a page, or reads it from another site. */
+const HEADERS = {
+  "x-content-type-options": "nosniff",
+  "x-frame-options": "DENY",
+  "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+  "referrer-policy": "no-referrer",
+  "cross-origin-resource-policy": "same-origin",
+} as const;
+
 export async function newApp(http: ServerConfig["http"]): Promise<FastifyInstance> {
   const app = fastify({
     logger: false,
@@ -37,10 +49,14 @@ export async function newApp(http: ServerConfig["http"]): Promise<FastifyInstanc
   app.setSerializerCompiler(() => (data) => JSON.stringify(data));
   app.removeAllContentTypeParsers();
   app.addContentTypeParser("application/json", { parseAs: "string" }, async (_: unknown, text: string) =>
-    text === "" ? undefined : parseJson(text, "the body"),
+    text === "" ? undefined : parseJson(text, "the body", { mostValues: MOST_VALUES }),
   );
   // Cookies are read where somebody asks for them: most requests bring none.
   await app.register(cookie, { hook: false });
+  app.addHook("onRequest", (_, reply, done) => {
+    reply.headers(HEADERS); // routes may set their own
+    done();
+  });
   app.decorateRequest("principal");
   app.decorateRequest("facts");
   app.setNotFoundHandler((request) => {

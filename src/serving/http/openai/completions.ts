@@ -1,5 +1,6 @@
 /** @file POST /v1/completions. */
 import { randomUUID } from "node:crypto";
+import { setImmediate } from "node:timers/promises";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { GenerationResult, PromptLogprob } from "../../../generation/index.ts";
 import { parseRequest, RequestError } from "../errors.ts";
@@ -29,7 +30,7 @@ export async function completions(services: Services, request: FastifyRequest, r
   const body = parseRequest(completionSchema, withoutNulls(request.body));
   const call = await Call.begin(services, request, reply, body.model);
   checkMost(body.max_tokens, maxTokens, "max_tokens");
-  const prompts = promptsOf(body, call, maxPrompts);
+  const prompts = await promptsOf(body, call, maxPrompts);
   const { n, candidates, options } = choicesOf(body, services.engine.backbone.config.eosTokenIds);
   const { logprobs, echo } = body;
   if (body.max_tokens === 0 && !echo) throw new RequestError("max_tokens: 0 goes only with echo", "max_tokens");
@@ -55,13 +56,24 @@ export async function completions(services: Services, request: FastifyRequest, r
   };
 }
 
-function promptsOf({ prompt, ...body }: CompletionBody, call: Call, most: number): Prompt[] {
+/** Milliseconds of tokenizing before others have their turn. */
+const TURN_MS = 10;
+
+async function promptsOf({ prompt, ...body }: CompletionBody, call: Call, most: number): Promise<Prompt[]> {
   const list = typeof prompt === "string" || typeof prompt[0] === "number" || prompt.length === 0 ? [prompt] : prompt;
   if (list.length > most) throw new RequestError(`prompt: ${list.length} prompts, at most ${most}`, "prompt");
-  return (list as (string | number[])[]).map((one) => {
-    if (typeof one === "string") return { tokens: call.encode(one, body.add_special_tokens), text: one };
-    return { tokens: one, text: body.echo ? (call.tokenizer?.decode(one) ?? "") : "" };
-  });
+  const prompts: Prompt[] = [];
+  let since = performance.now();
+  for (const one of list as (string | number[])[]) {
+    if (performance.now() - since > TURN_MS) {
+      await setImmediate();
+      call.signal.throwIfAborted();
+      since = performance.now();
+    }
+    if (typeof one === "string") prompts.push({ tokens: call.encode(one, body.add_special_tokens), text: one });
+    else prompts.push({ tokens: one, text: body.echo ? (call.tokenizer?.decode(one) ?? "") : "" });
+  }
+  return prompts;
 }
 
 /** Answers in the form of /v1/completions, whole or in pieces. */

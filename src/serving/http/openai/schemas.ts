@@ -1,8 +1,20 @@
 /** @file Bodies of OpenAI's requests, with what vLLM and milora add. */
 import { z } from "zod";
 import { RequestError } from "../errors.ts";
+import { jsonSchema } from "../openapi.ts";
 
 const whole = (least: number, most: number) => z.int().min(least).max(most);
+
+/** Before a schema that looks at every entry: more of them than this are not looked at. */
+const few = <S extends z.ZodType>(most: number, schema: S) =>
+  z
+    .unknown()
+    .refine((value) => typeof value !== "object" || value === null || Object.keys(value).length <= most, {
+      error: `has more than ${most} entries`,
+      abort: true,
+    })
+    .meta(jsonSchema(schema))
+    .pipe(schema);
 
 const shared = {
   model: z.string().min(1).max(300).describe("an adapter, `base:adapter`, or the backbone's name"),
@@ -24,7 +36,10 @@ const shared = {
   presence_penalty: z.number().min(-2).max(2).optional(),
   frequency_penalty: z.number().min(-2).max(2).optional(),
   repetition_penalty: z.number().gt(0).max(100).optional(),
-  logit_bias: z.record(z.string().regex(/^\d+$/, "must be token ids"), z.number().min(-100).max(100)).optional(),
+  logit_bias: few(
+    4096,
+    z.record(z.string().regex(/^\d{1,10}$/, "must be token ids"), z.number().min(-100).max(100)),
+  ).optional(),
   stop_token_ids: z
     .array(whole(0, 10_000_000))
     .max(1000)
@@ -42,16 +57,26 @@ const shared = {
     .optional(),
 };
 
-const tokens = z.array(z.int().min(0));
+/** Checked at once, for one problem at most: zod would tell of each of millions. */
+const isTokens = (value: unknown): value is number[] =>
+  Array.isArray(value) && value.every((token) => Number.isSafeInteger(token) && token >= 0);
+
+type PromptBody = string | number[] | string[] | number[][];
+const isPrompt = (value: unknown): value is PromptBody => {
+  if (typeof value === "string" || isTokens(value)) return true;
+  return Array.isArray(value) && (value.every((one) => typeof one === "string") || value.every(isTokens));
+};
+
+const text = { type: "string" };
+const tokens = { type: "array", items: { type: "integer", minimum: 0 } };
 
 export const completionSchema = z
   .object({
     ...shared,
-    prompt: z
-      .union([z.string(), tokens, z.array(z.string()), z.array(tokens)], {
-        error: "must be a text, a list of token ids, or a list of either",
-      })
-      .describe("a text, token ids, or a list of either"),
+    prompt: z.custom<PromptBody>(isPrompt, "must be a text, a list of token ids, or a list of either").meta({
+      description: "a text, token ids, or a list of either",
+      anyOf: [text, tokens, { type: "array", items: text }, { type: "array", items: tokens }],
+    }),
     max_tokens: whole(0, 10_000_000).default(16).describe("most new tokens of an answer"),
     logprobs: whole(0, 20).optional().describe("tell the probabilities of tokens and of this many of the likeliest"),
     echo: z.boolean().default(false).describe("give the prompt back in front of the answer"),
@@ -61,11 +86,14 @@ export const completionSchema = z
 
 export type CompletionBody = z.output<typeof completionSchema>;
 
+const MOST_PARTS = 1000;
 const textPart = z.object({ type: z.literal("text", "only text is understood"), text: z.string() });
 
 const message = z.looseObject({
   role: z.enum(["system", "developer", "user", "assistant", "tool"]),
-  content: z.union([z.string(), z.array(textPart)], { error: "must be a text or a list of text parts" }).nullish(),
+  content: z
+    .union([z.string(), z.array(textPart).max(MOST_PARTS)], { error: "must be a text or a list of text parts" })
+    .nullish(),
   name: z.string().optional(),
 });
 
@@ -80,7 +108,9 @@ export const chatSchema = z
     logprobs: z.boolean().default(false).describe("tell the probabilities of tokens"),
     top_logprobs: whole(0, 20).optional().describe("tell this many of the likeliest at every position"),
     add_generation_prompt: z.boolean().default(true),
-    chat_template_kwargs: z.record(z.string(), z.unknown()).optional().describe("variables of the chat template"),
+    chat_template_kwargs: few(64, z.record(z.string(), z.unknown()))
+      .optional()
+      .describe("variables of the chat template"),
   })
   .meta({ title: "ChatCompletionRequest" });
 
