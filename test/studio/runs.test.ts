@@ -139,6 +139,10 @@ describe.skipIf(CHROMIUM === undefined)("runs", () => {
     await page.getByLabel("To step").press("Enter");
     await page.waitForURL(/from=3&to=4/);
     await until(async () => (await pointsOf(loss)) === 2);
+    await page.getByRole("link", { name: "Routing" }).click();
+    await page.getByRole("img", { name: /^Layer 5/ }).waitFor();
+    await page.getByRole("link", { name: "Training" }).click();
+    await until(async () => (await pointsOf(loss)) === 2);
     await page.getByRole("button", { name: "All steps" }).click();
     await until(async () => (await pointsOf(loss)) === 4);
     expect(new URL(page.url()).search).toBe("?id=subjects%2Fmilora");

@@ -116,22 +116,24 @@ export function plannedSteps({ epochs, max_steps }: RunConfig, { lastStep, epoch
   return Math.min(Math.ceil(epochs * perEpoch), most);
 }
 
-/** What the newest checkpoint says of how the run went; undefined where there is none. */
-function newestCheckpoint(run: string): ReturnType<typeof readCheckpointState> | undefined {
-  const step = listCheckpoints(run).at(-1);
-  if (step === undefined) return undefined;
-  try {
-    return readCheckpointState(checkpointPath(run, step));
-  } catch {
-    return undefined;
-  }
-}
+type Checkpoint = ReturnType<typeof readCheckpointState>;
+
+/** What the newest checkpoint says of how the run went; undefined where there is none. Each new one changes the folder. */
+export const newestCheckpoint = (run: string): Watched<Checkpoint | undefined> =>
+  new Watched(join(run, "checkpoints"), () => {
+    const step = listCheckpoints(run).at(-1);
+    if (step === undefined) return undefined;
+    try {
+      return readCheckpointState(checkpointPath(run, step));
+    } catch {
+      return undefined;
+    }
+  });
 
 /** A run that came to its end has evaluated after its last step and saved everything. */
-export function stateOf(run: string, config: RunConfig, totals: Totals): RunState {
+export function stateOf(run: string, config: RunConfig, totals: Totals, saved: Checkpoint | undefined): RunState {
   if (isTraining(run)) return "running";
   const { lastStep, evaluations } = totals;
-  const saved = newestCheckpoint(run);
   if (lastStep === 0 || saved === undefined || saved.step < lastStep) return "stopped";
   const evaluated = evaluations.length === 0 ? hasBest(run) : evaluations.at(-1)!.step === lastStep;
   const planned = plannedSteps(config, totals);

@@ -21,6 +21,7 @@ import {
   configFile,
   environmentFile,
   expertsOf,
+  newestCheckpoint,
   plannedSteps,
   type RunConfig,
   rankOf,
@@ -32,8 +33,9 @@ import { reproductionFile, summaryOf } from "./reproductions.ts";
 
 /** Runs of which there is more than the totals in memory. */
 const MOST_LOADED = 16;
-/** Folders are looked through again when that was longer ago. */
+/** Folders are looked through again when that was longer ago; large ones, for which it takes long, less often. */
 const FOUND_MS = 2000;
+const FOUND_TIMES = 20;
 /** How long an answer waits for files to be read; what has been read by then is told. */
 const WAIT_MS = 1500;
 /** Files that are read at a time. */
@@ -47,6 +49,7 @@ class Run {
   readonly directory: string;
   readonly config: Watched<RunConfig>;
   readonly environment: ReturnType<typeof environmentFile>;
+  readonly checkpoint: ReturnType<typeof newestCheckpoint>;
   readonly index: MetricsIndex;
   /** When somebody has looked at it by itself. */
   looked = 0;
@@ -56,6 +59,7 @@ class Run {
     this.directory = directory;
     this.config = configFile(directory);
     this.environment = environmentFile(directory);
+    this.checkpoint = newestCheckpoint(directory);
     this.index = new MetricsIndex(metricsPath(directory), signal);
   }
 
@@ -76,7 +80,7 @@ class Run {
     const { steps, tokens, seconds, epoch, loss, best, lastStep } = totals;
     return {
       ...common,
-      state: stateOf(this.directory, config, totals),
+      state: stateOf(this.directory, config, totals, this.checkpoint.value),
       method: config.method,
       model: basename(config.model),
       rank: rankOf(config),
@@ -107,7 +111,8 @@ export class RunLibrary implements Disposable {
   readonly #stop = new AbortController();
   readonly #runs = new Map<string, Run>();
   readonly #reports = new Map<string, { directory: string; report: Watched<Reproduction | undefined> }>();
-  #found = Number.NEGATIVE_INFINITY;
+  /** When the folders are to be looked through again. */
+  #due = Number.NEGATIVE_INFINITY;
   #finding: Promise<void> | undefined;
 
   /** @param folders in which runs lie at any depth; a run may be one of them itself */
@@ -234,7 +239,7 @@ export class RunLibrary implements Disposable {
 
   /** Looks through the folders, if that was not just now. */
   async #look(): Promise<void> {
-    if (performance.now() - this.#found < FOUND_MS) return;
+    if (performance.now() < this.#due) return;
     this.#finding ??= this.#find().finally(() => {
       this.#finding = undefined;
     });
@@ -242,10 +247,12 @@ export class RunLibrary implements Disposable {
   }
 
   async #find(): Promise<void> {
+    const started = performance.now();
     const { runs, results } = await discover(this.#folders);
     keep(this.#runs, runs, (found) => new Run(found, this.#stop.signal));
     keep(this.#reports, results, ({ id, directory }) => ({ directory, report: reproductionFile(id, directory) }));
-    this.#found = performance.now();
+    const now = performance.now();
+    this.#due = now + Math.max(FOUND_MS, FOUND_TIMES * (now - started));
   }
 }
 

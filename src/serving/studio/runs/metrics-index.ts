@@ -8,9 +8,11 @@ import { type LineReader, readLines } from "./lines.ts";
 
 const SERIES_BUCKETS = 4096;
 const SHARE_BUCKETS = 256;
-const MOST_EVALUATIONS = 1024;
+const MOST_EVALUATIONS = 512;
 const MOST_LAYERS = 512;
 const MOST_EXPERTS = 256;
+/** Letters of a name. */
+const MOST_LETTERS = 100;
 /** What a look at a part of the steps reads again, at most; beyond it the buckets answer. */
 const MOST_BYTES_AGAIN = 16 << 20;
 /** A file in which the bytes before the place read up to are others is another file. */
@@ -57,7 +59,9 @@ function* quantitiesOf(step: WrittenStep): Generator<readonly [string, number | 
   yield ["lr", step.lr];
   yield ["grad_norm", step.grad_norm];
   yield ["tokens_per_second", step.tokens_per_second];
-  for (const name in step.auxiliary) yield [`auxiliary.${name}`, step.auxiliary[name]!];
+  for (const [name, value] of Object.entries(step.auxiliary)) {
+    if (name.length <= MOST_LETTERS) yield [`auxiliary.${name}`, value];
+  }
   if (step.activation) {
     yield ["activation.lr", step.activation.lr];
     yield ["activation.lm_loss", step.activation.lm_loss];
@@ -144,11 +148,11 @@ export class MetricsIndex implements LineReader {
     const coarse = series.width > 1 && end - first < most;
     const start = series.offsetOf(first);
     const stop = series.offsetOf(end) ?? this.#offset;
-    const points =
+    const finer =
       coarse && start !== undefined && stop - start <= MOST_BYTES_AGAIN
-        ? await this.#again(range, start, stop, most)
-        : series.points(first, end, most);
-    return { steps, ...range, indexed: this.indexed, ...points };
+        ? await this.#again(range, start, stop, most).catch(() => undefined) // it was removed meanwhile
+        : undefined;
+    return { steps, ...range, indexed: this.indexed, ...(finer ?? series.points(first, end, most)) };
   }
 
   /** Shares of the experts, [points][layers][experts]; undefined where nothing was routed. */
@@ -243,7 +247,7 @@ export class MetricsIndex implements LineReader {
   #addEvaluation({ step, epoch, dev_loss, dev_perplexity, best, routing }: WrittenEvaluation): void {
     const totals = this.#totals;
     if (best) totals.best = { step, perplexity: dev_perplexity };
-    if (routing) totals.experts = routing.experts.slice(0, MOST_EXPERTS);
+    if (routing) totals.experts = routing.experts.slice(0, MOST_EXPERTS).map((name) => name.slice(0, MOST_LETTERS));
     if (totals.evaluations.length === MOST_EVALUATIONS) {
       // Every second one goes; the best, of which there is one, stays.
       totals.evaluations = totals.evaluations.filter((kept, i) => i % 2 === 1 || kept.step === totals.best?.step);

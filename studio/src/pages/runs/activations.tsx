@@ -11,7 +11,7 @@ const placeOf = ({ layer, block }: LearnedCurve): string =>
   block === null ? `Layer ${layer}` : `Layer ${layer}, ${block.replace("self_attn", "attention")}`;
 
 export function ActivationCurves({ run }: { run: RunDetail }) {
-  const query = useActivations(run.id, run.evaluations.filter(({ best }) => best).length);
+  const query = useActivations(run.id, run.evaluations.filter(({ best }) => best).length, run);
   return (
     <Loaded query={query} what="Reading the adapter">
       {(activations) => (activations.curves.length === 0 ? <None run={run} /> : <Curves {...activations} />)}

@@ -9,6 +9,8 @@ export interface Address {
   readonly all: (name: string) => string[];
   /** Undefined, empty and no values take a name away. What is typed replaces the entry in the history. */
   readonly set: (changes: Changes) => void;
+  /** A path with what stands in the address now, and some changes. */
+  readonly link: (path: string, changes: Changes) => string;
 }
 
 export function useAddress(): Address {
@@ -17,6 +19,7 @@ export function useAddress(): Address {
     get: (name) => params.get(name) ?? undefined,
     all: (name) => params.getAll(name),
     set: (changes) => setParams((now) => changed(now, changes), { replace: true }),
+    link: (path, changes) => `${path}?${changed(params, changes)}`,
   };
 }
 

@@ -86,12 +86,13 @@ export function useExperts(id: string, run: Changing) {
   });
 }
 
-/** The best adapter changes with evaluations only. */
-export function useActivations(id: string, evaluations: number) {
+/** The best adapter changes with evaluations. */
+export function useActivations(id: string, evaluations: number, run: Changing) {
   return useQuery({
     queryKey: ["runs", id, "activations", evaluations],
     queryFn: ({ signal }) => ask<RunActivations>(path(id, "/activations"), { signal }),
     placeholderData: keepPreviousData,
+    refetchInterval: run.state === "running" && QUIET_MS,
   });
 }
 

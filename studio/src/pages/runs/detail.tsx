@@ -4,7 +4,7 @@ import { Link } from "wouter";
 import type { RunDetail, RunSeries } from "../../../../src/serving/studio/types.ts";
 import { ago, duration, Loaded, Note, number, Page, Stats, time } from "../../ui/index.ts";
 import { ActivationCurves } from "./activations.tsx";
-import { type Address, link, rangeOf, useAddress, viewOf } from "./address.ts";
+import { type Address, rangeOf, useAddress, viewOf } from "./address.ts";
 import { useRun, useSeries } from "./api.ts";
 import { Settings } from "./config.tsx";
 import { Experts } from "./experts.tsx";
@@ -52,7 +52,7 @@ function Shown({ run, address }: { run: RunDetail; address: Address }) {
         {views.map(([name, text]) => (
           <Link
             key={name}
-            href={link("/runs/run", { id: run.id, view: name })}
+            href={address.link("/runs/run", { view: name })}
             aria-current={name === view ? "page" : undefined}
           >
             {text}
