@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { z } from "zod";
 import { parseRequest } from "../../http/errors.ts";
+import { jsonSchema } from "../../http/openapi.ts";
 import type { RunLibrary } from "./library.ts";
 
 export { RunLibrary } from "./library.ts";
@@ -10,10 +11,11 @@ export { RunLibrary } from "./library.ts";
 /** Most points of an answer. */
 const MOST_POINTS = 2000;
 
-const points = z.coerce.number().int().min(2).max(MOST_POINTS).optional();
-const step = z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGER).optional();
+const number = z.coerce.number().int();
+const points = number.min(2).max(MOST_POINTS).optional().describe(`most points of the answer, up to ${MOST_POINTS}`);
+const step = number.min(0).max(Number.MAX_SAFE_INTEGER).optional();
 const seriesQuery = z
-  .strictObject({ from: step, to: step, points })
+  .strictObject({ from: step.describe("first step"), to: step.describe("last step"), points })
   .refine(({ from = 0, to = Number.MAX_SAFE_INTEGER }) => from <= to, "from lies after to")
   .transform(({ from, to, points }) => ({
     ...(from !== undefined && { from }),
@@ -32,37 +34,43 @@ function send(request: FastifyRequest, reply: FastifyReply, body: unknown): Fast
   return known ? reply.status(304).send() : reply.type("application/json; charset=utf-8").send(text);
 }
 
+/** The path below /studio/v1, what is answered, and what may be asked. */
+interface Route<Q extends z.ZodType> {
+  readonly path: string;
+  readonly summary: string;
+  readonly query: Q;
+  readonly answer: (id: string, query: z.output<Q>) => Promise<unknown>;
+}
+
 export async function runRoutes(app: FastifyInstance, library: RunLibrary): Promise<void> {
   app.addHook("onClose", async () => library[Symbol.dispose]());
-  const get = (path: string, answer: (id: string, query: unknown) => Promise<unknown>): void => {
-    app.get(`/studio/v1${path}`, { schema: { hide: true } }, async (request, reply) =>
-      send(request, reply, await answer((request.params as { id?: string }).id ?? "", request.query)),
-    );
+  const get = <Q extends z.ZodType>({ path, summary, query, answer }: Route<Q>): void => {
+    const schema = { tags: ["studio"], summary, querystring: jsonSchema(query) };
+    app.get(`/studio/v1${path}`, { schema }, async (request, reply) => {
+      const { id = "" } = request.params as { id?: string };
+      return send(request, reply, await answer(id, parseRequest(query, request.query)));
+    });
   };
-  const plain = (work: (id: string) => Promise<unknown>) => (id: string, query: unknown) => {
-    parseRequest(noQuery, query);
-    return work(id);
-  };
-  get(
-    "/runs",
-    plain(async () => ({ runs: await library.list() })),
-  );
-  get(
-    "/runs/:id",
-    plain((id) => library.detail(id)),
-  );
-  get("/runs/:id/series", (id, query) => library.series(id, parseRequest(seriesQuery, query)));
-  get("/runs/:id/experts", (id, query) => library.experts(id, parseRequest(expertsQuery, query).points));
-  get(
-    "/runs/:id/activations",
-    plain((id) => library.activations(id)),
-  );
-  get(
-    "/reproductions",
-    plain(async () => ({ reproductions: await library.reproductions() })),
-  );
-  get(
-    "/reproductions/:id",
-    plain((id) => library.reproduction(id)),
-  );
+  const plain = (path: string, summary: string, answer: (id: string) => Promise<unknown>): void =>
+    get({ path, summary, query: noQuery, answer });
+
+  plain("/runs", "Training runs, and how they stand", async () => ({ runs: await library.list() }));
+  plain("/runs/:id", "A run with its config and evaluations", (id) => library.detail(id));
+  get({
+    path: "/runs/:id/series",
+    summary: "What was measured at its steps, or at some of them: means, least and largest",
+    query: seriesQuery,
+    answer: (id, query) => library.series(id, query),
+  });
+  get({
+    path: "/runs/:id/experts",
+    summary: "Shares of the experts in each layer over training",
+    query: expertsQuery,
+    answer: (id, query) => library.experts(id, query.points),
+  });
+  plain("/runs/:id/activations", "Learned activation functions of its best adapter", (id) => library.activations(id));
+  plain("/reproductions", "What milora reproduce has written", async () => ({
+    reproductions: await library.reproductions(),
+  }));
+  plain("/reproductions/:id", "Tables and figures of the paper, measured", (id) => library.reproduction(id));
 }

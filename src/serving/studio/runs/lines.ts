@@ -6,7 +6,7 @@ const PIECE_BYTES = 1 << 20;
 /** A line that is longer is of no run. */
 const MOST_LINE_BYTES = 4 << 20;
 /** How long others wait for their turn. */
-const SLICE_MS = 8;
+const SLICE_MS = 4;
 
 export interface LineReader {
   /** A whole line, without its end, and where it begins. */

@@ -138,7 +138,7 @@ function Table({ table, of }: { table: ReproducedTable; of: string }) {
         return (
           <span className={paper ? "of-paper" : undefined}>
             {text}
-            {spread && <span className="spread-of"> {spread}</span>}
+            {spread && <span className="spread-of"> ({spread})</span>}
           </span>
         );
       },
