@@ -42,20 +42,24 @@ export async function readRecords(path: string, options: { columns?: readonly st
   return await recordsOf(path, bytes, options);
 }
 
-/** The records of what a file called `path` would hold. @throws InputError DATA_INVALID when nothing in it can be read */
+/**
+ * The records of what a file called `path` would hold.
+ * @param options.text it is text, whatever it begins with: a few bytes from a stranger unpack to nothing larger
+ * @throws InputError DATA_INVALID when nothing in it can be read
+ */
 export async function recordsOf(
   path: string,
   bytes: Buffer,
-  options: { columns?: readonly string[] } = {},
+  options: { columns?: readonly string[]; text?: boolean } = {},
 ): Promise<FileRecord[]> {
-  if (startsWith(bytes, GZIP)) {
+  if (!options.text && startsWith(bytes, GZIP)) {
     try {
       bytes = gunzipSync(bytes);
     } catch (error) {
       throw new InputError("DATA_INVALID", path, `damaged gzip file (${reasonOf(error)})`, { cause: error });
     }
   }
-  if (startsWith(bytes, PARQUET)) return await parquetRecords(path, bytes);
+  if (!options.text && startsWith(bytes, PARQUET)) return await parquetRecords(path, bytes);
   if (startsWith(bytes, BYTE_ORDER_MARK)) bytes = bytes.subarray(BYTE_ORDER_MARK.length);
   const name = path.toLowerCase().replace(/\.gz$/, "");
   if (name.endsWith(".parquet")) throw new InputError("DATA_INVALID", path, "is no parquet file");

@@ -192,7 +192,7 @@ export async function loadRows(source: string, options: RowOptions = {}): Promis
  */
 export async function rowsOfText(text: string, name: string, options: RowOptions = {}): Promise<Row[]> {
   const found: FoundRows = { rows: [], bad: [] };
-  collect(await recordsOf(name, Buffer.from(text)), found, undefined, options);
+  collect(await recordsOf(name, Buffer.from(text), { text: true }), found, undefined, options);
   return soundRows(name, found);
 }
 

@@ -24,7 +24,7 @@ async function fuzz(source: string, name: string, runs: number, read: (directory
     }),
     settings(runs),
   );
-  tally.conclude();
+  tally.conclude(`${name} of ${source.slice(source.lastIndexOf("/") + 1)}`);
 }
 
 function readConfig(path: string): void {
@@ -110,15 +110,25 @@ test(
 const backbone = readBackboneConfig(`${BACKBONES}/llama-gqa`);
 
 test.each([
-  ["lora", "patterns"],
-  ["milora", "default"],
   ["adalora", "pruned"],
-  ["ia3", "inputs"],
+  ["bitfit", "projected"],
+  ["dora", "patterns"],
+  ["full", "gqa"],
+  ["ia3", "regex"],
+  ["iapt", "default"],
+  ["learned-adapter", "placed"],
+  ["lora", "patterns"],
+  ["lora", "regex"],
+  ["milora", "default"],
+  ["milora", "dora"],
   ["moelora", "default"],
+  ["p-tuning-v2", "mlp"],
+  ["parallel-adapter", "gelu-scaled"],
+  ["ssp", "found"],
 ])(
-  "adapter_config.json of %s",
+  "adapter_config.json of %s, %s",
   async (method, name) => {
-    await fuzz(`test/fixtures/${method}/${name}`, "adapter_config.json", 300, (path) => {
+    await fuzz(`test/fixtures/${method}/${name}`, "adapter_config.json", 120, (path) => {
       using adapter = Adapter.load(path, backbone);
       expect(adapter.digest).toMatch(/^[0-9a-f]{64}$/);
     });

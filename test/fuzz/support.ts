@@ -1,15 +1,21 @@
 /** @file Damages files as untrusted ones may be damaged, and holds what reads them to typed errors, bounded memory and a clean Object.prototype. */
-import { mkdtempSync, rmSync } from "node:fs";
+import { appendFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, expect } from "vitest";
 import { MiloraError } from "../../src/base/index.ts";
 
-/** Cases of each target; `MILORA_FUZZ_RUNS=100000 npx vitest run test/fuzz` looks longer, with seeds of its own. */
+/** Cases of each target, and seconds for them: `npm run fuzz` looks longer, with seeds of its own. */
 const GIVEN = Number(process.env.MILORA_FUZZ_RUNS);
-export const settings = (runs: number): fc.Parameters<unknown> =>
-  GIVEN > 0 ? { numRuns: GIVEN } : { numRuns: runs, seed: 20240607 };
+const SECONDS = Number(process.env.MILORA_FUZZ_SECONDS);
+/** Where what was run is told, a line a target. */
+const REPORT = process.env.MILORA_FUZZ_REPORT;
+
+export const settings = (runs: number): fc.Parameters<unknown> => {
+  if (!(GIVEN > 0)) return { numRuns: runs, seed: 20240607 };
+  return { numRuns: GIVEN, ...(SECONDS > 0 && { interruptAfterTimeLimit: SECONDS * 1000 }) };
+};
 
 /** Milliseconds for all cases of one target. */
 export const TIMEOUT = GIVEN > 0 ? 24 * 60 * 60 * 1000 : 60_000;
@@ -31,10 +37,12 @@ const MEMORY = 256 * 1024 * 1024;
 export class Tally {
   accepted = 0;
   readonly refused = new Map<string, number>();
+  #slowest = 0;
 
   /** Reads a damaged file: a MiloraError is right, and so is a sound result, which `read` itself checks. */
   async check(read: () => unknown): Promise<void> {
     const before = process.memoryUsage().arrayBuffers;
+    const started = performance.now();
     try {
       await read();
       this.accepted++;
@@ -44,14 +52,23 @@ export class Tally {
       expect(error.message.length).toBeLessThan(200_000);
       this.refused.set(error.code, (this.refused.get(error.code) ?? 0) + 1);
     }
+    this.#slowest = Math.max(this.#slowest, performance.now() - started);
     expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(MEMORY);
     expect(Object.keys(Object.prototype)).toEqual([]);
     expect(({} as Record<string, unknown>).polluted).toBeUndefined();
   }
 
-  /** Both ends were seen often enough to mean something. */
-  conclude(): void {
+  /** Both ends were seen often enough to mean something. @param part of a target that has several */
+  conclude(part = ""): void {
     const refused = [...this.refused.values()].reduce((a, b) => a + b, 0);
+    const target = [expect.getState().currentTestName, part].filter(Boolean).join(": ");
+    const line = {
+      target,
+      accepted: this.accepted,
+      refused: Object.fromEntries(this.refused),
+      slowestMs: this.#slowest,
+    };
+    if (REPORT) appendFileSync(REPORT, `${JSON.stringify(line)}\n`);
     expect(this.accepted).toBeGreaterThan(0);
     expect(refused).toBeGreaterThan(this.accepted / 20);
   }
