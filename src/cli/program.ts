@@ -30,6 +30,14 @@ const COMMANDS: Record<string, { summary: string; load(): Promise<CommandModule>
     summary: "show training runs and reproductions in the browser",
     load: () => import("./commands/studio.ts"),
   },
+  bench: {
+    summary: "measure what this machine takes for a server's work",
+    load: () => import("./commands/bench.ts"),
+  },
+  plan: {
+    summary: "tell what servers would do under some traffic, and how many it takes",
+    load: () => import("./commands/plan.ts"),
+  },
   tenants: {
     summary: "make, list, change and remove the tenants of a server",
     load: () => import("./commands/tenants.ts"),

@@ -1,5 +1,6 @@
 /** @file Door of the room `serving`: a server of one backbone and many tenants' adapters, and the parts it is made of. */
 export * from "./adapters/index.ts";
+export * from "./capacity/index.ts";
 export { ServingError, type ServingErrorCode } from "./errors.ts";
 export {
   environmentSettings,

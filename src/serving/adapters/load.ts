@@ -14,7 +14,10 @@ import { digestOf, digestOfFiles, isUnchanged, rememberUnchanged, signatureOf } 
  * Work goes on for this long before others have their turn, in milliseconds. About as long as a step of many sequences: the
  * more turns there are, the more steps whoever waits for the adapter waits for.
  */
-const TURN_MS = 16;
+export const TURN_MS = 16;
+
+/** Loads whose reading goes on at the same time: one waits for the disk while the other one's numbers are checked. */
+export const PARALLEL_LOADS = 2;
 
 /** Lets at most `places` in at a time, in the order in which they came. */
 export class Gate {

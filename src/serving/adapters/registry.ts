@@ -6,9 +6,10 @@ import type { Adapter } from "../../methods/index.ts";
 import type { BackboneConfig } from "../../models/index.ts";
 import { readArchive } from "./archive.ts";
 import { adapterDirectory, Draft, readDirectory, rememberUnchanged, signatureOf, sweep, touch } from "./files.ts";
+import { Follower } from "./follow.ts";
 import { InFlight } from "./in-flight.ts";
 import { type RegistryLimits, registryLimitsSchema } from "./limits.ts";
-import { corrupt, Gate, type InstalledOptions, loadInstalled, loadStrictly } from "./load.ts";
+import { corrupt, Gate, type InstalledOptions, loadInstalled, loadStrictly, PARALLEL_LOADS } from "./load.ts";
 import { checkName, modelNotFound, parseModel } from "./names.ts";
 import { type AdapterRecord, type AdapterTable, type NewAdapter, qualified } from "./record.ts";
 import { Residency, type ResidencyStats, tooLarge } from "./residency.ts";
@@ -22,9 +23,6 @@ import type {
   RegistryLog,
   RegistryOptions,
 } from "./types.ts";
-
-/** Loads whose reading goes on at the same time: one waits for the disk while the other one's numbers are checked. */
-const PARALLEL_LOADS = 2;
 
 /** Names, files and tensors of adapters. Dispose it when no request runs any more. */
 export class AdapterRegistry implements AsyncDisposable {
@@ -50,6 +48,7 @@ export class AdapterRegistry implements AsyncDisposable {
   readonly #foreign = new Set<string>();
   /** Digests found damaged, with what their files looked like. */
   readonly #corrupt = new Map<string, string>();
+  readonly #follower: Follower;
   #sweeper: NodeJS.Timeout | undefined;
 
   private constructor(options: RegistryOptions) {
@@ -77,6 +76,11 @@ export class AdapterRegistry implements AsyncDisposable {
         return this.#load(digest, { reserve, signal, prepare });
       },
       forget: (adapter) => options.engine?.forget(adapter),
+    });
+    this.#follower = new Follower({
+      ...{ table: this.#table, residency: this.#residency, preloaded: this.#preloaded },
+      enter: () => this.#pinning.enter(),
+      keep: (record) => this.#keep(record),
     });
   }
 
@@ -235,9 +239,15 @@ export class AdapterRegistry implements AsyncDisposable {
     return this.#residency.stats;
   }
 
+  /** To be called when other servers may have changed the rows: what is pinned is loaded, what is gone leaves memory. */
+  follow(): Promise<void> {
+    return this.#follower.follow();
+  }
+
   /** Removes files that no name refers to, after the grace time, and what crashes have left behind. */
   async sweep(): Promise<string[]> {
     using _place = await this.#publishing.enter();
+    await using _guard = await this.#table.guard?.();
     const removed = await sweep(this.#root, await this.#table.digests(), this.limits.graceMs, Date.now());
     for (const digest of removed) this.#residency.retire(digest);
     return removed;
@@ -254,6 +264,7 @@ export class AdapterRegistry implements AsyncDisposable {
     fields: NewAdapter,
   ): Promise<{ record: AdapterRecord; replaced: AdapterRecord | undefined }> {
     using _place = await this.#publishing.enter();
+    await using _guard = await this.#table.guard?.();
     await draft.publish(this.#root);
     await rememberUnchanged(adapterDirectory(this.#root, fields.digest));
     this.#corrupt.delete(fields.digest);

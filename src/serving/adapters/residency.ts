@@ -264,7 +264,7 @@ export class Residency<A extends ResidentTensors = Adapter> implements AsyncDisp
     slot.abort.signal.addEventListener("abort", aborted);
     const callOff = clock.after(waitMs, busy);
     this.#serve();
-    if (!this.#couldFit(waiter)) busy();
+    if (!slot.reserved && !this.#couldFit(waiter)) busy();
     try {
       await promise;
     } finally {

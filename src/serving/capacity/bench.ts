@@ -1,0 +1,338 @@
+/** @file `milora bench`: measures what a machine takes for a server's work, with the real server and engine. */
+import { mkdtempSync, rmSync } from "node:fs";
+import { availableParallelism, cpus, platform, release, tmpdir, totalmem } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { median, Random, version } from "../../base/index.ts";
+import { Engine } from "../../generation/index.ts";
+import { Adapter, methodOf } from "../../methods/index.ts";
+import { Backbone, type BackboneConfig, cacheHeadDim } from "../../models/index.ts";
+import { configureRuntime } from "../../runtime/index.ts";
+import { parseServerConfig, type ServerConfigInput } from "../http/config.ts";
+import { createLog } from "../http/logs.ts";
+import { Server } from "../http/server.ts";
+import { type ClosedLoad, closedLoop, Meter, type Patience } from "./measure.ts";
+import { type MethodProfile, type Profile, profileSchema } from "./profile.ts";
+import { simulateServer } from "./simulate.ts";
+import { trafficSchema } from "./traffic.ts";
+
+export interface BenchOptions {
+  readonly model: string;
+  readonly weights?: "float32" | "int8" | "int4" | undefined;
+  readonly threads?: number | undefined;
+  readonly adapterPrecision?: ServerConfigInput["adapterPrecision"];
+  /** Besides the bare backbone. */
+  readonly methods: readonly { readonly name: string; readonly options: Readonly<Record<string, unknown>> }[];
+  /** Most sequences that decode together. */
+  readonly maxRows: number;
+  /** A few steps of everything, to see that it works. */
+  readonly quick?: boolean;
+  readonly onProgress?: (what: string) => void;
+}
+
+const PATIENCE: Patience = { ms: 1000, least: 5 };
+const QUICK: Patience = { ms: 20, least: 1 };
+const READS = [8, 32, 128, 256, 1024];
+const LONG_PROMPT = 768;
+
+/** @throws InputError for a model, method or settings that cannot be used */
+export async function measureProfile(options: BenchOptions): Promise<Profile> {
+  const { model, weights, threads, adapterPrecision, maxRows, quick = false, onProgress = () => {} } = options;
+  const patience = quick ? QUICK : PATIENCE;
+  if (threads !== undefined) configureRuntime({ threads });
+  onProgress("how busy the machine is");
+  const busy = await busyShare(quick ? 50 : 1000);
+  onProgress("how long the model takes to load");
+  const loadMs = await loadModel(model, weights);
+  const data = mkdtempSync(join(tmpdir(), "milora-bench-"));
+  const limits = { maxBatch: maxRows, maxAdaptersPerBatch: maxRows };
+  const config = parseServerConfig({
+    ...{ model, data, port: 0, logLevel: "silent", limits, weights, threads, adapterPrecision },
+    residency: { maxResidentBytes: 2 ** 40, maxBytes: 2 ** 40 },
+  });
+  const server = await Server.start(config, { log: createLog(config), memory: true });
+  try {
+    const { engine } = server.services;
+    const { config: backbone } = engine.backbone;
+    const reads = READS.filter((tokens) => tokens < Math.min(engine.contextOf(), quick ? 64 : 4096));
+    const sizes = { reads, rows: doublings(maxRows), patience };
+    const found: MethodProfile[] = [];
+    let http: Profile["http"];
+    let processBytes: number;
+    {
+      onProgress("the bare model");
+      await using meter = new Meter(engine, maxRows, patience);
+      const bare = await measureBare(meter, sizes, engine.contextOf());
+      found.push({ ...bare, changedMs: await changedOf(meter, bare, [undefined], patience) });
+      onProgress("HTTP");
+      http = await measureHttp(server, meter, patience);
+      processBytes = Math.max(0, process.memoryUsage.rss() - engine.backbone.byteLength - engine.kvBytes);
+      for (const method of options.methods) {
+        onProgress(method.name);
+        found.push(await measureMethod(server, meter, { ...method, data }, sizes, bare.positionMs));
+      }
+    }
+    const { directory, config: shape, weights: form, byteLength: bytes } = engine.backbone;
+    return profileSchema.parse({
+      ...{ version: 1, created: new Date().toISOString(), machine: { ...describeMachine(threads), busy } },
+      model: {
+        ...{ name: directory ?? model, type: shape.modelType, weights: form.kind },
+        ...{ layers: shape.numLayers, hiddenSize: shape.hiddenSize, context: engine.contextOf() },
+        ...{ bytes, loadMs, kvBytesPerPosition: kvBytes(backbone) },
+      },
+      ...{ processBytes, http, methods: found },
+    });
+  } finally {
+    await server.stop();
+    rmSync(data, { recursive: true, force: true });
+  }
+}
+
+interface Sizes {
+  readonly reads: readonly number[];
+  readonly rows: readonly number[];
+  readonly patience: Patience;
+}
+
+async function measureBare(meter: Meter, { reads, rows }: Sizes, context: number): Promise<MethodProfile> {
+  const read: MethodProfile["read"] = [];
+  for (const tokens of reads) {
+    read.push({ tokens, ms: await meter.read(tokens, [undefined]) });
+  }
+  const step: MethodProfile["step"] = [];
+  let positions = 0;
+  for (const count of rows) {
+    const found = await meter.step(new Array<undefined>(count).fill(undefined));
+    positions = found.positions;
+    step.push({ rows: count, one: found.ms, each: found.ms });
+  }
+  const many = Math.min(4, rows.at(-1)!);
+  const short = step.find((point) => point.rows >= many)!;
+  const long = await meter.step(
+    new Array<undefined>(short.rows).fill(undefined),
+    Math.min(LONG_PROMPT, Math.floor(context / 2)),
+  );
+  const positionMs = Math.max(0, (long.ms - short.one) / (short.rows * (long.positions - positions)));
+  const none = { adapterBytes: 0, loadMs: 0, promptMs: 0, changedMs: 0 };
+  return { name: "bare", options: {}, joins: true, ...none, read, positions, step, positionMs };
+}
+
+async function measureMethod(
+  server: Server,
+  meter: Meter,
+  method: { readonly name: string; readonly options: Readonly<Record<string, unknown>>; readonly data: string },
+  { reads, rows, patience }: Sizes,
+  positionMs: number,
+): Promise<MethodProfile> {
+  const { name, options } = method;
+  const { engine } = server.services;
+  const { adapterBytes, loadMs } = await measureLoad(server, method, patience);
+  const adapters: Adapter[] = [];
+  try {
+    for (let i = 0; i < meter.maxRows; i++) {
+      const adapter = randomAdapter(name, options, engine.backbone.config, i, engine.backbone);
+      adapters.push(adapter);
+      await engine.prepare(adapter);
+    }
+    const [first] = adapters as [Adapter];
+    const joins = engine.joinsOthers(first);
+    const read: MethodProfile["read"] = [];
+    for (const tokens of reads) {
+      read.push({ tokens, ms: await meter.read(tokens, [first]) });
+    }
+    const step: MethodProfile["step"] = [];
+    let positions = 0;
+    for (const count of rows) {
+      const one = await meter.step(new Array<Adapter>(count).fill(first));
+      positions = one.positions;
+      const own = joins && count > 1 ? (await meter.step(adapters.slice(0, count))).ms : undefined;
+      step.push({ rows: count, one: one.ms, each: own ?? count * (step[0]?.one ?? one.ms) });
+    }
+    const common = { name, options: { ...options }, joins, adapterBytes, loadMs, read, positions, step, positionMs };
+    const alone: MethodProfile = { ...common, promptMs: 0, changedMs: 0 };
+    const several = Math.min(4, adapters.length);
+    const tokens = reads[1] ?? reads[0]!;
+    const together = joins ? await meter.read(tokens, adapters.slice(0, several)) : 0;
+    const promptMs = several > 1 ? Math.max(0, (together - readOf(alone, several * tokens)) / (several - 1)) : 0;
+    const changedMs = await changedOf(meter, { ...alone, promptMs }, adapters, patience);
+    return { ...alone, promptMs, changedMs };
+  } finally {
+    for (const adapter of adapters) {
+      engine.forget(adapter);
+      adapter.dispose();
+    }
+  }
+}
+
+/** A method with times of its own, as a profile of a machine without anything else. */
+function profileOf(method: MethodProfile): Profile {
+  const machine = {
+    ...{ cpu: "", cores: 1, threads: 1, memoryBytes: 0, system: "", node: "", milora: "", busy: 0 },
+  };
+  const model = {
+    ...{ name: "", type: "", weights: "", layers: 1, hiddenSize: 1, context: 1, bytes: 0, loadMs: 0 },
+    kvBytesPerPosition: 0,
+  };
+  const http = { requestMs: 0, tokenMs: 0 };
+  return { version: 1, created: "", machine, model, processBytes: 0, http, methods: [method] };
+}
+
+function readOf({ read }: MethodProfile, tokens: number): number {
+  const after = read.findIndex((point) => point.tokens >= tokens);
+  const at = Math.max(1, after < 0 ? read.length - 1 : after);
+  const [a, b] = [read[at - 1]!, read[at] ?? read[at - 1]!];
+  return a.tokens === b.tokens ? a.ms : a.ms + ((tokens - a.tokens) / (b.tokens - a.tokens)) * (b.ms - a.ms);
+}
+
+/** What is left of the time of sequences that come and go, when prompts and steps are taken off: as the simulation has it. */
+async function changedOf(
+  meter: Meter,
+  method: MethodProfile,
+  adapters: readonly (Adapter | undefined)[],
+  patience: Patience,
+): Promise<number> {
+  const load: ClosedLoad = { streams: meter.maxRows, prompt: 24, answer: 12 };
+  const measured = await meter.throughput(load, adapters);
+  const traffic = trafficSchema.parse({
+    ...{ streams: load.streams, tenants: adapters.length, prompt: load.prompt, answer: load.answer },
+    ...{ seconds: patience === QUICK ? 2 : 20, warmupSeconds: 1 },
+    limits: { maxBatch: meter.maxRows, maxAdaptersPerBatch: meter.maxRows, maxKvTokens: 2 ** 30 },
+    residency: { maxResidentBytes: 2 ** 50, maxResident: 2 ** 20 },
+  });
+  const simulated = async (changedMs: number): Promise<number> => {
+    const { answered, seconds } = await simulateServer({
+      profile: profileOf(method),
+      method: { ...method, adapterBytes: 0, loadMs: 0, changedMs },
+      traffic,
+    });
+    return answered / seconds;
+  };
+  let low = 0;
+  let high = method.step.at(-1)!.each;
+  if ((await simulated(0)) <= measured) return 0;
+  for (let i = 0; i < 10; i++) {
+    const middle = (low + high) / 2;
+    if ((await simulated(middle)) > measured) low = middle;
+    else high = middle;
+  }
+  return (low + high) / 2;
+}
+
+/** What a request and a token of it cost beside the engine's work: long and short answers, over HTTP and without. */
+async function measureHttp(server: Server, meter: Meter, patience: Patience): Promise<Profile["http"]> {
+  const { app, services } = server;
+  const { vocabSize } = services.engine.backbone.config;
+  const random = new Random(2);
+  const over = async (load: ClosedLoad): Promise<number> =>
+    closedLoop(load, patience, async () => {
+      const prompt = Array.from({ length: load.prompt }, () => random.integer(vocabSize));
+      const payload = {
+        ...{ model: services.base, prompt, max_tokens: load.answer, ignore_eos: true, temperature: 0 },
+        ...{ stream: true, stream_options: { include_usage: true } },
+      };
+      const headers = { host: "localhost", "content-type": "application/json" };
+      const { statusCode, body } = await app.inject({ method: "POST", url: "/v1/completions", headers, payload });
+      if (statusCode !== 200) throw new Error(`a request was answered with ${statusCode}: ${body.slice(0, 200)}`);
+    });
+  const extra = async (answer: number): Promise<number> => {
+    const load: ClosedLoad = { streams: meter.maxRows, prompt: 16, answer };
+    const without = await meter.throughput(load, [undefined]);
+    return 1000 / (await over(load)) - 1000 / without;
+  };
+  const [few, many] = [4, 40];
+  const short = await extra(few);
+  const long = await extra(many);
+  const tokenMs = Math.max(0, (long - short) / (many - few));
+  return { requestMs: Math.max(0, short - few * tokenMs), tokenMs };
+}
+
+async function measureLoad(
+  { services }: Server,
+  method: { readonly name: string; readonly options: Readonly<Record<string, unknown>>; readonly data: string },
+  { least }: Patience,
+): Promise<{ adapterBytes: number; loadMs: number }> {
+  const { registry, engine } = services;
+  const { name, options, data } = method;
+  const directory = join(data, `${name}-draft`);
+  {
+    using adapter = randomAdapter(name, options, engine.backbone.config, 1000, engine.backbone);
+    await adapter.save(directory);
+  }
+  const record = await registry.install({ directory }, { owner: null, name });
+  await sleep(50); // files of just now are hashed once more
+  const times: number[] = [];
+  let adapterBytes = 0;
+  for (let i = 0; i <= least; i++) {
+    const began = performance.now();
+    await registry.load(record);
+    if (i > 0) times.push(performance.now() - began);
+    adapterBytes = registry.residency().find(({ digest }) => digest === record.digest)!.bytes;
+    await registry.unload(record);
+  }
+  rmSync(directory, { recursive: true, force: true });
+  return { adapterBytes, loadMs: median(times) };
+}
+
+/** From a directory to the first token of a server. */
+async function loadModel(model: string, weights: BenchOptions["weights"]): Promise<number> {
+  const began = performance.now();
+  using backbone = await Backbone.load(model, weights ? { weights } : {});
+  using engine = Engine.create(backbone);
+  await engine.generate([{ prompt: [0], options: { maxNewTokens: 2, eosTokenIds: [] } }]);
+  return performance.now() - began;
+}
+
+/** Of random numbers, where a method begins with zeros, too: a fresh one leaves the backbone as it is. */
+function randomAdapter(
+  method: string,
+  options: Readonly<Record<string, unknown>>,
+  config: BackboneConfig,
+  seed: number,
+  backbone: Backbone,
+): Adapter {
+  const adapter = Adapter.create(methodOf(method), { ...options }, config, 2 * seed + 1, backbone);
+  const random = new Random(2 * seed + 2);
+  for (const { key, init } of adapter.specs) {
+    if (init.kind !== "zeros") continue;
+    const values = adapter.values(key);
+    for (let i = 0; i < values.length; i++) values[i] = 0.02 * (random.uniform() - 0.5);
+  }
+  return adapter;
+}
+
+function kvBytes(config: BackboneConfig): number {
+  return 2 * 4 * config.numLayers * config.numKvHeads * cacheHeadDim(config);
+}
+
+/** 1, 2, 4, … and the last. */
+function doublings(most: number): number[] {
+  const rows: number[] = [];
+  for (let count = 1; count < most; count *= 2) rows.push(count);
+  return [...rows, most];
+}
+
+function describeMachine(threads: number | undefined): Omit<Profile["machine"], "busy"> {
+  const cores = availableParallelism();
+  return {
+    ...{ cpu: cpus()[0]?.model.trim() || "unknown", cores, threads: threads ?? cores, memoryBytes: totalmem() },
+    ...{ system: `${platform()} ${process.arch} ${release()}`, node: process.version, milora: version },
+  };
+}
+
+/** Share of the processors' time that is in use while this process waits. */
+async function busyShare(ms: number): Promise<number> {
+  const read = (): { idle: number; total: number } => {
+    let idle = 0;
+    let total = 0;
+    for (const { times } of cpus()) {
+      idle += times.idle;
+      total += times.idle + times.user + times.nice + times.sys + times.irq;
+    }
+    return { idle, total };
+  };
+  const before = read();
+  await sleep(ms);
+  const after = read();
+  const share = 1 - (after.idle - before.idle) / Math.max(1, after.total - before.total);
+  return Math.min(1, Math.max(0, share));
+}
