@@ -11,7 +11,7 @@ test: build
 
 example: build
 	npx tsc -p examples
-	node dist/examples/train-and-generate.js
+	node examples/dist/train-and-generate.js
 
 build: node_modules/.package-lock.json
 	npm run --silent build

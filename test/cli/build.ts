@@ -1,4 +1,4 @@
-/** @file Builds dist/ before the tests of the command line and of the studio when it is older than its sources. */
+/** @file Builds dist/ before the tests of the command line, the studio and the package when it is older than its sources. */
 import { execFileSync } from "node:child_process";
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
@@ -10,9 +10,9 @@ export default function setup(): void {
   const filters = process.argv.slice(2).filter((argument) => /^(\.\/)?(src|test)\b/.test(argument));
   const needs = (room: string) =>
     filters.length === 0 || filters.some((filter) => new RegExp(`^(\\./)?test(/${room}.*|/)?$`).test(filter));
-  if (needs("cli") && !isFresh("dist/cli/main.js", "src", /\.ts$/))
+  if (needs("(cli|package)") && !isFresh("dist/cli/main.js", "src", /\.ts$/))
     run("typescript/bin/tsc", "-p", "tsconfig.build.json");
-  if (needs("(cli|studio)") && !isFresh("dist/studio/index.html", "studio", /./)) {
+  if (needs("(cli|package|studio)") && !isFresh("dist/studio/index.html", "studio", /./)) {
     run("vite/bin/vite.js", "build", "--logLevel", "warn", "studio");
   }
 }

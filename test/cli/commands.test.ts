@@ -7,8 +7,11 @@ import { milora, root } from "./milora.ts";
 
 /** Command lines of milora in ```sh blocks, as argument lists. */
 function commandsOf(markdown: string): string[][] {
-  const blocks = [...markdown.matchAll(/^```sh\n(.*?)^```/gms)].map((match) => match[1]!);
-  return blocks.flatMap((block) => block.replace(/\\\n/g, " ").split("\n")).flatMap(miloraArguments);
+  const blocks = [...markdown.matchAll(/^```sh[^\n]*\n(.*?)^```/gms)].map((match) => match[1]!);
+  const joined = blocks.map((block) =>
+    block.replace(/\\\n/g, " ").replace(/"[^"]*"/g, (quoted) => quoted.replaceAll("\n", " ")),
+  );
+  return joined.flatMap((block) => block.split("\n")).flatMap(miloraArguments);
 }
 
 /** The arguments of each milora call in one line of shell: quotes, pipes, redirections and comments are understood. */
@@ -48,7 +51,13 @@ test("command lines are found and wrong ones are noticed", async () => {
   await expect(parses(["eval", "--data", "x"])).rejects.toThrow("needs --model");
 });
 
-const documents = ["README.md", "CONTRIBUTING.md", "examples/README.md", ...markdownIn("docs")];
+const documents = [
+  "README.md",
+  "CONTRIBUTING.md",
+  "examples/README.md",
+  ...markdownIn("docs"),
+  ...markdownIn("docs/guides"),
+];
 
 function markdownIn(folder: string): string[] {
   return readdirSync(join(root, folder))

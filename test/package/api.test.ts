@@ -1,0 +1,19 @@
+/** @file Holds docs/api.md to the declarations; `npx vitest run test/package/api.test.ts -u` writes it anew. */
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import * as library from "../../src/index.ts";
+import { apiPage, entriesOf } from "./api.ts";
+
+const root = join(import.meta.dirname, "../..");
+const entries = entriesOf(join(root, "dist"), join(root, "dist/index.d.ts"));
+
+test("docs/api.md is what the declarations say", async () => {
+  await expect(apiPage(entries)).toMatchFileSnapshot(join(root, "docs/api.md"));
+});
+
+test("it has every value that the package exports", () => {
+  const values = entries.filter(({ kind }) => kind !== "type").map(({ name }) => name);
+  expect(values.sort()).toEqual(Object.keys(library).sort());
+  const inner = entries.find(({ name }) => name === "graph")!.entries.filter(({ kind }) => kind !== "type");
+  expect(inner.map(({ name }) => name).sort()).toEqual(Object.keys(library.graph).sort());
+});

@@ -1,0 +1,208 @@
+/** @file Finds the blocks of code in Markdown, and does what a reader would: runs commands, programs, writes files. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { dirname, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { parse as parseYaml } from "yaml";
+import { root, run } from "./project.ts";
+
+/** What a block may need that is not here: ```sh needs=hub. Such blocks are counted, and commands in them parsed. */
+export const NEEDS = {
+  checkout: "builds or tests the checkout itself, which continuous integration does",
+  gpu: "a GPU",
+  registry: "milora in the package registry; package.check.ts installs it from a file",
+  hub: "a download from the Hugging Face hub",
+  judge: "a judge that is paid",
+  postgres: "a PostgreSQL server",
+  python: "Python and its packages",
+  hours: "hours, or weights of 7 billion parameters",
+} as const;
+
+export interface Block {
+  readonly document: string;
+  /** Of its fence, from 1. */
+  readonly line: number;
+  readonly language: string;
+  readonly needs: keyof typeof NEEDS | undefined;
+  /** Goes on running, until the document ends: a server. */
+  readonly background: boolean;
+  /** The file that a reader is told to write. */
+  readonly file: string | undefined;
+  readonly text: string;
+}
+
+const WORDS = /^(needs=(?<needs>\w+)|background|file=(?<file>[\w./-]+))$/;
+
+/** All fenced blocks of a document. Throws when the words after a language are none of those above. */
+export function blocksOf(document: string, markdown = readFileSync(join(root, document), "utf8")): Block[] {
+  return [...markdown.matchAll(/^```(\S*)(.*)\n([\s\S]*?)^```$/gm)].map((match) => {
+    const line = markdown.slice(0, match.index).split("\n").length;
+    const words = match[2]!.split(" ").filter(Boolean);
+    const parts = words.map((word) => WORDS.exec(word));
+    const needs = parts.map((part) => part?.groups?.needs).find(Boolean);
+    if (parts.includes(null) || (needs !== undefined && !(needs in NEEDS))) {
+      throw new Error(`${document}:${line}: what is ${JSON.stringify(match[2]!.trim())}?`);
+    }
+    return {
+      document,
+      line,
+      language: match[1]!,
+      needs: needs as Block["needs"],
+      background: words.includes("background"),
+      file: parts.map((part) => part?.groups?.file).find(Boolean),
+      text: match[3]!,
+    };
+  });
+}
+
+/** Languages of blocks that show something and ask for nothing to be done. */
+const SHOWN = ["text", "python"];
+const DATA: Readonly<Record<string, (text: string) => unknown>> = {
+  json: (text) =>
+    text.trim().includes("}\n{")
+      ? text
+          .trim()
+          .split("\n")
+          .map((line) => JSON.parse(line))
+      : JSON.parse(text),
+  yaml: (text) => parseYaml(text),
+  csv: () => {},
+  jinja: () => {},
+};
+
+/** Throws when a block of data is not what its language says, or when the language is unknown. */
+export function checkBlock(block: Block): void {
+  if (["sh", "ts", ...SHOWN].includes(block.language)) return;
+  const check = DATA[block.language];
+  if (!check)
+    throw new Error(
+      `${placeOf(block)}: nobody knows what to do with ${block.language || "a block without a language"}`,
+    );
+  check(block.text);
+}
+
+export const placeOf = ({ document, line }: Block): string => `${document}:${line}`;
+
+/** Type checks and compiles the programs of documents, in one go; gives the path of what can be run by place. */
+export async function compilePrograms(path: string, blocks: readonly Block[]): Promise<Map<string, string>> {
+  const programs = blocks.filter(({ language }) => language === "ts");
+  const names = programs.map((_, index) => `program-${index}.mts`);
+  for (const [index, { text }] of programs.entries()) writeFileSync(join(path, names[index]!), text);
+  mkdirSync(join(path, "node_modules/@types"), { recursive: true });
+  for (const name of ["@types/node", "undici-types", "openai", "typescript"]) {
+    symlinkSync(join(root, "node_modules", name), join(path, "node_modules", name));
+  }
+  symlinkSync(root, join(path, "node_modules/milora"));
+  const compilerOptions = { module: "nodenext", target: "es2022", strict: true, types: ["node"], skipLibCheck: true };
+  writeFileSync(join(path, "tsconfig.json"), JSON.stringify({ compilerOptions, files: names }));
+  if (names.length > 0) await run(process.execPath, [join(root, "node_modules/typescript/bin/tsc")], { cwd: path });
+  return new Map(programs.map((block, index) => [placeOf(block), join(path, names[index]!.replace(/mts$/, "mjs"))]));
+}
+
+export interface Done {
+  readonly place: string;
+  readonly seconds: number;
+}
+
+/**
+ * Does all that a document says, in its order, in a directory with the bundled model and data.
+ *
+ * @param quick trains for a few steps only
+ * @param report told of each block that was done
+ */
+export async function follow(
+  path: string,
+  document: string,
+  quick: boolean,
+  report?: (done: Done) => void,
+): Promise<void> {
+  const blocks = blocksOf(document);
+  const port = await freePort();
+  const programs = await compilePrograms(
+    path,
+    blocks.filter(({ needs }) => needs === undefined),
+  );
+  for (const name of ["assets", "configs", "docs"]) symlinkSync(join(root, name), join(path, name));
+  mkdirSync(join(path, "node_modules/.bin"));
+  writeFileSync(join(path, "node_modules/.bin/milora"), wrapper(quick), { mode: 0o755 });
+  const env = {
+    ...process.env,
+    PATH: `${join(path, "node_modules/.bin")}:${process.env.PATH}`,
+    MILORA_CACHE: join(path, "cache"),
+    MILORA_SERVE_PORT: String(port),
+    MILORA_DEBUG: undefined,
+    NO_COLOR: "1",
+    NODE_ENV: undefined,
+  };
+  const servers: ChildProcess[] = [];
+  try {
+    for (const block of blocks) {
+      if (block.needs !== undefined) continue;
+      checkBlock(block);
+      const begin = performance.now();
+      const text = block.text.replaceAll("127.0.0.1:8000", `127.0.0.1:${port}`);
+      if (block.file !== undefined) {
+        mkdirSync(dirname(join(path, block.file)), { recursive: true });
+        writeFileSync(join(path, block.file), text);
+      } else if (block.language === "ts") {
+        await attempt(block, () => run(process.execPath, [programs.get(placeOf(block))!], { cwd: path, env }));
+      } else if (block.language === "sh" && block.background) {
+        const server = spawn("bash", ["-c", script(text)], { cwd: path, env, stdio: "ignore", detached: true });
+        servers.push(server);
+        await attempt(block, () => ready(`http://127.0.0.1:${port}/readyz`, server));
+      } else if (block.language === "sh") {
+        await attempt(block, () => run("bash", ["-c", script(text)], { cwd: path, env }));
+      }
+      report?.({ place: placeOf(block), seconds: (performance.now() - begin) / 1000 });
+    }
+  } finally {
+    for (const server of servers) await end(server);
+  }
+}
+
+/** Blocks share their variables, as in one terminal. `npx` finds what is installed, here the wrapper. */
+const script = (text: string): string =>
+  `set -euo pipefail\nnpx() { "$@"; }\nif [ -f .variables ]; then . ./.variables; fi\n${text}\nexport -p > .variables`;
+
+const wrapper = (quick: boolean): string => `#!/bin/sh
+case "$1" in
+${quick ? 'train) set -- "$@" --quick --dev 0.02 ;;\ndemo) set -- "$@" --quick ;;' : ""}
+esac
+exec "${process.execPath}" "${join(root, "dist/cli/main.js")}" "$@"
+`;
+
+async function attempt(block: Block, action: () => Promise<unknown>): Promise<void> {
+  try {
+    await action();
+  } catch (error) {
+    throw new Error(`${placeOf(block)}: ${(error as Error).message}`, { cause: error });
+  }
+}
+
+async function ready(url: string, server: ChildProcess): Promise<void> {
+  for (let tries = 0; tries < 600 && server.exitCode === null; tries++) {
+    const answer = await fetch(url).catch(() => undefined);
+    if (answer?.ok) return;
+    await sleep(100);
+  }
+  throw new Error("the server did not become ready");
+}
+
+/** The whole group: the shell and what it runs. */
+async function end(server: ChildProcess): Promise<void> {
+  if (server.exitCode !== null || server.pid === undefined) return;
+  const gone = once(server, "exit");
+  process.kill(-server.pid, "SIGTERM");
+  await gone;
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  if (address === null || typeof address === "string") throw new Error("no port is free");
+  return address.port;
+}
