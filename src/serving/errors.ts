@@ -27,7 +27,9 @@ export type ServingErrorCode =
   /** The database does not answer at the moment. */
   | "DATABASE_UNREACHABLE"
   /** A tenant's quota is used up for now. */
-  | "QUOTA_EXCEEDED";
+  | "QUOTA_EXCEEDED"
+  /** Wrong keys of one address. */
+  | "TOO_MANY_ATTEMPTS";
 
 export class ServingError extends MiloraError {
   declare readonly code: ServingErrorCode;

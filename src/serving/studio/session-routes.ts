@@ -38,7 +38,7 @@ export function sessionRoutes(app: FastifyInstance, services: Services, attempts
     const wait = attempts.waitOf(request.ip);
     if (wait > 0) {
       const message = `too many wrong keys; try again in ${wait} s`;
-      throw new ServingError("QUOTA_EXCEEDED", 429, message, { retryAfterSeconds: wait });
+      throw new ServingError("TOO_MANY_ATTEMPTS", 429, message, { retryAfterSeconds: wait });
     }
     const principal = await store.authenticate(key);
     if (!principal) {

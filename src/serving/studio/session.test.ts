@@ -281,7 +281,7 @@ describe("wrong keys", () => {
     }
     const limited = await post(session(server.url), { key: secret });
     expect(Number(limited.headers.get("retry-after"))).toBeGreaterThan(0);
-    expect(await refusal(limited)).toEqual([429, "QUOTA_EXCEEDED"]);
+    expect(await refusal(limited)).toEqual([429, "TOO_MANY_ATTEMPTS"]);
     const log = JSON.stringify(server.lines);
     expect(log).toContain("/studio/v1/session");
     for (const tried of [...tries, secret, "yyyyyyyy"]) expect(log).not.toContain(tried);
