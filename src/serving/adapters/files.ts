@@ -1,6 +1,6 @@
 /** @file Adapters on disk: `<data>/adapters/<digest>/`, filled in a draft beside them and renamed into place whole. */
 import { createHash, type Hash, randomBytes } from "node:crypto";
-import { createReadStream, readFileSync, statSync } from "node:fs";
+import { createReadStream, readFileSync, readlinkSync, statSync } from "node:fs";
 import { mkdir, open, readdir, realpath, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join, relative, resolve } from "node:path";
@@ -10,7 +10,16 @@ import { ADAPTER_FILES, type AdapterFile, MAX_CONFIG_BYTES, type Receive, tooLar
 
 const DIGEST = /^[0-9a-f]{64}$/;
 const DRAFTS = ".drafts";
-const HOST = hostname().replace(/[^A-Za-z0-9-]/g, "") || "host";
+/** Containers may have a name in common, and each a process 1: whose numbers these are is a part of it. */
+export const HOST = `${hostname().replace(/[^A-Za-z0-9-]/g, "") || "host"}${processSpace()}`;
+
+function processSpace(): string {
+  try {
+    return `-${readlinkSync("/proc/self/ns/pid").replace(/\D/g, "")}`;
+  } catch {
+    return ""; // not Linux
+  }
+}
 
 /** Tells this process from an earlier one of the same number, as in containers. */
 const PROCESS = `${HOST}.${process.pid}.${randomBytes(4).toString("hex")}`;

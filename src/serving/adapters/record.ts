@@ -37,6 +37,8 @@ export interface AdapterTable {
   setPinned(owner: string | null, name: string, pinned: boolean): Promise<void>;
   /** Digests that some row refers to. */
   digests(): Promise<ReadonlySet<string>>;
+  /** The right to make files visible or to remove them, where several servers do so. */
+  guard?(): Promise<AsyncDisposable | undefined>;
 }
 
 /** A name for messages: `name`, or `owner/name`. */

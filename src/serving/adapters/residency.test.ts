@@ -1,10 +1,9 @@
 /** @file Adapters in memory: who goes, who stays, who waits; damaged files; what a restart finds. */
 import { execFileSync } from "node:child_process";
 import { copyFileSync, existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
-import { hostname } from "node:os";
 import { dirname, join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { signatureOf } from "./files.ts";
+import { HOST, signatureOf } from "./files.ts";
 import type { AdapterRecord } from "./record.ts";
 import type { AdapterRegistry } from "./registry.ts";
 import { drafts, fixture, flipByte, newAdapter, openRegistry, Rows } from "./testing.ts";
@@ -151,8 +150,7 @@ describe("a restart", () => {
     await before.registry[Symbol.asyncDispose]();
     mkdirSync(join(files, ".drafts", "somewhere-else.1.abc.0"));
     const ended = execFileSync("sh", ["-c", "echo $$"], { encoding: "utf8" }).trim();
-    const host = hostname().replace(/[^A-Za-z0-9-]/g, "") || "host";
-    for (const pid of [ended, process.pid]) mkdirSync(join(files, ".drafts", `${host}.${pid}.abc.0`));
+    for (const pid of [ended, process.pid]) mkdirSync(join(files, ".drafts", `${HOST}.${pid}.abc.0`));
     flipByte(join(files, b.digest, "adapter_model.safetensors"));
     const warnings: object[] = [];
     const log = { info() {}, warn: (fields: object) => void warnings.push(fields) };

@@ -77,6 +77,10 @@ export class Server implements AsyncDisposable {
           ...{ engine, limits: config.residency, preload: config.preload, log },
         }),
       );
+      const follow = (): void => {
+        registry.follow().catch((err: unknown) => log.warn({ err }, "changes of adapters could not be followed"));
+      };
+      owned.add(store.watch(follow));
       const history = owned.add(new History());
       const scheduler = owned.add(new Scheduler(engine, config.limits, both(metrics.observer, history.observer)));
       history.watch(scheduler);

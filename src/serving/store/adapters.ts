@@ -10,6 +10,8 @@ import { tenantNotFound } from "./tenants.ts";
 import type { Grant } from "./types.ts";
 
 const REMEMBERED = 20_000;
+/** Of the advisory lock. */
+const FILES_LOCK = 7_164_673;
 const { id: _id, ...columns } = getTableColumns(adapters);
 
 const ownedBy = (owner: string | null) => (owner === null ? isNull(adapters.owner) : eq(adapters.owner, owner));
@@ -21,16 +23,53 @@ const order = [sql`${adapters.owner} NULLS FIRST`, asc(adapters.name)] as const;
 export class Adapters implements AdapterTable {
   readonly #database: Database;
   readonly #now: () => number;
+  readonly #shared: boolean;
   readonly #found = new Recall<{ readonly row: AdapterRecord | undefined }>(REMEMBERED);
 
-  constructor(database: Database, now: () => number) {
+  /** @param shared by several servers */
+  constructor(database: Database, now: () => number, shared = false) {
     this.#database = database;
     this.#now = now;
+    this.#shared = shared;
   }
 
   /** To be called when grants or tenants have changed. */
   forget(): void {
     this.#found.forget();
+  }
+
+  /** Whether changes by others are heard of. */
+  trust(on: boolean): void {
+    this.#found.trust(on);
+  }
+
+  /**
+   * The right to make files visible, or to remove them, among all servers of the database: of two, one might remove
+   * what the other is about to name. A database of one's own needs none.
+   */
+  async guard(): Promise<AsyncDisposable | undefined> {
+    if (!this.#shared) return undefined;
+    let free = (): void => {};
+    let take = (): void => {};
+    const freed = new Promise<void>((resolve) => {
+      free = resolve;
+    });
+    const taken = new Promise<void>((resolve) => {
+      take = resolve;
+    });
+    const held = this.#database.transaction(async (tx) => {
+      await tx.execute(sql`SELECT pg_advisory_xact_lock(${FILES_LOCK})`);
+      take();
+      await freed;
+    });
+    const ended = held.catch(() => {}); // a connection that is lost meanwhile has given it free
+    await Promise.race([taken, held]);
+    return {
+      async [Symbol.asyncDispose]() {
+        free();
+        await ended;
+      },
+    };
   }
 
   /**

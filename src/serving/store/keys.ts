@@ -77,6 +77,11 @@ export class Keys {
     this.#known.forget();
   }
 
+  /** Whether changes by others are heard of. */
+  trust(on: boolean): void {
+    this.#known.trust(on);
+  }
+
   /** @throws InputError CONFIG_INVALID, TENANT_NOT_FOUND */
   async create(whose: { readonly tenant: string } | { readonly admin: true }, key: NewKey = {}): Promise<CreatedKey> {
     const { label, expiresAt = null } = parseWith(newKeySchema, key, "key");

@@ -8,6 +8,7 @@ export class Recall<T> {
   readonly #answers = new Map<string, T>();
   readonly #most: number;
   #changes = 0;
+  #trusted = true;
 
   constructor(most: number) {
     this.#most = most;
@@ -22,11 +23,17 @@ export class Recall<T> {
     }
     const before = this.#changes;
     const answer = await ask();
-    if (before === this.#changes) {
+    if (this.#trusted && before === this.#changes) {
       this.#answers.set(key, answer);
       if (this.#answers.size > this.#most) this.#answers.delete(this.#answers.keys().next().value!);
     }
     return answer;
+  }
+
+  /** Whether all changes are heard of; while they are not, nothing is remembered. */
+  trust(on: boolean): void {
+    this.#trusted = on;
+    this.forget();
   }
 
   /** To be called when a change is in the database. */

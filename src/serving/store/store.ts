@@ -6,6 +6,7 @@ import { InputError } from "../../base/index.ts";
 import { Owned } from "../owned.ts";
 import { Adapters, Grants } from "./adapters.ts";
 import { bindDirectory, checkUnbound } from "./binding.ts";
+import { Changes, type Told } from "./changes.ts";
 import { type Database, EMBEDDED, openDatabase } from "./database.ts";
 import { Keys, writeUses } from "./keys.ts";
 import { lockDirectory } from "./lock.ts";
@@ -54,7 +55,8 @@ export type StoreLocation =
 export async function openStore(location: StoreLocation, options: StoreOptions = {}): Promise<Store> {
   await using owned = new Owned();
   const database = "url" in location ? await openShared(location.url, owned) : await openOwn(location, owned);
-  const store = new Store(database, options, owned.move());
+  const shared = "url" in location ? { url: location.url } : undefined;
+  const store = new Store(database, options, owned.move(), shared);
   await store.load();
   if ("url" in location && location.directory !== undefined) {
     try {
@@ -111,26 +113,73 @@ export class Store implements AsyncDisposable {
   #batches = 0;
   #closed: Promise<void> | undefined;
   readonly #unclaimed = new Recall<boolean>(1);
+  readonly #changes: Changes | undefined;
+  readonly #watching = new Set<() => void>();
 
-  /** @param owned what goes with the store, the database last of all */
-  constructor(database: Database, { now = Date.now, onError = () => {} }: StoreOptions, owned: AsyncDisposable) {
-    const tenantsChanged = () => {
-      this.#unclaimed.forget();
-      this.keys.forget();
-      this.adapters.forget();
-    };
-    this.tenants = new Tenants(database, now, tenantsChanged);
-    this.keys = new Keys(database, now, () => {
-      this.#unclaimed.forget();
-    });
-    this.adapters = new Adapters(database, now);
-    this.grants = new Grants(database, now, () => this.adapters.forget());
+  /**
+   * @param owned what goes with the store, the database last of all
+   * @param shared the database's URL, where other servers have it too
+   */
+  constructor(
+    database: Database,
+    { now = Date.now, onError = () => {} }: StoreOptions,
+    owned: AsyncDisposable,
+    shared?: { readonly url: string },
+  ) {
+    this.tenants = new Tenants(database, now, () => this.#changed("tenants"));
+    this.keys = new Keys(database, now, () => this.#changed("keys"));
+    this.adapters = new Adapters(database, now, shared !== undefined);
+    this.grants = new Grants(database, now, () => this.#changed("grants"));
     this.usage = new Usage(database, now, () => this.flush());
     this.quotas = new Quotas(now);
     this.#database = database;
     this.#now = now;
     this.#onError = onError;
     this.#owned = owned;
+    if (shared) {
+      this.#trust(false);
+      this.#changes = new Changes(shared.url, {
+        changed: (table) => this.#heard(table),
+        listening: (on) => {
+          this.#trust(on);
+          if (on) this.#tell();
+        },
+      });
+    }
+  }
+
+  /** Whether the database answered when it was last asked for changes. */
+  get reachable(): boolean {
+    return this.#changes?.listening ?? true;
+  }
+
+  /** Calls `listener` when another server may have changed adapters. @returns what ends that */
+  watch(listener: () => void): Disposable {
+    this.#watching.add(listener);
+    return { [Symbol.dispose]: () => void this.#watching.delete(listener) };
+  }
+
+  #heard(table: Told): void {
+    this.#changed(table);
+    if (table === "adapters") this.#tell();
+  }
+
+  #tell(): void {
+    for (const listener of this.#watching) listener();
+  }
+
+  /** Forgets what a change makes untrue. */
+  #changed(table: Told): void {
+    if (table === "tenants" || table === "keys") {
+      this.#unclaimed.forget();
+      this.keys.forget();
+    }
+    if (table !== "keys") this.adapters.forget();
+  }
+
+  /** While changes by others are not heard of, the database is asked each time. */
+  #trust(on: boolean): void {
+    for (const memory of [this.#unclaimed, this.keys, this.adapters]) memory.trust(on);
   }
 
   /** Reads what is kept in memory and begins to write each second. */
@@ -216,6 +265,7 @@ export class Store implements AsyncDisposable {
 
   async #close(): Promise<void> {
     clearInterval(this.#timer);
+    await this.#changes?.[Symbol.asyncDispose]();
     try {
       await this.#flushing;
       await this.#flush(true);

@@ -4,9 +4,10 @@ import { InputError } from "../../../base/index.ts";
 import type { Database } from "../database.ts";
 import { meta } from "../schema.ts";
 import { initial } from "./0001-initial.ts";
+import { changes } from "./0002-changes.ts";
 
 /** SQL that leads from version i to version i + 1. SQL instead of files beside the code: it is in the build as it is. */
-const MIGRATIONS: readonly string[] = [initial];
+const MIGRATIONS: readonly (string | readonly string[])[] = [initial, changes];
 
 export const SCHEMA_VERSION = MIGRATIONS.length;
 
@@ -62,7 +63,8 @@ async function versionOf(database: Pick<Database, "execute" | "select">): Promis
   return Number(row?.value ?? 0);
 }
 
-/** A migration's statements one by one, which is how prepared queries want them; none has a `;` inside. */
-function statementsOf(migration: string): string[] {
+/** A migration's statements one by one, which is how prepared queries want them; in one text none has a `;` inside. */
+function statementsOf(migration: string | readonly string[]): readonly string[] {
+  if (typeof migration !== "string") return migration;
   return migration.split(/;\s*\n/).filter((statement) => statement.trim() !== "");
 }
