@@ -2,9 +2,11 @@
 import { randomBytes } from "node:crypto";
 import {
   closeSync,
+  existsSync,
   fsyncSync,
   mkdirSync,
   openSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
@@ -14,9 +16,10 @@ import {
 import { basename, dirname, join } from "node:path";
 import type { z } from "zod";
 import { InputError, reasonOf } from "./errors.ts";
+import { isAlive } from "./processes.ts";
 
-function temporaryName(path: string): string {
-  return join(dirname(path), `.${basename(path)}.${process.pid}.${randomBytes(4).toString("hex")}.tmp`);
+function temporaryName(path: string, ending = "tmp"): string {
+  return join(dirname(path), `.${basename(path)}.${process.pid}.${randomBytes(4).toString("hex")}.${ending}`);
 }
 
 /** Makes a rename in `directory` durable. Windows cannot open directories; there the rename alone must do. */
@@ -91,6 +94,21 @@ export async function writeStreamAtomic(path: string, chunks: AsyncIterable<Uint
 }
 
 /**
+ * Gives a directory its name back that was about to be replaced when the process was killed: there is a moment in which
+ * neither it nor what replaces it has the name.
+ */
+export function restoreDirectory(path: string): void {
+  if (!existsSync(dirname(path))) return;
+  for (const name of readdirSync(dirname(path))) {
+    const [, of, pid] = /^\.(.+)\.(\d+)\.[0-9a-f]{8}\.old$/.exec(name) ?? [];
+    if (of !== basename(path) || isAlive(Number(pid))) continue;
+    const old = join(dirname(path), name);
+    if (existsSync(path)) rmSync(old, { recursive: true, force: true });
+    else renameSync(old, path);
+  }
+}
+
+/**
  * Fills a directory under a temporary name beside `path`, then renames it into place. An existing directory at
  * `path` is replaced as a whole; when `fill` throws, nothing changes.
  */
@@ -99,12 +117,13 @@ export async function writeDirectoryAtomic(
   fill: (directory: string) => void | Promise<void>,
 ): Promise<void> {
   mkdirSync(dirname(path), { recursive: true });
+  restoreDirectory(path);
   const temporary = temporaryName(path);
   mkdirSync(temporary);
   try {
     await fill(temporary);
     syncDirectory(temporary);
-    const old = temporaryName(path);
+    const old = temporaryName(path, "old");
     let replaced = false;
     try {
       renameSync(path, old);

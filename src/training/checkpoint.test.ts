@@ -66,6 +66,7 @@ test("of an adapter's settings the default is what their absence means in its fi
     const path = join(output_dir, "checkpoints/step-2", name);
     const content = JSON.parse(readFileSync(path, "utf8"));
     delete content.anneal;
+    delete content.sums;
     if (content.identity) delete content.identity["adapter.anneal"];
     writeFileSync(path, JSON.stringify(content));
   }
@@ -73,4 +74,28 @@ test("of an adapter's settings the default is what their absence means in its fi
     train({ ...config, method: "milora", adapter: settings, output_dir }, { backbone, resume: true });
   await expect(resumed(fresh)).rejects.toThrow(/: adapter\.anneal was 0, is 0\.5\. /);
   expect(await resumed(adapter)).toMatchObject({ steps: 2, stoppedBecause: "finished" });
+});
+
+test("a file that is not what was written is named, whatever is wrong with it; the checkpoint before still goes on", async () => {
+  const output_dir = join(directory, "damaged");
+  const input = { ...config, max_steps: 4, checkpoint_every: 2, output_dir };
+  await train(input, { backbone });
+  const resumed = () => train(input, { backbone, resume: true });
+  for (const name of ["adapter_model.safetensors", "optimizer.safetensors", "adapter_config.json"]) {
+    const path = join(output_dir, "checkpoints/step-4", name);
+    const bytes = readFileSync(path);
+    for (const damaged of [
+      bytes.with(bytes.length - 5, bytes.at(-5)! ^ 1),
+      bytes.subarray(0, -1),
+      bytes.subarray(0, 0),
+    ]) {
+      writeFileSync(path, damaged);
+      const invalid = { code: expect.stringMatching(/_INVALID$/), message: expect.stringContaining(name) };
+      await expect(resumed()).rejects.toMatchObject(invalid);
+    }
+    writeFileSync(path, bytes);
+  }
+  writeFileSync(join(output_dir, "checkpoints/step-4/optimizer.safetensors"), "");
+  rmSync(join(output_dir, "checkpoints/step-4"), { recursive: true });
+  expect(await resumed()).toMatchObject({ steps: 4, stoppedBecause: "finished" });
 });

@@ -1,6 +1,7 @@
 /** @file Checkpoints: everything a run needs to go on as if it had never stopped, written as one directory or not at all. */
-import { readdirSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { createHash } from "node:crypto";
+import { closeSync, existsSync, openSync, readdirSync, readSync, rmSync } from "node:fs";
+import { basename, join } from "node:path";
 import { z } from "zod";
 import { readJson, writeDirectoryAtomic, writeFileAtomic } from "../base/index.ts";
 import type { Adapter, Method } from "../methods/index.ts";
@@ -33,6 +34,8 @@ const stateSchema = z.strictObject({
   /** What decides the run's course, by field: config, backbone and data. */
   identity: z.record(z.string(), z.string()),
   identity_digest: z.string(),
+  /** SHA-256 of the files beside this one; checkpoints of earlier versions have none. */
+  sums: z.record(z.string(), z.string()).optional(),
 });
 
 export type CheckpointState = z.infer<typeof stateSchema>;
@@ -76,12 +79,37 @@ export async function saveCheckpoint(
   await writeDirectoryAtomic(path, (directory) => {
     adapter.saveInto(directory);
     writeSafetensors(join(directory, TENSORS_FILE), tensors, { format: "pt" });
-    writeFileAtomic(join(directory, STATE_FILE), `${JSON.stringify(state, null, 2)}\n`);
+    const sums = Object.fromEntries(readdirSync(directory).map((name) => [name, sumOf(join(directory, name))]));
+    writeFileAtomic(join(directory, STATE_FILE), `${JSON.stringify({ ...state, sums }, null, 2)}\n`);
   });
   for (const step of listCheckpoints(run).slice(0, -keep)) {
     rmSync(checkpointPath(run, step), { recursive: true, force: true });
   }
   return path;
+}
+
+function sumOf(path: string): string {
+  const hash = createHash("sha256");
+  const chunk = Buffer.allocUnsafe(1 << 20);
+  const file = openSync(path, "r");
+  try {
+    for (let read = readSync(file, chunk); read > 0; read = readSync(file, chunk)) hash.update(chunk.subarray(0, read));
+  } finally {
+    closeSync(file);
+  }
+  return hash.digest("hex");
+}
+
+/** @throws TrainingError CHECKPOINT_INVALID when a file is gone or not what was written: a run would go on with other numbers */
+export function requireUndamaged(path: string, { sums = {} }: CheckpointState): void {
+  const damaged = Object.entries(sums).filter(([name, sum]) => {
+    const file = join(path, basename(name));
+    return !existsSync(file) || sumOf(file) !== sum;
+  });
+  if (damaged.length === 0) return;
+  const names = damaged.map(([name]) => name).join(", ");
+  const problem = `${path}: ${names} is not what was written; remove this folder and resume from the checkpoint before`;
+  throw new TrainingError("CHECKPOINT_INVALID", problem);
 }
 
 /** Reads and checks the state of a checkpoint. Throws `InputError` for a file that does not hold one. */

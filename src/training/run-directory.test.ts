@@ -1,6 +1,6 @@
 /** @file Who may write into a run's directory. */
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
@@ -33,6 +33,8 @@ describe("RunDirectory", () => {
     const dead = spawnSync(process.execPath, ["-e", ""]).pid;
     writeFileSync(lock, `${dead}\n`);
     RunDirectory.open(path, false)[Symbol.dispose]();
+    writeFileSync(lock, ""); // a power cut came before its content
+    RunDirectory.open(path, false)[Symbol.dispose]();
     writeFileSync(lock, `${process.pid}\n`); // a process of the same number died here, before a restart of the machine
     RunDirectory.open(path, false)[Symbol.dispose]();
     expect(existsSync(lock)).toBe(false);
@@ -46,6 +48,23 @@ describe("RunDirectory", () => {
     using run = RunDirectory.open(path, true);
     expect(run.checkpoint).toBe(10);
     expect(existsSync(join(path, "checkpoints/.step-12.1.ab.tmp"))).toBe(false);
+  });
+
+  it("has its best adapter back that was being replaced when a process was killed", () => {
+    const path = join(root, "d");
+    const dead = spawnSync(process.execPath, ["-e", ""]).pid;
+    mkdirSync(join(path, "checkpoints/step-1"), { recursive: true });
+    mkdirSync(join(path, `.best.${dead}.00ff00ff.old`));
+    writeFileSync(join(path, `.best.${dead}.00ff00ff.old`, "adapter_config.json"), "{}");
+    mkdirSync(join(path, `.best.${dead}.0123abcd.tmp`));
+    RunDirectory.open(path, true)[Symbol.dispose]();
+    expect(readdirSync(path).sort()).toEqual(["best", "checkpoints"]);
+    expect(readdirSync(join(path, "best"))).toEqual(["adapter_config.json"]);
+    // Once it was replaced, the old one only goes.
+    mkdirSync(join(path, `.best.${dead}.00ff00ff.old`));
+    RunDirectory.open(path, true)[Symbol.dispose]();
+    expect(readdirSync(join(path, "best"))).toEqual(["adapter_config.json"]);
+    expect(readdirSync(path).sort()).toEqual(["best", "checkpoints"]);
   });
 
   it("says when the directory cannot be made", () => {

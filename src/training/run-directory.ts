@@ -1,8 +1,8 @@
 /** @file runs/<name>/: who may write there, config.json, and the way back from a directory to its run. */
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
 import { dirname, join, resolve } from "node:path";
-import { isAlive, readJson, reasonOf, writeFileAtomic } from "../base/index.ts";
+import { isAlive, readJson, reasonOf, restoreDirectory, writeFileAtomic } from "../base/index.ts";
 import { runtimeVersion } from "../runtime/index.ts";
 import { checkpointsDirectory, listCheckpoints } from "./checkpoint.ts";
 import { type TrainingConfig, trainingConfigSchema } from "./config.ts";
@@ -36,17 +36,23 @@ export function isTraining(run: string): boolean {
 
 /** Takes the lock, or throws RUN_EXISTS when a living process has it. A dead process's lock is taken over. */
 function lock(path: string): void {
-  for (let attempt = 0; attempt < 2; attempt++) {
-    try {
-      writeFileSync(path, `${process.pid}\n`, { flag: "wx" });
-      return;
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+  const draft = `${path}.${process.pid}`;
+  writeFileSync(draft, `${process.pid}\n`);
+  try {
+    for (let attempt = 0; attempt < 2; attempt++) {
+      try {
+        linkSync(draft, path); // there at once with its holder, whenever this process is killed
+        return;
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+      }
+      const pid = Number.parseInt(readFileSync(path, "utf8"), 10);
+      const dead = pid === process.pid ? !held.has(path) : !Number.isInteger(pid) || !isAlive(pid);
+      if (!dead) break;
+      rmSync(path, { force: true });
     }
-    const pid = Number.parseInt(readFileSync(path, "utf8"), 10);
-    const dead = pid === process.pid ? !held.has(path) : Number.isInteger(pid) && !isAlive(pid);
-    if (!dead) break;
-    rmSync(path, { force: true });
+  } finally {
+    rmSync(draft, { force: true });
   }
   throw new TrainingError(
     "RUN_EXISTS",
@@ -58,7 +64,7 @@ function lock(path: string): void {
 function sweep(directory: string): void {
   if (!existsSync(directory)) return;
   for (const name of readdirSync(directory)) {
-    if (/^\..*\.tmp$/.test(name)) rmSync(join(directory, name), { recursive: true, force: true });
+    if (/^\..*\.tmp$|^training\.lock\.\d+$/.test(name)) rmSync(join(directory, name), { recursive: true, force: true });
   }
 }
 
@@ -127,6 +133,7 @@ export class RunDirectory implements Disposable {
     mkdirSync(path, { recursive: true });
     lock(lockPath(path));
     held.add(lockPath(path));
+    restoreDirectory(bestDirectory(path));
     sweep(path);
     sweep(checkpointsDirectory(path));
     return new RunDirectory(path, listCheckpoints(path).at(-1));

@@ -10,6 +10,7 @@ import {
   loadTensors,
   readCheckpointState,
   requireSameRun,
+  requireUndamaged,
   saveCheckpoint,
 } from "./checkpoint.ts";
 import { configDigest, decisiveFields, defaultFields, type TrainingConfig } from "./config.ts";
@@ -134,6 +135,7 @@ export class Run implements Disposable {
     const state = readCheckpointState(from);
     const then = adapterFieldsOf(from, this.#adapter.method);
     requireSameRun(from, state, this.#identity, defaultFields(this.#config, then));
+    requireUndamaged(from, state);
     this.#state = state;
     this.#secondsBefore = state.seconds;
     this.#changed = false;

@@ -261,6 +261,9 @@ describe("train", () => {
       const file = join(path, last, "optimizer.safetensors");
       const { tensors } = readSafetensors(file);
       writeSafetensors(file, new Map([...tensors].filter(([name]) => name !== "activation.exp_avg")));
+      const state = join(path, last, "state.json");
+      const { sums: _, ...rest } = JSON.parse(readFileSync(state, "utf8")); // as an earlier version wrote it
+      writeFileSync(state, JSON.stringify(rest));
     });
     expect(moments).toMatchObject({
       code: "CHECKPOINT_INVALID",
