@@ -51,7 +51,7 @@ const answerOf = (page: Page, model: string) => page.getByRole("article", { name
 const said = (page: Page, model: string) => answerOf(page, model).locator(".said");
 const ended = (page: Page, model: string) =>
   answerOf(page, model)
-    .getByText(/^(done|cut at its length)$/)
+    .getByText(/^(done|cut short)$/)
     .waitFor();
 
 /** What the API says to the same. */
@@ -101,12 +101,12 @@ describe.skipIf(CHROMIUM === undefined)("the playground", () => {
     await page
       .getByRole("article")
       .nth(3)
-      .getByText(/^(done|cut at its length)$/)
+      .getByText(/^(done|cut short)$/)
       .waitFor();
     await page
       .getByRole("article")
       .nth(2)
-      .getByText(/^(done|cut at its length)$/)
+      .getByText(/^(done|cut short)$/)
       .waitFor();
     for (const [i, model] of ["ann/milora", "bob/lora"].entries()) {
       const messages = [
@@ -251,7 +251,7 @@ describe.skipIf(CHROMIUM === undefined)("the playground", () => {
       await page
         .getByRole("article")
         .nth(i)
-        .getByText(/^(done|cut at its length)$/)
+        .getByText(/^(done|cut short)$/)
         .waitFor();
   });
 

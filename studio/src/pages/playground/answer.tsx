@@ -60,7 +60,7 @@ function State({ answer: { state, finish } }: { answer: Answer }) {
   if (state === "streaming") return <Badge kind="accent">answering</Badge>;
   if (state === "stopped") return <Badge kind="warn">stopped</Badge>;
   if (state === "failed") return <Badge kind="bad">failed</Badge>;
-  return finish === "length" ? <Badge kind="warn">cut at its length</Badge> : <Badge kind="good">done</Badge>;
+  return finish === "length" ? <Badge kind="warn">cut short</Badge> : <Badge kind="good">done</Badge>;
 }
 
 function Numbers({ answer }: { answer: Answer }) {
