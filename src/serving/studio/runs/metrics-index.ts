@@ -104,6 +104,7 @@ export class MetricsIndex implements LineReader {
 
   /** Share of the file that has been read. */
   get indexed(): number {
+    if (this.problem !== undefined) return 1; // as much as can be had
     if (this.#refreshing === undefined || this.#seen.size === 0) return this.#complete ? 1 : 0;
     return Math.min(1, this.#offset / this.#seen.size);
   }

@@ -5,9 +5,8 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type StepMetrics, train } from "../../../training/index.ts";
 import { scratch } from "../../http/testing.ts";
-import type { RunActivations, RunDetail, RunExperts, RunSeries, RunSummary } from "../types.ts";
-import { RunLibrary } from "./index.ts";
-import { type Ask, longRun, RunApps, shortTraining, writeLongRun } from "./testing.ts";
+import type { RunActivations, RunDetail, RunExperts, RunSeries } from "../types.ts";
+import { type Ask, listed, longRun, RunApps, shortTraining, whole, writeLongRun } from "./testing.ts";
 
 const { directory, remove } = scratch();
 const runs = join(directory, "runs");
@@ -32,9 +31,9 @@ afterAll(async () => {
 
 describe("real runs", () => {
   test("are listed with what they came to", async () => {
-    const { body } = await ask("/runs");
-    const [milora, stopped] = body.runs as RunSummary[];
-    expect(body.runs).toHaveLength(2);
+    const list = await listed(ask);
+    const [milora, stopped] = list;
+    expect(list).toHaveLength(2);
     expect(milora).toMatchObject({
       ...{ id: "deep/er/milora", name: "milora", method: "milora", model: "tiny-llama", rank: 4, routed: true },
       ...{ state: "finished", step: 4, plannedSteps: 4, indexed: 1, damagedLines: 0, problem: null },
@@ -95,7 +94,7 @@ describe("real runs", () => {
   test("a process that trains is seen, and one that died is not taken for it", async () => {
     const { folder, run } = longRun(directory, "held", 3);
     const get = await apps.serve(folder);
-    const stateNow = async () => ((await get("/runs")).body.runs as RunSummary[])[0]!.state;
+    const stateNow = async () => (await listed(get))[0]!.state;
     expect(await stateNow()).toBe("stopped");
     writeFileSync(join(run, "training.lock"), `${process.ppid}\n`);
     expect(await stateNow()).toBe("running");
@@ -110,7 +109,7 @@ describe("real runs", () => {
     );
     expect(stoppedBecause).toBe("early_stopping");
     const get = await apps.serve(join(directory, "early"));
-    const [run] = (await get("/runs")).body.runs as RunSummary[];
+    const [run] = await listed(get);
     expect(run!.state).toBe("finished");
     expect(run!.step).toBeLessThan(run!.plannedSteps!);
   });
@@ -162,7 +161,7 @@ describe("folders", () => {
     cpSync(join(a, "x/config.json"), join(a, "linked/config.json"));
     symlinkSync(join(directory, "outside/secret/metrics.jsonl"), join(a, "linked/metrics.jsonl"));
     const get = await apps.serve(a, b, join(directory, "not-there"));
-    const ids = ((await get("/runs")).body.runs as RunSummary[]).map(({ id }) => id);
+    const ids = (await listed(get)).map(({ id }) => id);
     expect(ids).toEqual(["runs-2/x/y", "runs/x"]);
     expect((await get(`/runs/${encodeURIComponent("runs-2/x/y")}`)).status).toBe(200);
   });
@@ -170,7 +169,7 @@ describe("folders", () => {
   test("a folder may be a run itself", async () => {
     const { run } = longRun(directory, "itself", 2);
     const get = await apps.serve(run);
-    expect(((await get("/runs")).body.runs as RunSummary[]).map(({ id }) => id)).toEqual(["run"]);
+    expect((await listed(get)).map(({ id }) => id)).toEqual(["run"]);
   });
 
   test("a broken run says why, and is no reason not to show the others", async () => {
@@ -181,7 +180,7 @@ describe("folders", () => {
       cpSync(join(run, "metrics.jsonl"), join(folder, name, "metrics.jsonl"));
     }
     const get = await apps.serve(folder);
-    const list = (await get("/runs")).body.runs as RunSummary[];
+    const list = await listed(get);
     expect(list.map(({ id, problem }) => [id, problem?.replace(/^.*config\.json: /, "") ?? null])).toEqual([
       ["fields", expect.stringMatching(/2 problems: method: .*model: /)],
       ["run", null],
@@ -194,14 +193,13 @@ describe("folders", () => {
 test("more runs than are kept in memory", async () => {
   const names = Array.from({ length: 20 }, (_, i) => `run-${i}`);
   for (const [i, name] of names.entries()) writeLongRun(join(directory, "many", name), 3 + i);
-  const library = new RunLibrary([join(directory, "many")]);
+  const get = await apps.serve(join(directory, "many"));
   for (const _ of [1, 2]) {
     for (const [i, name] of names.entries()) {
-      const { step } = await library.series(name);
+      const { step } = await whole<RunSeries>(get, `/runs/${name}/series`);
       expect(step).toHaveLength(3 + i);
     }
-    const list = await library.list();
-    expect(list.find(({ id }) => id === "run-7")!.step).toBe(10);
+    expect((await listed(get)).find(({ id }) => id === "run-7")!.step).toBe(10);
   }
 });
 

@@ -5,6 +5,7 @@ import type { FastifyInstance } from "fastify";
 import type { EvaluationMetrics, StepMetrics, TrainingConfigInput } from "../../../training/index.ts";
 import { httpLimitsSchema } from "../../http/config.ts";
 import { newApp, prepareError } from "../../http/fastify.ts";
+import type { RunSummary } from "../types.ts";
 import { RunLibrary, runRoutes } from "./index.ts";
 
 const EXPERTS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
@@ -100,6 +101,14 @@ export async function whole<T extends { readonly indexed: number }>(ask: Ask, pa
     const { status, body } = await ask(path);
     if (status !== 200) throw new Error(`${path}: ${JSON.stringify(body)}`);
     if (body.indexed === 1) return body as T;
+  }
+}
+
+/** The list, once all runs have been read. */
+export async function listed(ask: Ask): Promise<RunSummary[]> {
+  for (;;) {
+    const { runs } = (await ask("/runs")).body as { runs: RunSummary[] };
+    if (runs.every(({ indexed }) => indexed === 1)) return runs;
   }
 }
 
