@@ -94,17 +94,17 @@ export async function writeStreamAtomic(path: string, chunks: AsyncIterable<Uint
 }
 
 /**
- * Gives a directory its name back that was about to be replaced when the process was killed: there is a moment in which
- * neither it nor what replaces it has the name.
+ * Puts right what a killed process left of a directory that it was writing: gives the old one its name back where neither it
+ * nor what was to replace it has the name, and removes drafts.
  */
 export function restoreDirectory(path: string): void {
   if (!existsSync(dirname(path))) return;
   for (const name of readdirSync(dirname(path))) {
-    const [, of, pid] = /^\.(.+)\.(\d+)\.[0-9a-f]{8}\.old$/.exec(name) ?? [];
+    const [, of, pid, ending] = /^\.(.+)\.(\d+)\.[0-9a-f]{8}\.(old|tmp)$/.exec(name) ?? [];
     if (of !== basename(path) || isAlive(Number(pid))) continue;
-    const old = join(dirname(path), name);
-    if (existsSync(path)) rmSync(old, { recursive: true, force: true });
-    else renameSync(old, path);
+    const left = join(dirname(path), name);
+    if (ending === "tmp" || existsSync(path)) rmSync(left, { recursive: true, force: true });
+    else renameSync(left, path);
   }
 }
 

@@ -1,0 +1,113 @@
+/** @file Training, preparing and merging, killed at any point: what is there is whole, and going on gives what an undisturbed run gives. */
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { Adapter } from "../../src/methods/index.ts";
+import { readBackboneConfig } from "../../src/models/index.ts";
+import { requireUndamaged } from "../../src/training/checkpoint.ts";
+import { checkpointPath, listCheckpoints, readCheckpointState } from "../../src/training/index.ts";
+import { count, type Ended, must, type Outcome, run, type Settings, sumOf } from "./children.ts";
+
+/** Seconds of a run, with checkpoints, evaluations and a best adapter on the way. */
+export const trainArgs = ({ model }: Settings, output: string): string[] => [
+  ...["train", "--model", model, "--train", join(model, "../rows.jsonl"), "--method", "milora"],
+  ...["adapter.r=4", "max_steps=8", "batch_size=2", "micro_batch_size=2", "checkpoint_every=1", "eval_every=2"].flatMap(
+    (setting) => ["--set", setting],
+  ),
+  ...["--set", "data.dev=4", "--set", "lr=3e-3", "--set", "keep_checkpoints=2", "--output", output],
+];
+
+/** What a run computed, without how long it took. */
+export function outcomeOf(run: string): string {
+  const lines = readFileSync(join(run, "metrics.jsonl"), "utf8").trim().split("\n");
+  const figures = lines.map((line) => {
+    const { seconds: _, tokens_per_second: __, ...rest } = JSON.parse(line) as Record<string, unknown>;
+    return rest;
+  });
+  return `${sumOf(join(run, "best"))} ${JSON.stringify(figures)}`;
+}
+
+/** Whether there is a run that can be gone on with. */
+export const isRun = (path: string): boolean =>
+  ["config.json", "metrics.jsonl"].some((name) => existsSync(join(path, name))) || listCheckpoints(path).length > 0;
+
+/** All that has a name is whole. */
+export function checkRun(path: string, model: string): void {
+  if (!existsSync(path)) return;
+  for (const step of listCheckpoints(path)) {
+    const checkpoint = checkpointPath(path, step);
+    requireUndamaged(checkpoint, readCheckpointState(checkpoint));
+  }
+  if (existsSync(join(path, "best"))) Adapter.load(join(path, "best"), readBackboneConfig(model)).dispose();
+  const odd = readdirSync(path).filter((name) => !/^(best|checkpoints|(config|environment)\.json|metrics\.jsonl|training\.lock(\.\d+)?|\..*\.(tmp|old))$/.test(name)); // biome-ignore format: one line
+  must(odd.length === 0, `${path} has ${odd.join(", ")}`);
+}
+
+/** Trains to the end whatever comes between. @param disturbed one attempt, which may be cut short */
+export async function trainThrough(
+  settings: Settings,
+  output: string,
+  disturbed: (args: readonly string[]) => Promise<Ended>,
+): Promise<void> {
+  // biome-ignore format: one line
+  for (;;) {
+    const args = [...trainArgs(settings, output), ...(isRun(output) ? ["--resume"] : [])];
+    const ended = await disturbed(args);
+    checkRun(output, settings.model);
+    if (ended.code === 0) return;
+    must(ended.killed, `training ended with ${ended.code}: ${ended.stderr}`);
+  }
+}
+
+export async function killTraining(settings: Settings): Promise<Outcome> {
+  const seen: Record<string, number> = {};
+  const straight = join(settings.directory, "straight");
+  const { code, ms, stderr } = await run(settings, trainArgs(settings, straight));
+  must(code === 0, stderr);
+  const wanted = outcomeOf(straight);
+  for (let kills = 0, round = 0; kills < settings.times; round++) {
+    const output = join(settings.directory, `train-${round}`);
+    await trainThrough(settings, output, async (args) => {
+      const ended = await run(settings, args, kills < settings.times ? settings.random() * ms * 1.05 : undefined);
+      if (ended.killed) kills++;
+      count(seen, ended.killed ? `killed with ${listCheckpoints(output).length} checkpoints` : "came to its end");
+      return ended;
+    });
+    must(outcomeOf(output) === wanted, `${output} is not what an undisturbed run gives`);
+    const left = readdirSync(output).filter((name) => /^\.|lock/.test(name));
+    must(left.length === 0, `${output} keeps ${left.join(", ")}`);
+    rmSync(output, { recursive: true });
+  }
+  return { scenario: "training, killed and resumed", faults: settings.times, seen };
+}
+
+/** Commands that write a directory or nothing. */
+export const WRITERS: Readonly<Record<string, (settings: Settings, output: string) => string[]>> = {
+  "preparing a model": ({ model }, output) => ["model", "prepare", model, "--weights", "int4", "--output", output],
+  "merging an adapter": ({ model, adapter }, output) => ["adapters", "merge", "--model", model, "--adapter", adapter, "--output", output], // biome-ignore format: one line
+};
+
+export async function killWriter(settings: Settings, name: string): Promise<Outcome> {
+  const seen: Record<string, number> = {};
+  const parent = join(settings.directory, name.replaceAll(" ", "-"));
+  mkdirSync(parent);
+  const output = join(parent, "output");
+  const args = WRITERS[name]!(settings, output);
+  const { code, ms, stderr } = await run(settings, args);
+  must(code === 0, stderr);
+  const wanted = sumOf(output);
+  for (let kills = 0; kills < settings.times; ) {
+    rmSync(output, { recursive: true, force: true });
+    // Writing comes last: most kills are to come then.
+    const ended = await run(settings, args, ms * (settings.random() < 0.3 ? settings.random() : 0.7 + 0.35 * settings.random())); // biome-ignore format: one line
+    if (ended.killed) kills++;
+    else must(ended.code === 0, ended.stderr);
+    const drafts = readdirSync(parent).some((entry) => entry.startsWith("."));
+    if (existsSync(output)) must(sumOf(output) === wanted, `${output} is there and not whole`);
+    count(seen, existsSync(output) ? "all there" : drafts ? "a hidden draft" : "nothing there");
+  }
+  rmSync(output, { recursive: true, force: true });
+  must((await run(settings, args)).code === 0, "the last attempt failed");
+  must(sumOf(output) === wanted, "the last attempt wrote something else");
+  must(readdirSync(parent).join() === "output", `drafts stay: ${readdirSync(parent).join(", ")}`);
+  return { scenario: `${name}, killed`, faults: settings.times, seen };
+}

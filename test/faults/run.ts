@@ -1,0 +1,94 @@
+/** @file `npm run faults`: kills, full disks, damaged files, jumping clocks and bad clients, again and again, on the built package. */
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { Random } from "../../src/base/index.ts";
+import { Adapter, methodOf } from "../../src/methods/index.ts";
+import { readBackboneConfig } from "../../src/models/index.ts";
+import { cutModel, writeRows } from "../../src/training/testing.ts";
+import { type Outcome, ROOT, type Settings } from "./children.ts";
+import { damagedCheckpoints, damagedModels, fullWhileServing, fullWhileTraining, fullWhileWriting, noDisks } from "./disk.ts"; // biome-ignore format: one line
+import { killTraining, killWriter, WRITERS } from "./kills.ts";
+import { badClients, fewHandles, jumpingClock, killServer } from "./server.ts";
+
+const [PREPARE, MERGE] = Object.keys(WRITERS) as [string, string];
+
+/** By name: what is done, and how much of `--times` it gets. */
+const SCENARIOS: Readonly<Record<string, (settings: Settings) => Promise<Outcome>>> = {
+  "kill-training": killTraining,
+  "kill-preparing": (settings) => killWriter(settings, PREPARE),
+  "kill-merging": (settings) => killWriter(settings, MERGE),
+  "kill-serving": killServer,
+  "disk-training": fullWhileTraining,
+  "disk-preparing": (settings) => fullWhileWriting(settings, PREPARE),
+  "disk-merging": (settings) => fullWhileWriting(settings, MERGE),
+  "disk-serving": fullWhileServing,
+  "damage-checkpoints": damagedCheckpoints,
+  "damage-models": damagedModels,
+  handles: fewHandles,
+  clock: jumpingClock,
+  clients: badClients,
+};
+
+const USAGE = `npm run faults -- [options] [scenario …]      (after npm run build)
+  --times N      faults of each scenario (100)
+  --seed N       the same faults again (drawn by the clock)
+  --dist DIR     the built package (dist)
+  scenario       ${Object.keys(SCENARIOS).join(", ")} (all)
+`;
+
+const options = {
+  times: { type: "string", default: "100" },
+  seed: { type: "string", default: String(Date.now() % 1_000_000) },
+  dist: { type: "string", default: join(ROOT, "dist") },
+  help: { type: "boolean" },
+} as const;
+const { values, positionals } = parseArgs({ args: process.argv.slice(process.argv[1] === "--" ? 2 : 1), options, allowPositionals: true }); // biome-ignore format: one line
+const times = Number(values.times);
+const chosen = positionals.length > 0 ? positionals : Object.keys(SCENARIOS);
+if (values.help || !Number.isSafeInteger(times) || times < 1 || chosen.some((name) => !(name in SCENARIOS))) {
+  process.stdout.write(USAGE);
+  process.exit(values.help ? 0 : 2);
+}
+
+const top = mkdtempSync(join(tmpdir(), "milora-faults-"));
+const shared = join(top, "shared");
+mkdirSync(shared);
+const model = cutModel(shared);
+const colours = ["red", "green", "blue", "white", "black", "grey"];
+const rows = Array.from({ length: 28 }, (_, i) => ({ instruction: `Which colour has ${i}?`, output: colours[i % 6]! }));
+writeRows(join(shared, "rows.jsonl"), rows);
+const adapter = join(shared, "adapter");
+{
+  using made = Adapter.create(methodOf("lora"), { r: 4 }, readBackboneConfig(model), 1);
+  for (const key of made.tensors.keys()) if (key.includes("lora_B")) made.values(key).fill(0.01);
+  await made.save(adapter);
+}
+
+const random = new Random(Number(values.seed));
+process.stdout.write(`seed ${values.seed}\n\n| fault | times | what was seen | minutes |\n|---|---|---|---|\n`);
+let failed = 0;
+for (const name of chosen) {
+  const directory = join(top, name);
+  mkdirSync(directory);
+  const settings: Settings = { times, dist: resolve(values.dist), directory, model, adapter, random: () => random.integer(2 ** 30) / 2 ** 30 }; // biome-ignore format: one line
+  const skipped = name.startsWith("disk-") ? noDisks(settings) : undefined;
+  if (skipped) {
+    process.stdout.write(`| ${name} | 0 | not run: ${skipped} | |\n`);
+    continue;
+  }
+  const started = performance.now();
+  const minutes = () => ((performance.now() - started) / 60_000).toFixed(1);
+  try {
+    const { scenario, faults, seen } = await SCENARIOS[name]!(settings);
+    const told = Object.entries(seen).sort().map(([what, many]) => `${what}: ${many}`); // biome-ignore format: one line
+    process.stdout.write(`| ${scenario} | ${faults} | ${told.join("; ")} | ${minutes()} |\n`);
+    rmSync(directory, { recursive: true, force: true });
+  } catch (error) {
+    failed++;
+    process.stdout.write(`| ${name} | | FAILED: ${(error as Error).message} (left in ${directory}) | ${minutes()} |\n`);
+  }
+}
+if (failed === 0) rmSync(top, { recursive: true, force: true });
+process.exit(failed === 0 ? 0 : 1);
