@@ -5,15 +5,22 @@ import * as library from "../../src/index.ts";
 import { apiPage, entriesOf } from "./api.ts";
 
 const root = join(import.meta.dirname, "../..");
-const entries = entriesOf(join(root, "dist"), join(root, "dist/index.d.ts"));
+const found = entriesOf(join(root, "dist"), join(root, "dist/index.d.ts"));
 
 test("docs/api.md is what the declarations say", async () => {
-  await expect(apiPage(entries)).toMatchFileSnapshot(join(root, "docs/api.md"));
+  await expect(apiPage(found)).toMatchFileSnapshot(join(root, "docs/api.md"));
 });
 
 test("it has every value that the package exports", () => {
-  const values = entries.filter(({ kind }) => kind !== "type").map(({ name }) => name);
+  const values = found.exported.filter(({ kind }) => kind !== "type").map(({ name }) => name);
   expect(values.sort()).toEqual(Object.keys(library).sort());
-  const inner = entries.find(({ name }) => name === "graph")!.entries.filter(({ kind }) => kind !== "type");
+  const inner = found.exported.find(({ name }) => name === "graph")!.entries.filter(({ kind }) => kind !== "type");
   expect(inner.map(({ name }) => name).sort()).toEqual(Object.keys(library.graph).sort());
+});
+
+test("what is only named is no value", () => {
+  expect(found.named.length).toBeGreaterThan(20);
+  expect(
+    found.named.filter(({ name }) => name in library && !found.exported.some((entry) => entry.name === name)),
+  ).toEqual([]);
 });

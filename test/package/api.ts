@@ -18,6 +18,8 @@ export interface Entry {
   readonly room: string;
   /** Of a namespace. */
   readonly entries: readonly Entry[];
+  /** Types of the package that it names. */
+  types(): Entry[];
 }
 
 interface Module {
@@ -27,8 +29,14 @@ interface Module {
   readonly comments: readonly { readonly value: string; readonly start: number; readonly end: number }[];
 }
 
-/** Everything that a declaration file exports, in its order; what other packages export is left out. */
-export function entriesOf(root: string, path: string): Entry[] {
+export interface Entries {
+  /** Everything that a declaration file exports, in its order; what other packages export is left out. */
+  readonly exported: readonly Entry[];
+  /** Types that its declarations name and that are not exported; by name. */
+  readonly named: readonly Entry[];
+}
+
+export function entriesOf(root: string, path: string): Entries {
   const modules = new Map<string, Module>();
 
   function load(file: string): Module {
@@ -53,7 +61,15 @@ export function entriesOf(root: string, path: string): Entry[] {
           const comment = commentBefore(module, statement.start);
           const entries = () => [...inner.values()].map((entry) => entry());
           const room = roomOf(root, resolve(module.path, statement.source.value));
-          found.set(name, () => ({ name, kind: "namespace", comment, declaration: "", room, entries: entries() }));
+          found.set(name, () => ({
+            name,
+            kind: "namespace",
+            comment,
+            declaration: "",
+            room,
+            entries: entries(),
+            types: () => [],
+          }));
         }
       } else if (statement.type === "ExportNamedDeclaration" && statement.source !== null) {
         if (!statement.source.value.startsWith(".")) continue;
@@ -84,7 +100,16 @@ export function entriesOf(root: string, path: string): Entry[] {
       declaration: parts.map((part) => tidy(module.source.slice(part.start, part.end))).join("\n"),
       room: roomOf(root, module.path),
       entries: [],
+      types: () => typesIn(parts).flatMap((type) => (isKnownIn(module, type) ? [declared(module, type)] : [])),
     };
+  }
+
+  function isKnownIn(module: Module, name: string): boolean {
+    return module.body.some((statement) =>
+      statement.type === "ImportDeclaration"
+        ? statement.source.value.startsWith(".") && statement.specifiers.some(({ local }) => local.name === name)
+        : namesOf(declarationOf(statement)).includes(name),
+    );
   }
 
   /** A name that a module has from elsewhere and exports as its own. */
@@ -100,8 +125,40 @@ export function entriesOf(root: string, path: string): Entry[] {
     throw new Error(`${module.path} exports ${name}, which is not declared there`);
   }
 
-  return [...exportsOf(load(path)).values()].map((entry) => entry());
+  const exported = [...exportsOf(load(path)).values()].map((entry) => entry());
+  const seen = new Set([...exported, ...exported.flatMap(({ entries }) => entries)].map(originOf));
+  const named: Entry[] = [];
+  for (const entry of exported) named.push(...entry.types().filter((type) => isNew(seen, type)));
+  return { exported, named: named.sort((a, b) => (a.name < b.name ? -1 : 1)) };
 }
+
+/** Tells declarations apart; names may be given anew on the way out. */
+const originOf = ({ room, declaration }: Entry): string => `${room} ${declaration}`;
+
+function isNew(seen: Set<string>, entry: Entry): boolean {
+  const size = seen.size;
+  return entry.kind !== "namespace" && seen.add(originOf(entry)).size > size;
+}
+
+/** Names of the types that declarations refer to. */
+function typesIn(nodes: readonly unknown[]): string[] {
+  const found = new Set<string>();
+  const inner = [...nodes];
+  for (const node of inner) {
+    if (typeof node !== "object" || node === null) continue;
+    if ("type" in node && node.type === "PropertyDefinition" && isPrivate(node)) continue;
+    for (const key of ["typeName", "expression", "superClass"]) {
+      const name = key in node ? (node as Record<string, unknown>)[key] : undefined;
+      if (typeof name === "object" && name !== null && "type" in name && name.type === "Identifier" && "name" in name) {
+        found.add(String(name.name));
+      }
+    }
+    inner.push(...Object.values(node));
+  }
+  return [...found];
+}
+
+const isPrivate = (node: object): boolean => "accessibility" in node && node.accessibility === "private";
 
 function declarationOf(statement: Statement) {
   return statement.type === "ExportNamedDeclaration" ? statement.declaration : statement;
@@ -198,7 +255,7 @@ const ROOMS: Readonly<Record<string, string>> = {
 };
 
 /** The whole page. */
-export function apiPage(entries: readonly Entry[]): string {
+export function apiPage({ exported: entries, named }: Entries): string {
   const lines = [
     "# The library",
     "",
@@ -215,10 +272,13 @@ export function apiPage(entries: readonly Entry[]): string {
     const links = mine.map(({ name }) => `[\`${name}\`](#${name.toLowerCase()})`).join(" · ");
     lines.push(`**${ROOMS[room]}**: ${links}`, "");
   }
+  lines.push("Types of options and results without an export of their own are [at the end](#named-by-these).", "");
   for (const { room, mine } of grouped) {
     lines.push(`## ${ROOMS[room]}`, "");
     for (const entry of mine) lines.push(...section(entry, "###"));
   }
+  lines.push("## Named by these", "", "Types of options and results that have no export of their own.", "");
+  for (const entry of named) lines.push(...section(entry, "###"));
   return `${lines.join("\n").trimEnd()}\n`;
 }
 

@@ -8,11 +8,14 @@ import { root, scratch } from "./project.ts";
 const guides = readdirSync(join(root, "docs/guides")).filter((name) => name.endsWith(".md"));
 const documents = ["README.md", ...guides.map((name) => `docs/guides/${name}`)];
 
+/** A few steps of training instead of all: a look at whether everything fits together. */
+const quick = process.env.MILORA_QUICK === "1";
+
 test.each(documents)("%s", async (document) => {
   const { path, remove } = scratch();
   try {
     let done = 0;
-    await follow(path, document, false, ({ place, seconds }) => {
+    await follow(path, document, quick, ({ place, seconds }) => {
       done++;
       console.log(`${place}  ${seconds.toFixed(1)} s`);
     });

@@ -32,7 +32,10 @@ test("blocks are found, and unknown words noticed", () => {
 });
 
 test("data is what it is called", () => {
-  for (const block of blocks) expect(() => checkBlock(block), placeOf(block)).not.toThrow();
+  const reference = markdownIn("docs").flatMap((page) => blocksOf(page));
+  for (const block of [...blocks, ...reference.filter(({ language }) => language !== "")]) {
+    expect(() => checkBlock(block), placeOf(block)).not.toThrow();
+  }
 });
 
 test("what is not run is what must not be, and no more", () => {
@@ -57,7 +60,10 @@ test("what is not run is what must not be, and no more", () => {
 });
 
 test("programs compile", async () => {
-  const programs = await compilePrograms(place(), blocks);
+  // Those of the reference that are whole; docs/api.md has declarations.
+  const pages = markdownIn("docs").filter((page) => page !== "docs/api.md");
+  const reference = pages.flatMap((page) => blocksOf(page)).filter(({ text }) => text.includes('from "milora"'));
+  const programs = await compilePrograms(place(), [...blocks, ...reference]);
   expect(programs.size).toBeGreaterThan(1);
 });
 
