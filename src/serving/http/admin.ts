@@ -93,7 +93,7 @@ function tenantRoutes(app: FastifyInstance, { store }: AdminParts): void {
   });
   app.get("/tenants/:id/quotas", described("Limits of a tenant and where it stands"), async (request) => {
     const { id, limits } = await tenants.get(parameter(request, "id"));
-    return { id, limits, ...store.quotas.state(id) };
+    return { id, limits, ...(await store.quotaState(id)) };
   });
   const sums = "Requests and tokens, summed; from the last second on";
   app.get("/usage", described(sums, { query: usageQuery }), async ({ query }) => {

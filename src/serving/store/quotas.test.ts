@@ -108,11 +108,11 @@ test("without limits everything runs", () => {
   for (let i = 0; i < 1000; i++) expect(quotas.admit(tenant({}), 1e9).ok).toBe(true);
 });
 
-test("the error says which quota, and when to come back", () => {
+test("the error says which quota, and when to come back", async () => {
   const quotas = new Quotas(new Clock().now);
-  quotas.enter(tenant({ requestsPerMinute: 1 }), 1);
+  await quotas.enter(tenant({ requestsPerMinute: 1 }), 1);
   const expected = { code: "QUOTA_EXCEEDED", status: 429, retryAfterSeconds: 60 };
-  expect(() => quotas.enter(tenant({ requestsPerMinute: 1 }), 1)).toThrow(expect.objectContaining(expected));
+  await expect(quotas.enter(tenant({ requestsPerMinute: 1 }), 1)).rejects.toThrow(expect.objectContaining(expected));
 });
 
 describe("any history", () => {

@@ -1,10 +1,11 @@
-/** @file Quotas: admits a request by an estimate, settles it by what it took. Exact in this process; days survive a restart. */
+/** @file Quotas: admits a request by an estimate, settles it by what it took. Exact, here or among the servers of a database; days survive a restart. */
 import { and, eq, gte, lt, sql } from "drizzle-orm";
 import { ServingError } from "../errors.ts";
 import { Bucket } from "./bucket.ts";
 import type { Database, Queries } from "./database.ts";
-import { quotaWindows } from "./schema.ts";
-import type { LimitName, Principal } from "./types.ts";
+import { quotaBuckets, quotaWindows } from "./schema.ts";
+import { Shares, type Standing } from "./shares.ts";
+import type { LimitName, Principal, TenantLimits } from "./types.ts";
 import { aliveAmong, checkCount, inOrder } from "./usage.ts";
 
 const DAY = 86_400_000;
@@ -50,8 +51,10 @@ interface State {
   day: number;
   /** Tokens of this day by settled requests of this process, and what the database has said. */
   used: number;
-  /** Part of `used` that is not in the database. */
+  /** Part of `used` that is not in the database, … */
   pending: number;
+  /** … and that is on its way there. */
+  writing: number;
   /** Estimates of running requests. */
   reserved: number;
 }
@@ -68,15 +71,37 @@ export class Quotas {
   readonly #states = new Map<string, State>();
   /** Of days that ended before they were written. */
   #ended: DayCount[] = [];
+  #shares: Shares | undefined;
 
   constructor(now: () => number) {
     this.#now = now;
+  }
+
+  /** From now on limits hold for all servers of the database together. @param now as of `Shares` */
+  share(database: Database, server: string, now?: () => number): void {
+    this.#shares = new Shares(database, server, (tenant) => this.#standing(tenant), now);
+  }
+
+  /** Says again what is under way here. It happens each second by itself. */
+  renew(): void {
+    this.#shares?.renew();
+  }
+
+  /** Resolves when other servers could know of all that has ended here. */
+  async told(): Promise<void> {
+    await this.#shares?.sent();
+  }
+
+  /** No more requests come: other servers may have what this one had. */
+  async close(): Promise<void> {
+    await this.#shares?.close();
   }
 
   /** Reads what was used up of the current day, and forgets old days. */
   async load(database: Database): Promise<void> {
     const today = dayOf(this.#now());
     await database.delete(quotaWindows).where(lt(quotaWindows.startsAt, new Date(today - KEPT_DAYS * DAY)));
+    await database.delete(quotaBuckets).where(lt(quotaBuckets.at, new Date(today - DAY)));
     const current = and(eq(quotaWindows.window, "day"), gte(quotaWindows.startsAt, new Date(today)));
     for (const { tenant, startsAt, tokens } of await database.select().from(quotaWindows).where(current)) {
       if (startsAt.getTime() === today) this.#state(tenant).used = tokens;
@@ -124,19 +149,34 @@ export class Quotas {
     if (tokensPerMinute !== undefined) state.tokens.take(estimate, tokensPerMinute, now);
     state.running++;
     state.reserved += estimate;
-    return { ok: true, admission: this.#admission(tenant, state, estimate, tokensPerMinute) };
+    return { ok: true, admission: this.#admission(tenant, state, estimate, limits) };
   }
 
-  /** As `admit`. @throws ServingError QUOTA_EXCEEDED */
-  enter(principal: Pick<Principal, "tenant" | "limits">, estimate: number): Admission {
-    const answer = this.admit(principal, estimate);
-    if (answer.ok) return answer.admission;
-    const { which, limit, retryAfterSeconds } = answer;
-    const message = `the quota of ${limit} ${UNITS[which]} is used up; try again in ${retryAfterSeconds} s`;
-    throw new ServingError("QUOTA_EXCEEDED", 429, message, { retryAfterSeconds });
+  /**
+   * As `admit`, for all servers of the database together where there are several.
+   *
+   * @throws ServingError QUOTA_EXCEEDED; DatabaseUnreachable
+   */
+  async enter(principal: Pick<Principal, "tenant" | "limits">, estimate: number): Promise<Admission> {
+    const { tenant, limits } = principal;
+    if (!this.#shares || !isCounted(limits)) {
+      const answer = this.admit(principal, estimate);
+      if (answer.ok) return answer.admission;
+      throw exceeded(answer.which, answer.limit, answer.retryAfterSeconds);
+    }
+    checkCount(estimate);
+    const state = this.#state(tenant);
+    const refusal = await this.#shares.ask(principal, estimate, () => {
+      this.#turnDay(tenant, state, this.#now());
+      state.running++;
+      state.reserved += estimate;
+    });
+    if (!refusal) return this.#admission(tenant, state, estimate, limits, this.#shares);
+    const [which, seconds] = refusal;
+    throw exceeded(which, limits[which]!, seconds);
   }
 
-  /** Where a tenant stands. */
+  /** Where a tenant stands, at this server. */
   state(tenant: string): QuotaState {
     const state = this.#states.get(tenant);
     if (!state) return { running: 0, reserved: 0, tokensToday: 0 };
@@ -144,7 +184,32 @@ export class Quotas {
     return { running: state.running, reserved: state.reserved, tokensToday: state.used };
   }
 
-  #admission(tenant: string, state: State, estimate: number, tokensPerMinute: number | undefined): Admission {
+  /** Where a tenant stands, at all servers. */
+  async stateOfAll(tenant: string, database: Database): Promise<QuotaState> {
+    const own = this.state(tenant);
+    if (!this.#shares) return own;
+    const today = new Date(dayOf(this.#now()));
+    const [others, [day]] = await Promise.all([
+      this.#shares.others(tenant),
+      database
+        .select({ tokens: quotaWindows.tokens })
+        .from(quotaWindows)
+        .where(and(eq(quotaWindows.tenant, tenant), eq(quotaWindows.window, "day"), eq(quotaWindows.startsAt, today))),
+    ]);
+    const { pending = 0 } = this.#states.get(tenant) ?? {};
+    return {
+      running: own.running + others.running,
+      reserved: own.reserved + others.reserved,
+      tokensToday: (day?.tokens ?? 0) + pending,
+    };
+  }
+
+  #standing(tenant: string): Standing {
+    const { running, reserved, pending, writing } = this.#state(tenant);
+    return { running, reserved: reserved + pending + writing };
+  }
+
+  #admission(tenant: string, state: State, estimate: number, limits: TenantLimits, shares?: Shares): Admission {
     let settled = false;
     const settle = (tokens: number) => {
       checkCount(tokens);
@@ -156,7 +221,9 @@ export class Quotas {
       state.reserved -= estimate;
       state.used += tokens;
       state.pending += tokens;
-      if (tokensPerMinute !== undefined) state.tokens.take(tokens - estimate, tokensPerMinute, now);
+      const { tokensPerMinute } = limits;
+      if (shares) shares.ended(tenant, limits, estimate - tokens);
+      else if (tokensPerMinute !== undefined) state.tokens.take(tokens - estimate, tokensPerMinute, now);
     };
     return { settle, [Symbol.dispose]: () => settle(0) };
   }
@@ -165,7 +232,8 @@ export class Quotas {
     let state = this.#states.get(tenant);
     if (!state) {
       const day = dayOf(this.#now());
-      state = { requests: new Bucket(), tokens: new Bucket(), running: 0, day, used: 0, pending: 0, reserved: 0 };
+      const counts = { running: 0, used: 0, pending: 0, writing: 0, reserved: 0 };
+      state = { requests: new Bucket(), tokens: new Bucket(), day, ...counts };
       this.#states.set(tenant, state);
     }
     return state;
@@ -176,7 +244,7 @@ export class Quotas {
     const day = dayOf(now);
     if (day <= state.day) return;
     if (state.pending > 0) this.#ended.push({ tenant, day: state.day, tokens: state.pending });
-    Object.assign(state, { day, used: 0, pending: 0 });
+    Object.assign(state, { day, used: 0, pending: 0, writing: 0 });
   }
 
   /** What was used since the last call. */
@@ -186,6 +254,7 @@ export class Quotas {
     for (const [tenant, state] of this.#states) {
       if (state.pending === 0) continue;
       counts.push({ tenant, day: state.day, tokens: state.pending });
+      state.writing += state.pending;
       state.pending = 0;
     }
     return counts;
@@ -193,6 +262,7 @@ export class Quotas {
 
   /** Takes over what the database says of days after a write: other servers may have added to them. */
   learn(totals: readonly DayCount[]): void {
+    for (const state of this.#states.values()) state.writing = 0;
     for (const { tenant, day, tokens } of totals) {
       const state = this.#states.get(tenant);
       if (state?.day === day) state.used = tokens + state.pending;
@@ -208,6 +278,16 @@ const UNITS: Record<LimitName, string> = {
   maxStoredBytes: "bytes of adapters",
   maxAdapters: "adapters",
 };
+
+/** Whether requests of a tenant are limited at all. */
+function isCounted({ requestsPerMinute, tokensPerMinute, tokensPerDay, maxConcurrent }: TenantLimits): boolean {
+  return [requestsPerMinute, tokensPerMinute, tokensPerDay, maxConcurrent].some((limit) => limit !== undefined);
+}
+
+function exceeded(which: LimitName, limit: number, retryAfterSeconds: number): ServingError {
+  const message = `the quota of ${limit} ${UNITS[which]} is used up; try again in ${retryAfterSeconds} s`;
+  return new ServingError("QUOTA_EXCEEDED", 429, message, { retryAfterSeconds });
+}
 
 function dayOf(now: number): number {
   return Math.floor(now / DAY) * DAY;

@@ -143,3 +143,24 @@ export const quotaWindows = pgTable(
     ),
   ],
 );
+
+/** Minutes' quotas that several servers share; null: full. */
+export const quotaBuckets = pgTable("quota_buckets", {
+  tenant: text("tenant").primaryKey(),
+  requests: doublePrecision("requests"),
+  tokens: doublePrecision("tokens"),
+  at: time("at").notNull(),
+});
+
+/** What each of several servers has of a tenant under way. */
+export const quotaLeases = pgTable(
+  "quota_leases",
+  {
+    tenant: text("tenant").notNull(),
+    server: text("server").notNull(),
+    running: integer("running").notNull(),
+    reserved: count("reserved").notNull(),
+    expiresAt: time("expires_at").notNull(),
+  },
+  (table) => [primaryKey({ name: "quota_leases_pkey", columns: [table.tenant, table.server] })],
+);

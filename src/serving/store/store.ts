@@ -12,7 +12,7 @@ import { Keys, writeUses } from "./keys.ts";
 import { lockDirectory } from "./lock.ts";
 import { migrate } from "./migrations/index.ts";
 import { DatabaseUnreachable, databaseName, openPostgres, unreachableAtStart } from "./postgres.ts";
-import { type DayCount, Quotas, writeDays } from "./quotas.ts";
+import { type DayCount, type QuotaState, Quotas, writeDays } from "./quotas.ts";
 import { Recall } from "./recall.ts";
 import { meta, writers } from "./schema.ts";
 import { OPEN_TENANT, Tenants } from "./tenants.ts";
@@ -137,6 +137,7 @@ export class Store implements AsyncDisposable {
     this.#onError = onError;
     this.#owned = owned;
     if (shared) {
+      this.quotas.share(database, this.#writer, now === Date.now ? undefined : now);
       this.#trust(false);
       this.#changes = new Changes(shared.url, {
         changed: (table) => this.#heard(table),
@@ -218,6 +219,11 @@ export class Store implements AsyncDisposable {
     return this.#remembered("database_id", randomUUID());
   }
 
+  /** Where a tenant stands at all servers of the database. */
+  quotaState(tenant: string): Promise<QuotaState> {
+    return this.quotas.stateOfAll(tenant, this.#database);
+  }
+
   /** 256 random bits, made when they are first asked for; all servers of the database have the same. */
   async secret(name: string): Promise<Buffer> {
     return Buffer.from(await this.#remembered(`secret_${name}`, randomBytes(32).toString("base64")), "base64");
@@ -269,6 +275,7 @@ export class Store implements AsyncDisposable {
     try {
       await this.#flushing;
       await this.#flush(true);
+      await this.quotas.close();
     } finally {
       await this.#owned[Symbol.asyncDispose]();
     }

@@ -3,7 +3,7 @@ import { and, asc, count, eq, ne, sql } from "drizzle-orm";
 import { z } from "zod";
 import { InputError, parseWith } from "../../base/index.ts";
 import type { Database } from "./database.ts";
-import { adapters, keys, tenants } from "./schema.ts";
+import { adapters, keys, quotaBuckets, quotaLeases, tenants } from "./schema.ts";
 import { type LimitName, type Tenant, tenantLimitsSchema } from "./types.ts";
 
 /** The tenant of requests without a key, where these are allowed. */
@@ -136,6 +136,7 @@ export class Tenants {
         throw new InputError("TENANT_NOT_EMPTY", `tenant ${id}`, `has adapters (${names} …); remove them first`);
       }
       await tx.delete(tenants).where(eq(tenants.id, id));
+      for (const table of [quotaBuckets, quotaLeases]) await tx.delete(table).where(eq(table.tenant, id));
     });
     this.#changed();
   }

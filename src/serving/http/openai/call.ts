@@ -122,7 +122,7 @@ export class Call {
     const most = ask.prompts.length * ask.candidates * (await this.#newTokens(ask));
     let generated = 0;
     let read = 0;
-    using admission = store.quotas.enter(principal, promptTokens + most);
+    using admission = await store.quotas.enter(principal, promptTokens + most);
     using lease = record && (await registry.lease(record, { signal }));
     const adapter = lease?.adapter;
     const options = { ...ask.options, maxNewTokens: await this.#newTokens(ask, adapter) };

@@ -67,7 +67,7 @@ export class Visit {
     const { store } = this.#services;
     const { principal, facts } = this.#request;
     const lengths = prompts.map(({ length }) => length).sort((a, b) => a - b);
-    using admission = store.quotas.enter(principal, sum(lengths) * this.#records.length);
+    using admission = await store.quotas.enter(principal, sum(lengths) * this.#records.length);
     let read = 0;
     try {
       const visited: Visited[] = [];
