@@ -11,7 +11,6 @@ import { SessionCache } from "./graphs.ts";
 import { groupBy } from "./group.ts";
 import { type Emission, Job, jobContext } from "./job.ts";
 import type { AdapterPrecision } from "./packed-adapter.ts";
-import { joinsOthers } from "./pass.ts";
 import { BufferPool } from "./pool.ts";
 import { PrefixCache, type PrefixCacheOptions, type PrefixCacheStats } from "./prefix-cache.ts";
 import { readPromptLogprobs } from "./prompt-logprobs.ts";
@@ -114,11 +113,6 @@ export class Engine implements Disposable {
   /** Most tokens of a sequence under an adapter: the context, less the adapter's attention prefix. */
   contextOf(adapter?: Adapter): number {
     return this.#shared.context - prefixOf(adapter);
-  }
-
-  /** Whether sequences of an adapter are likely to run together with those of others. */
-  joinsOthers(adapter: Adapter): boolean {
-    return joinsOthers(adapter);
   }
 
   /** Number of open sessions; for metrics and tests. */

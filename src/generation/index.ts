@@ -3,6 +3,7 @@ export { Engine, type EngineOptions, type TokenInspection } from "./engine.ts";
 export { GenerationError, type GenerationErrorCode, type RequestErrorCode } from "./errors.ts";
 export type { Exploration, ExploreOptions } from "./explore.ts";
 export type { AdapterPrecision } from "./packed-adapter.ts";
+export { joinsOthers } from "./pass.ts";
 export type { PrefixCacheOptions, PrefixCacheStats } from "./prefix-cache.ts";
 export {
   type GenerationRequest,

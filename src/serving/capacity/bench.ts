@@ -4,7 +4,7 @@ import { availableParallelism, cpus, platform, release, tmpdir, totalmem } from 
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { median, Random, version } from "../../base/index.ts";
-import { Engine } from "../../generation/index.ts";
+import { Engine, joinsOthers } from "../../generation/index.ts";
 import { Adapter, methodOf } from "../../methods/index.ts";
 import { Backbone, type BackboneConfig, cacheHeadDim } from "../../models/index.ts";
 import { configureRuntime } from "../../runtime/index.ts";
@@ -30,9 +30,9 @@ export interface BenchOptions {
   readonly onProgress?: (what: string) => void;
 }
 
-const PATIENCE: Patience = { ms: 1000, least: 5 };
+const PATIENCE: Patience = { ms: 1000, least: 3 };
 const QUICK: Patience = { ms: 20, least: 1 };
-const READS = [8, 32, 128, 256, 1024];
+const READS = [8, 32, 128, 256, 768];
 const LONG_PROMPT = 768;
 
 /** @throws InputError for a model, method or settings that cannot be used */
@@ -47,7 +47,7 @@ export async function measureProfile(options: BenchOptions): Promise<Profile> {
   const data = mkdtempSync(join(tmpdir(), "milora-bench-"));
   const limits = { maxBatch: maxRows, maxAdaptersPerBatch: maxRows };
   const config = parseServerConfig({
-    ...{ model, data, port: 0, logLevel: "silent", limits, weights, threads, adapterPrecision },
+    ...{ model, data, port: 0, logLevel: "silent", limits, weights, adapterPrecision },
     residency: { maxResidentBytes: 2 ** 40, maxBytes: 2 ** 40 },
   });
   const server = await Server.start(config, { log: createLog(config), memory: true });
@@ -135,7 +135,7 @@ async function measureMethod(
       await engine.prepare(adapter);
     }
     const [first] = adapters as [Adapter];
-    const joins = engine.joinsOthers(first);
+    const joins = joinsOthers(first);
     const read: MethodProfile["read"] = [];
     for (const tokens of reads) {
       read.push({ tokens, ms: await meter.read(tokens, [first]) });

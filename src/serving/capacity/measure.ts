@@ -73,7 +73,7 @@ export class Meter implements AsyncDisposable {
     const enough = (): boolean => {
       const steps = full();
       const [first] = steps;
-      return steps.length > SETTLE + least && performance.now() - first!.at > ms;
+      return steps.length > SETTLE + 2 * least && performance.now() - first!.at > ms;
     };
     while (!over && !enough()) await new Promise((resolve) => setTimeout(resolve, 2));
     stop.abort();

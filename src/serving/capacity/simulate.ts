@@ -43,7 +43,7 @@ export interface ServerForecast {
   readonly kvTokens: number;
   /** Tokens that were read and 2 · those that were generated, by tenant. */
   readonly served: ReadonlyMap<number, number>;
-  /** Simulated from the first arrival to the last answer. */
+  /** When the last request had ended. */
   readonly endedAfterSeconds: number;
 }
 
@@ -97,6 +97,7 @@ class SimulatedServer {
   #rows = 0;
   #adapterBytes = 0;
   #kvTokens = 0;
+  #endedAt = 0;
   #looked = Number.NEGATIVE_INFINITY;
 
   constructor(asked: ServerTraffic) {
@@ -158,7 +159,7 @@ class SimulatedServer {
       rows: this.#steps === 0 ? 0 : this.#rows / this.#steps,
       adapters: { hits: of("hits"), loads: of("loads"), evictions: of("evictions"), bytes: this.#adapterBytes },
       ...{ kvTokens: this.#kvTokens, served: this.#served },
-      endedAfterSeconds: this.#clock.now() / 1000,
+      endedAfterSeconds: this.#endedAt / 1000,
     };
   }
 
@@ -226,6 +227,7 @@ class SimulatedServer {
       return false;
     } finally {
       release();
+      this.#endedAt = this.#clock.now();
       this.#look();
     }
   }
