@@ -32,7 +32,15 @@ const adapters = TENANTS.flatMap((name) => [
 const server = spawn(
   process.execPath,
   [
-    ...[join(ROOT, "dist/cli/main.js"), "serve", "--model", join(ROOT, "assets/tiny-llama"), "--json"],
+    ...[
+      join(ROOT, "dist/cli/main.js"),
+      "serve",
+      "--model",
+      join(ROOT, "assets/tiny-llama"),
+      "--json",
+      "--log-level",
+      "warn",
+    ],
     ...["--data", data, "--port", "0", "--runs", RUNS, ...adapters],
   ],
   { stdio: ["ignore", "pipe", "inherit"] },
@@ -49,9 +57,15 @@ try {
     server.once("exit", () => reject(new Error("the server did not start")));
   });
   const browser = await chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox"] });
-  const take = async (name: string, path: string, dark: boolean, prepare: (page: Page) => Promise<void>) => {
+  const take = async (
+    name: string,
+    path: string,
+    dark: boolean,
+    prepare: (page: Page) => Promise<void>,
+    height = 800,
+  ) => {
     const page = await browser.newPage({
-      viewport: { width: 1280, height: 800 },
+      viewport: { width: 1280, height },
       colorScheme: dark ? "dark" : "light",
       reducedMotion: "reduce",
     });
@@ -62,15 +76,31 @@ try {
     await page.close();
     process.stdout.write(`docs/images/studio-${name}.png\n`);
   };
-  await take("playground", "/playground", false, playground);
-  await take("routing", "/routing", false, routing);
-  await take("runs", "/runs/compare?id=demo%2Fsubjects-milora&id=demo%2Fsubjects-lora", true, settled);
+  await take("playground", "/playground", false, playground, 900);
+  await take("routing", "/routing", false, routing, 1080);
+  await take("runs", "/runs/run?id=demo%2Fsubjects-milora", true, settled);
+  await traffic(url, 30_000);
   await take("operations", "/operations", true, settled);
   await browser.close();
 } finally {
   server.kill();
   await new Promise((resolve) => server.once("exit", resolve));
   rmSync(data, { recursive: true, force: true });
+}
+
+/** Requests of both tenants' adapters, some at a time, for `ms`. */
+async function traffic(url: string, ms: number): Promise<void> {
+  const end = Date.now() + ms;
+  const ask = async (client: number) => {
+    for (let i = 0; Date.now() < end; i++) {
+      const model = TENANTS[(client + i) % TENANTS.length]!;
+      const body = { model, prompt: TITLE, max_tokens: 16 + ((7 * i + client) % 48), ignore_eos: true };
+      const headers = { "content-type": "application/json" };
+      await fetch(`${url}/v1/completions`, { method: "POST", headers, body: JSON.stringify(body) });
+      await new Promise((resolve) => setTimeout(resolve, (client * 37 + i * 53) % 400));
+    }
+  };
+  await Promise.all(Array.from({ length: 6 }, (_, client) => ask(client)));
 }
 
 /** All that is asked for is there. */
@@ -80,15 +110,28 @@ async function settled(page: Page): Promise<void> {
 }
 
 async function playground(page: Page): Promise<void> {
-  await page.getByRole("button", { name: "Add a model" }).click();
-  await page.getByLabel("Model 1").selectOption("subjects");
-  await page.getByLabel("Model 2").selectOption("authors");
-  await page.getByRole("textbox", { name: "Message", exact: true }).fill(TITLE);
+  const models = page.getByRole("combobox", { name: /^Model/ });
+  await models.first().waitFor();
+  while ((await models.count()) < TENANTS.length) await page.getByRole("button", { name: "Add a model" }).click();
+  for (const [i, tenant] of TENANTS.entries()) await models.nth(i).selectOption(tenant);
+  await page.getByLabel("Most new tokens").fill("24");
+  await page.getByLabel("Message", { exact: true }).fill(TITLE);
   await page.getByRole("button", { name: "Send" }).click();
-  await page.waitForTimeout(4000);
+  await page
+    .getByText(/tokens\/s/)
+    .nth(TENANTS.length - 1)
+    .waitFor();
+  await page.evaluate("scrollTo(0, 0)");
 }
 
 async function routing(page: Page): Promise<void> {
-  await page.getByRole("textbox", { name: "Prompt" }).first().fill(TITLE);
-  await page.waitForTimeout(3000);
+  await page.getByLabel("Prompt", { exact: true }).fill(TITLE);
+  const add = page.getByLabel("Add an adapter");
+  const shown = page.getByRole("list", { name: "Adapters that are shown" });
+  for (const tenant of TENANTS) if (!(await shown.getByText(tenant).count())) await add.selectOption(tenant);
+  await page
+    .getByText("What the router attends to")
+    .nth(TENANTS.length - 1)
+    .waitFor();
+  await page.evaluate("scrollTo(0, 0)");
 }
