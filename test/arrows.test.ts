@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { checkSources, importsOf, MAX_LINES } from "./arrows.ts";
+import { checkPages, checkSources, importsOf, MAX_LINES } from "./arrows.ts";
 
 const root = join(import.meta.dirname, "..");
 
@@ -11,6 +11,25 @@ test("src/ keeps to its layers", () => {
   expect(paths.length).toBeGreaterThan(10);
   const sources = paths.map((p) => [`src/${p.replaceAll("\\", "/")}`, readFileSync(join(root, "src", p), "utf8")]);
   expect(checkSources(new Map(sources as [string, string][]))).toEqual([]);
+});
+
+test("the studio's pages know types of the rest only", () => {
+  const paths = readdirSync(join(root, "studio/src"), { recursive: true, encoding: "utf8" });
+  const files = paths.map((path) => `studio/src/${path.replaceAll("\\", "/")}`).filter((path) => /\.tsx?$/.test(path));
+  expect(files.length).toBeGreaterThan(10);
+  expect(checkPages(new Map(files.map((path) => [path, readFileSync(join(root, path), "utf8")])))).toEqual([]);
+});
+
+test.each([
+  ["a value of the server", `import { z } from "../../src/serving/index.ts";`],
+  ["a value beside a type", `import { type A, b } from "../../src/serving/studio/types.ts";`],
+  ["a file for what it does", `import "../../src/serving/index.ts";`],
+  ["a value, lazily", `await import("../../src/base/index.ts");`],
+  ["a package of the server", `import fastify from "fastify";`],
+])("pages may not import %s", (_, code) => {
+  const good = `/** @file x */\nimport { useState } from "react";\nimport type { A } from "../../src/serving/studio/types.ts";\n`;
+  expect(checkPages(new Map([["studio/src/a.tsx", good]]))).toEqual([]);
+  expect(checkPages(new Map([["studio/src/a.tsx", `${good}${code}\n`]]))).toHaveLength(1);
 });
 
 describe("the checker", () => {

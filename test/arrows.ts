@@ -42,6 +42,40 @@ function checkFile(path: string, text: string): string[] {
   return problems;
 }
 
+/** What a browser may load of what is installed. */
+const PAGE_PACKAGES = /^(react|react-dom|@tanstack\/react-query|@observablehq\/plot|wouter)(\/|$)/;
+
+/**
+ * All problems of the studio's pages: of the library and the server they know types only, which leave nothing behind when
+ * the pages are built.
+ *
+ * @param sources text by path below studio/
+ */
+export function checkPages(sources: ReadonlyMap<string, string>): string[] {
+  return [...sources].flatMap(([path, text]) => {
+    const problems = checkForm(path, text);
+    const types = typeImportsOf(path, text);
+    for (const specifier of importsOf(path, text)) {
+      const outside = !posix.join(posix.dirname(path), specifier).startsWith("studio/");
+      const allowed = specifier.startsWith(".") ? !outside || types.has(specifier) : PAGE_PACKAGES.test(specifier);
+      if (!allowed)
+        problems.push(`${path}: imports ${JSON.stringify(specifier)}: pages may not, but for types of src/`);
+    }
+    return problems;
+  });
+}
+
+/** Specifiers of which nothing but types is imported. */
+function typeImportsOf(path: string, text: string): ReadonlySet<string> {
+  const all = parseSync(path, text).module.staticImports;
+  const values = new Set(
+    all
+      .filter(({ entries }) => entries.length === 0 || !entries.every(({ isType }) => isType))
+      .map(({ moduleRequest }) => moduleRequest.value),
+  );
+  return new Set(all.map(({ moduleRequest }) => moduleRequest.value).filter((specifier) => !values.has(specifier)));
+}
+
 function checkForm(path: string, text: string): string[] {
   const problems: string[] = [];
   const lines = text.replace(/\n$/, "").split("\n");
