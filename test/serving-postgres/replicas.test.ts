@@ -34,17 +34,19 @@ describe.skipIf(NO_POSTGRES)(`PostgreSQL ${NO_POSTGRES ?? ""}`, () => {
     }
   });
 
-  /** A tenant with a key. */
+  /** A tenant of the test's own with a key. */
+  let tenant: string;
   let key: string;
   let keyId: string;
+  let tenants = 0;
   beforeEach(async () => {
-    await one.admin("POST", "/tenants", { id: "acme" });
-    const { body } = await one.admin("POST", "/keys", { tenant: "acme" });
+    tenant = `acme${tenants++}`;
+    await one.admin("POST", "/tenants", { id: tenant });
+    const { body } = await one.admin("POST", "/keys", { tenant });
     [key, keyId] = [body.secret as string, (body.key as { id: string }).id];
   });
   afterEach(async () => {
     for (const { owner, name } of await store.adapters.all()) await store.adapters.remove(owner, name);
-    await store.tenants.remove("acme");
   });
 
   const served = async (model?: string): Promise<number[]> =>
@@ -54,12 +56,12 @@ describe.skipIf(NO_POSTGRES)(`PostgreSQL ${NO_POSTGRES ?? ""}`, () => {
     expect(await served()).toEqual([200, 200]);
     await one.admin("DELETE", `/keys/${keyId}`);
     await until(async () => (await two.ask(key)).status === 401);
-    const made = await store.keys.create({ tenant: "acme" });
+    const made = await store.keys.create({ tenant });
     key = made.secret;
     expect(await served()).toEqual([200, 200]);
-    await store.tenants.update("acme", { disabled: true });
+    await store.tenants.update(tenant, { disabled: true });
     await until(async () => (await served()).join() === "401,401");
-    await store.tenants.update("acme", { disabled: false });
+    await store.tenants.update(tenant, { disabled: false });
     await until(async () => (await served()).join() === "200,200");
   });
 
@@ -102,9 +104,61 @@ describe.skipIf(NO_POSTGRES)(`PostgreSQL ${NO_POSTGRES ?? ""}`, () => {
       await Promise.all([cut, revoked]);
       await until(async () => (await served()).join() === "401,401");
       await until(async () => (await one.ready()) + (await two.ready()) === 400);
-      const made = await store.keys.create({ tenant: "acme" });
+      const made = await store.keys.create({ tenant });
       [key, keyId] = [made.secret, made.key.id];
     }
+  });
+
+  const requests = async (): Promise<number> => {
+    const [sums] = await store.usage.report({ tenant, by: [] });
+    return sums?.requests ?? 0;
+  };
+
+  test("limits hold for both together", async () => {
+    const perMinute = 6;
+    await one.admin("PATCH", `/tenants/${tenant}`, { limits: { requestsPerMinute: perMinute } });
+    await until(async () => (await two.ask(key, "none")).status === 404); // refused before it counts
+    const began = performance.now();
+    const answers = await Promise.all(Array.from({ length: 30 }, (_, i) => [one, two][i % 2]!.ask(key)));
+    const minutes = (performance.now() - began) / 60_000;
+    const letIn = answers.filter(({ status }) => status === 200).length;
+    expect(letIn).toBeGreaterThanOrEqual(perMinute);
+    expect(letIn).toBeLessThanOrEqual(perMinute * (1 + minutes));
+    for (const { status, code, retryAfter } of answers.filter((answer) => answer.status !== 200)) {
+      expect([status, code]).toEqual([429, "QUOTA_EXCEEDED"]);
+      expect(retryAfter).toBeGreaterThan(0);
+      expect(retryAfter).toBeLessThanOrEqual(60 / perMinute);
+    }
+    await until(async () => (await requests()) === letIn);
+  });
+
+  test("a server that is killed under traffic has counted nothing twice, and holds no place for long", async () => {
+    await store.tenants.update(tenant, { limits: { maxConcurrent: 3 } });
+    const admin = (await store.keys.create({ admin: true })).secret;
+    const three = await Replica.start(database, `${directory}/data`, admin);
+    for (let i = 0; i < 5; i++) expect((await three.ask(key)).status).toBe(200);
+    await until(async () => (await requests()) === 5);
+    let sent = 0;
+    let ended = false;
+    const busy = async (): Promise<void> => {
+      while (!ended) {
+        sent++;
+        await three.ask(key, undefined, { max_tokens: 200, ignore_eos: true }).catch(() => {});
+      }
+    };
+    const traffic = [busy(), busy(), busy()];
+    const running = async () => (await one.admin("GET", `/tenants/${tenant}/quotas`)).body.running;
+    await until(async () => (await running()) === 3);
+    expect((await one.ask(key)).code).toBe("QUOTA_EXCEEDED");
+    await three.end("SIGKILL");
+    ended = true;
+    await Promise.all(traffic);
+    await until(async () => (await running()) === 0);
+    expect((await one.ask(key)).status).toBe(200);
+    await until(async () => (await requests()) > 5);
+    const [sums] = await store.usage.report({ tenant, by: ["key"] });
+    expect(sums!.requests).toBeLessThanOrEqual(5 + sent + 1);
+    expect(sums!.promptTokens % sums!.requests).toBe(0);
   });
 
   test("while the database is away requests get 503, and all goes on when it is back", async () => {
@@ -118,6 +172,6 @@ describe.skipIf(NO_POSTGRES)(`PostgreSQL ${NO_POSTGRES ?? ""}`, () => {
     await servers.cluster.resume();
     await until(async () => (await one.ready()) + (await two.ready()) === 400);
     expect(await served()).toEqual([200, 200]);
-    await until(async () => (await store.usage.report({ tenant: "acme", by: [] }))[0]?.requests === 4);
+    await until(async () => (await requests()) === 4);
   });
 });

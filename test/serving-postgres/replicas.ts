@@ -101,7 +101,13 @@ export class Replica {
   }
 }
 
+const PATIENCE_MS = 60_000;
+
 /** Waits until something holds. */
 export async function until(holds: () => Promise<boolean>): Promise<void> {
-  while (!(await holds())) await sleep(20);
+  const end = performance.now() + PATIENCE_MS;
+  while (!(await holds())) {
+    if (performance.now() > end) throw new Error(`never held: ${holds}`);
+    await sleep(20);
+  }
 }

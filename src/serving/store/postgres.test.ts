@@ -106,6 +106,19 @@ describe.skipIf(NO_POSTGRES)(`a server ${NO_POSTGRES ?? ""}`, () => {
     expect(await store.usage.report({ by: [] })).toMatchObject([{ requests: 4 }]);
   });
 
+  test("a server that is stopped meanwhile waits for it a little", async () => {
+    const url = await servers.database();
+    const store = await openStore({ url });
+    await store.tenants.create({ id: "a" });
+    store.usage.charge({ tenant: "a", keyId: "k" }, { adapter: "", promptTokens: 2, completionTokens: 1 });
+    await servers.cluster.stop();
+    const closed = store[Symbol.asyncDispose]();
+    await sleep(300);
+    await servers.cluster.resume();
+    await closed;
+    expect(await servers.cluster.query("SELECT requests FROM usage", url)).toEqual([{ requests: "1" }]);
+  });
+
   test("connections that are ended between two questions are not noticed", async () => {
     const url = await servers.database();
     await using store = await openStore({ url });

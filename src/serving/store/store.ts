@@ -1,6 +1,7 @@
 /** @file The store as a whole: opens the database, and writes what was counted each second. */
 import { randomBytes, randomUUID } from "node:crypto";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { and, eq, lt, sql } from "drizzle-orm";
 import { InputError } from "../../base/index.ts";
 import { Owned } from "../owned.ts";
@@ -20,6 +21,7 @@ import type { Principal } from "./types.ts";
 import { Usage, type UsageCounts, writeUsage } from "./usage.ts";
 
 const FLUSH_MS = 1000;
+const LAST_FLUSH_MS = 10_000;
 const FORGET_WRITERS_MS = 7 * 86_400_000;
 
 export interface StoreOptions {
@@ -263,6 +265,19 @@ export class Store implements AsyncDisposable {
     this.quotas.learn(totals);
   }
 
+  /** A database that is away is waited for a little: what is not written now is lost. */
+  async #lastFlush(): Promise<void> {
+    const end = performance.now() + LAST_FLUSH_MS;
+    for (;;) {
+      try {
+        return await this.#flush(true);
+      } catch (error) {
+        if (!(error instanceof DatabaseUnreachable) || performance.now() > end) throw error;
+        await sleep(100);
+      }
+    }
+  }
+
   /** Writes what was counted, closes the database and gives the directory free. */
   [Symbol.asyncDispose](): Promise<void> {
     this.#closed ??= this.#close();
@@ -274,8 +289,8 @@ export class Store implements AsyncDisposable {
     await this.#changes?.[Symbol.asyncDispose]();
     try {
       await this.#flushing;
-      await this.#flush(true);
-      await this.quotas.close();
+      await this.#lastFlush();
+      await this.quotas.close().catch(() => {}); // leases end by themselves
     } finally {
       await this.#owned[Symbol.asyncDispose]();
     }
