@@ -18,6 +18,7 @@ export type GenerationErrorCode =
   /** The scheduler is being shut down. */
   | "DRAINING";
 
+/** What keeps a request from its answer though nothing is wrong with it: `code` says what. */
 export class GenerationError extends MiloraError {
   declare readonly code: GenerationErrorCode;
   /** OVERLOADED: when it is worth trying again. */

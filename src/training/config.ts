@@ -88,6 +88,7 @@ const dataSchema = strict({
     ),
 });
 
+/** A training config, each field with its description; `milora config schema` prints it as JSON Schema. */
 export const trainingConfigSchema = strict({
   model: z.string().min(1).describe("Directory of the backbone, as Hugging Face saves it."),
   weights: z

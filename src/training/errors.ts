@@ -16,6 +16,7 @@ export type TrainingErrorCode =
   | "OUTPUT_UNWRITABLE"
   | "TRAINER_CLOSED";
 
+/** A run that cannot begin or go on: `code` says why. */
 export class TrainingError extends MiloraError {
   declare readonly code: TrainingErrorCode;
 

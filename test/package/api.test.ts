@@ -24,3 +24,8 @@ test("what is only named is no value", () => {
     found.named.filter(({ name }) => name in library && !found.exported.some((entry) => entry.name === name)),
   ).toEqual([]);
 });
+
+test("every class, function and value says what it is for", () => {
+  const silent = found.exported.filter(({ kind, comment }) => kind !== "type" && comment === "");
+  expect(silent.map(({ name }) => name)).toEqual([]);
+});

@@ -118,8 +118,9 @@ export async function follow(
   quick: boolean,
   report?: (done: Done) => void,
 ): Promise<void> {
-  const blocks = blocksOf(document);
   const port = await freePort();
+  const here = (text: string): string => text.replaceAll("127.0.0.1:8000", `127.0.0.1:${port}`);
+  const blocks = blocksOf(document).map((block) => ({ ...block, text: here(block.text) }));
   const programs = await compilePrograms(
     path,
     blocks.filter(({ needs }) => needs === undefined),
@@ -142,12 +143,13 @@ export async function follow(
       if (block.needs !== undefined) continue;
       checkBlock(block);
       const begin = performance.now();
-      const text = block.text.replaceAll("127.0.0.1:8000", `127.0.0.1:${port}`);
+      const { text } = block;
       if (block.file !== undefined) {
         mkdirSync(dirname(join(path, block.file)), { recursive: true });
         writeFileSync(join(path, block.file), text);
       } else if (block.language === "ts") {
-        await attempt(block, () => run(process.execPath, [programs.get(placeOf(block))!], { cwd: path, env }));
+        const program = script(`"${process.execPath}" "${programs.get(placeOf(block))}"`);
+        await attempt(block, () => run("bash", ["-c", program], { cwd: path, env }));
       } else if (block.language === "sh" && block.background) {
         const server = spawn("bash", ["-c", script(text)], { cwd: path, env, stdio: "ignore", detached: true });
         servers.push(server);
