@@ -73,7 +73,9 @@ export async function openPostgres(
     // Its type knows nothing of what it waits for, the pool itself does.
     onConnect: prepareClient as (client: pg.ClientBase) => void,
   });
-  pool.on("error", () => {}); // an idle connection was lost, and the pool has removed it
+  // A connection that is lost fails what is asked of it, or leaves the pool; an event nobody hears would end the process.
+  pool.on("error", () => {});
+  pool.on("connect", (client) => client.on("error", () => {}));
   try {
     await checkServer(pool, url);
   } catch (error) {
@@ -164,14 +166,10 @@ class Session extends NodePgSession<NoSchema, NoSchema> {
   ): PgPreparedQuery<T> {
     const prepared = super.prepareQuery(...args);
     const execute = prepared.execute.bind(prepared);
-    // A question may be asked twice: the pool may have kept a connection of before the server was started anew.
     const mayRepeat = this.#client instanceof pg.Pool && /^select /i.test(args[0].sql);
     prepared.execute = async (values) => {
       try {
-        return await execute(values).catch((error: unknown) => {
-          if (mayRepeat && isLost(causeOf(error))) return execute(values);
-          throw error;
-        });
+        return await (mayRepeat ? onFresh(() => execute(values)) : execute(values));
       } catch (error) {
         throw translated(error);
       }
@@ -181,16 +179,16 @@ class Session extends NodePgSession<NoSchema, NoSchema> {
 
   /** drizzle's own, where a connection is lost, fails with the failure to roll back. */
   override async transaction<T>(work: (tx: Transaction) => Promise<T>): Promise<T> {
-    if (!(this.#client instanceof pg.Pool)) throw new Error("a transaction inside of a transaction");
+    const pool = this.#client;
+    if (!(pool instanceof pg.Pool)) throw new Error("a transaction inside of a transaction");
     let client: pg.PoolClient | undefined;
     let lost: Error | undefined;
     const onError = (error: Error): void => {
       lost = error;
     };
     try {
-      client = await this.#client.connect();
-      client.on("error", onError); // or a connection that is lost between two statements ends the process
-      await client.query("BEGIN");
+      client = await onFresh(() => begun(pool));
+      client.on("error", onError);
       const session = new Session(client, this.#dialect, this.#options);
       const result = await work(new NodePgTransaction(this.#dialect, session, undefined));
       await client.query("COMMIT");
@@ -204,6 +202,37 @@ class Session extends NodePgSession<NoSchema, NoSchema> {
       client?.release(lost);
     }
   }
+}
+
+/** A connection in a transaction. */
+async function begun(pool: pg.Pool): Promise<pg.PoolClient> {
+  const client = await pool.connect();
+  try {
+    await client.query("BEGIN");
+    return client;
+  } catch (error) {
+    client.release(error as Error);
+    throw error;
+  }
+}
+
+/** Does again what failed with a connection that the pool has kept, and the server has not: as many times as there may be such. */
+async function onFresh<T>(work: () => Promise<T>): Promise<T> {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      return await work();
+    } catch (error) {
+      if (attempt >= CONNECTIONS || !isStale(causeOf(error))) throw error;
+    }
+  }
+}
+
+/** Whether a connection that was there has ended; not that none can be made, or that an answer is late. */
+function isStale(error: unknown): boolean {
+  if (error instanceof pg.DatabaseError) return error.code === "57P01";
+  if (!(error instanceof Error)) return false;
+  const { code } = error as NodeJS.ErrnoException;
+  return code === "ECONNRESET" || code === "EPIPE" || /^(Connection terminated unexp|Client has )/.test(error.message);
 }
 
 function causeOf(error: unknown): unknown {
