@@ -50,12 +50,23 @@ export interface Ended {
 
 const environment = { ...process.env, NO_COLOR: "1", MILORA_DEBUG: undefined };
 
+const started = new Set<ChildProcess>();
+
+/** Ends what a scenario that failed has left running. */
+export function killAll(): void {
+  for (const child of started) child.kill("SIGKILL");
+}
+
 /** @param shell put before the command, such as `ulimit -n 64;` */
 export function start(dist: string, args: readonly string[], { shell = "", node = [] as string[] } = {}): ChildProcess {
   const command = [...node, join(dist, "cli/main.js"), ...args];
   const options = { cwd: ROOT, env: environment, stdio: ["ignore", "pipe", "pipe"] as ("ignore" | "pipe")[] };
-  if (shell === "") return spawn(process.execPath, command, options);
-  return spawn("bash", ["-c", `${shell} exec "$0" "$@"`, process.execPath, ...command], options);
+  const child =
+    shell === ""
+      ? spawn(process.execPath, command, options)
+      : spawn("bash", ["-c", `${shell} exec "$0" "$@"`, process.execPath, ...command], options);
+  started.add(child);
+  return child.once("close", () => started.delete(child));
 }
 
 /** Runs a command; kills it with SIGKILL so many milliseconds after its start, if it still runs. */

@@ -13,7 +13,7 @@ export const trainArgs = ({ model }: Settings, output: string): string[] => [
   ...["adapter.r=4", "max_steps=8", "batch_size=2", "micro_batch_size=2", "checkpoint_every=1", "eval_every=2"].flatMap(
     (setting) => ["--set", setting],
   ),
-  ...["--set", "data.dev=4", "--set", "lr=3e-3", "--set", "keep_checkpoints=2", "--output", output],
+  ...["--set", "data.dev=0.15", "--set", "lr=3e-3", "--set", "keep_checkpoints=2", "--output", output],
 ];
 
 /** What a run computed, without how long it took. */
@@ -38,7 +38,7 @@ export function checkRun(path: string, model: string): void {
     requireUndamaged(checkpoint, readCheckpointState(checkpoint));
   }
   if (existsSync(join(path, "best"))) Adapter.load(join(path, "best"), readBackboneConfig(model)).dispose();
-  const odd = readdirSync(path).filter((name) => !/^(best|checkpoints|(config|environment)\.json|metrics\.jsonl|training\.lock(\.\d+)?|\..*\.(tmp|old))$/.test(name)); // biome-ignore format: one line
+  const odd = readdirSync(path).filter((name) => !/^(best|checkpoints|(config|environment)\.json|metrics\.jsonl|training\.lock(\.\d+)?|report\.html|\..*\.(tmp|old))$/.test(name)); // biome-ignore format: one line
   must(odd.length === 0, `${path} has ${odd.join(", ")}`);
 }
 

@@ -7,7 +7,7 @@ import { Random } from "../../src/base/index.ts";
 import { Adapter, methodOf } from "../../src/methods/index.ts";
 import { readBackboneConfig } from "../../src/models/index.ts";
 import { cutModel, writeRows } from "../../src/training/testing.ts";
-import { type Outcome, ROOT, type Settings } from "./children.ts";
+import { killAll, type Outcome, ROOT, type Settings } from "./children.ts";
 import { damagedCheckpoints, damagedModels, fullWhileServing, fullWhileTraining, fullWhileWriting, noDisks } from "./disk.ts"; // biome-ignore format: one line
 import { killTraining, killWriter, WRITERS } from "./kills.ts";
 import { badClients, fewHandles, jumpingClock, killServer } from "./server.ts";
@@ -87,6 +87,7 @@ for (const name of chosen) {
     rmSync(directory, { recursive: true, force: true });
   } catch (error) {
     failed++;
+    killAll();
     process.stdout.write(`| ${name} | | FAILED: ${(error as Error).message} (left in ${directory}) | ${minutes()} |\n`);
   }
 }

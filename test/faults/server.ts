@@ -30,7 +30,7 @@ export async function serve(
   options: Parameters<typeof start>[2] = {},
 ): Promise<Running> {
   // biome-ignore format: one line
-  const args = ["serve", "--model", settings.model, "--data", data, "--port", "0", "--auth", "required", "--json", "--set", "chatTemplate=alpaca", "--set", "residency.graceMs=0"]; // biome-ignore format: one line
+  const args = ["serve", "--model", settings.model, "--data", data, "--port", "0", "--auth", "required", "--json", "--set", "name=tiny", "--set", "residency.graceMs=0"]; // biome-ignore format: one line
   const child = start(settings.dist, args, options);
   let stderr = "";
   child.stderr!.setEncoding("utf8").on("data", (text: string) => {
@@ -100,7 +100,7 @@ export async function killServer(settings: Settings): Promise<Outcome> {
       if (found) most++;
       allowed.set(name, new Set([found?.digest ?? null]));
     }
-    must(readdirSync(join(data, "adapters/.drafts")).length === 0, "drafts stay");
+    await until(() => readdirSync(join(data, "adapters/.drafts")).length === 0, "no drafts");
     const usage = (await ask(url, key, "GET", "/admin/v1/usage?by=tenant")).body as unknown as { usage: { requests: number }[] }; // biome-ignore format: one line
     const requests = usage.usage.reduce((sum, one) => sum + one.requests, 0);
     must(requests >= confirmed && requests <= most, `usage says ${requests} requests, not ${confirmed} to ${most}`);
@@ -133,10 +133,10 @@ export async function killServer(settings: Settings): Promise<Outcome> {
           count(seen, "uploads confirmed");
         }),
       ),
-      ...["tiny-llama", ...NAMES].map((model) =>
+      ...["tiny", ...NAMES].map((model) =>
         worker(async () => {
           most++;
-          const { status } = await ask(url, key, "POST", "/v1/completions", completion(model === "tiny-llama" ? "base" : model)); // biome-ignore format: one line
+          const { status } = await ask(url, key, "POST", "/v1/completions", completion(model)); // biome-ignore format: one line
           count(seen, status === 200 ? "completions" : "completions refused");
         }),
       ),
@@ -168,7 +168,7 @@ export async function fewHandles(settings: Settings): Promise<Outcome> {
     const sockets = await Promise.all(Array.from({ length: 200 }, () => open(url)));
     const answers = await Promise.allSettled([
       ask(url, key, "PUT", "/v1/adapters/n0", archive),
-      ask(url, key, "POST", "/v1/completions", completion("base")),
+      ask(url, key, "POST", "/v1/completions", completion("tiny")),
     ]);
     for (const answer of answers)
       count(seen, answer.status === "fulfilled" ? `${answer.value.status}` : "no connection");
@@ -205,7 +205,7 @@ export async function jumpingClock(settings: Settings): Promise<Outcome> {
   must((await ask(url, key, "PUT", "/v1/adapters/n0", archive)).status === 201, "no upload");
   let answered = 0;
   for (let i = 0; i < 5 * settings.times; i++) {
-    const { status } = await ask(url, key, "POST", "/v1/completions", completion(i % 2 ? "base" : "n0"));
+    const { status } = await ask(url, key, "POST", "/v1/completions", completion(i % 2 ? "tiny" : "n0"));
     count(seen, `${status}`);
     if (status === 200) answered++;
     must(status === 200, `status ${status} while the clock jumps`);
@@ -225,7 +225,7 @@ export async function badClients(settings: Settings): Promise<Outcome> {
   const data = join(settings.directory, "data");
   const key = await newData(data);
   const { url, child, ended } = await serve(settings, data);
-  const body = JSON.stringify({ ...completion("base"), max_tokens: 200, ignore_eos: true, stream: true });
+  const body = JSON.stringify({ ...completion("tiny"), max_tokens: 200, ignore_eos: true, stream: true });
   const head = `POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer ${key}\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n`;
   const upload = `PUT /v1/adapters/x HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer ${key}\r\ncontent-type: application/x-tar\r\ncontent-length: 1000000\r\n\r\n`;
   const client = async (): Promise<void> => {
@@ -247,7 +247,7 @@ export async function badClients(settings: Settings): Promise<Outcome> {
   };
   for (let done = 0; done < settings.times; done += 20) {
     await Promise.all(Array.from({ length: Math.min(20, settings.times - done) }, client));
-    must((await ask(url, key, "POST", "/v1/completions", completion("base"))).status === 200, "no answer between them");
+    must((await ask(url, key, "POST", "/v1/completions", completion("tiny"))).status === 200, "no answer between them");
   }
   await until(async () => {
     const status = (await ask(url, key, "GET", "/admin/v1/status")).body as unknown as {
@@ -256,7 +256,7 @@ export async function badClients(settings: Settings): Promise<Outcome> {
     };
     return status.running === 0 && status.waiting === 0;
   }, "nothing under way");
-  must(readdirSync(join(data, "adapters/.drafts")).length === 0, "drafts stay");
+  await until(() => readdirSync(join(data, "adapters/.drafts")).length === 0, "no drafts");
   child.kill("SIGTERM");
   must((await ended) === 0, "the server did not end in peace");
   return { scenario: "clients that are slow or vanish", faults: settings.times, seen };

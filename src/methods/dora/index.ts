@@ -76,7 +76,10 @@ export function loweredDora(
 }
 
 function parameters(config: LoraConfig, backbone: BackboneConfig): ParameterSpec[] {
-  return targetedSites(config, backbone).flatMap((site) => doraSpecs(site, rankOf(config, site)));
+  return targetedSites(config, backbone).flatMap((site) => {
+    scalingOf(config, site); // as of LoRA: refused here, not when it is used
+    return doraSpecs(site, rankOf(config, site));
+  });
 }
 
 export const dora: Method<LoraConfig> = {

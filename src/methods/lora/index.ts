@@ -39,7 +39,10 @@ export function loraLow(
 }
 
 function parameters(config: LoraConfig, backbone: BackboneConfig): ParameterSpec[] {
-  return targetedSites(config, backbone).flatMap((site) => loraSpecs(site, rankOf(config, site)));
+  return targetedSites(config, backbone).flatMap((site) => {
+    scalingOf(config, site); // an alpha_pattern that cannot be matched is refused here, not when it is used
+    return loraSpecs(site, rankOf(config, site));
+  });
 }
 
 export const lora: Method<LoraConfig> = {

@@ -11,13 +11,18 @@ import { parseRequest, RequestError } from "./errors.ts";
 import { jsonSchema } from "./openapi.ts";
 import type { Services } from "./services.ts";
 
+const loraName = z
+  .string()
+  .min(1)
+  .regex(/^[^\0]*$/, "holds a NUL character");
+
 const loadSchema = z.object({
-  lora_name: z.string().min(1).describe("name of the adapter, for all tenants"),
+  lora_name: loraName.describe("name of the adapter, for all tenants"),
   lora_path: z.string().min(1).describe("its directory, below one of the server's adapterDirectories"),
   load_inplace: z.boolean().default(false).describe("replace an adapter of this name"),
 });
 
-const unloadSchema = z.object({ lora_name: z.string().min(1).describe("name of the adapter") });
+const unloadSchema = z.object({ lora_name: loraName.describe("name of the adapter") });
 
 /** Content types of an archive as the body. */
 export const ARCHIVES = [

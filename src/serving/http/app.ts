@@ -5,8 +5,8 @@ import { studioRoutes } from "../studio/index.ts";
 import { adapterRoutes } from "./adapters.ts";
 import { adminRoutes } from "./admin.ts";
 import { discardRest, isTooLarge } from "./discard.ts";
-import { CLIENT_CLOSED } from "./errors.ts";
-import { newApp, notFound, prepareError } from "./fastify.ts";
+import { CLIENT_CLOSED, RequestError } from "./errors.ts";
+import { holdsNul, newApp, notFound, prepareError } from "./fastify.ts";
 import { openaiRoutes } from "./openai/routes.ts";
 import { describeRoutes, pageRoutes } from "./openapi.ts";
 import { requireAdmin, whoAsks } from "./principal.ts";
@@ -27,6 +27,9 @@ export async function createApp(services: Services): Promise<FastifyInstance> {
   await app.register(
     async (scope) => {
       scope.addHook("onRequest", async ({ principal }) => requireAdmin(principal));
+      scope.addHook("preHandler", async ({ body }) => {
+        if (!isStream(body) && holdsNul(body)) throw new RequestError("the body holds a text with a NUL character");
+      });
       await adminRoutes(scope, services);
       statusRoutes(scope, services);
     },
@@ -107,6 +110,8 @@ function watch(app: FastifyInstance, services: Services): void {
     log[quiet ? "debug" : "info"](fields, "request");
   };
 }
+
+const isStream = (body: unknown): boolean => typeof body === "object" && body !== null && Symbol.asyncIterator in body;
 
 export function draining(): ServingError {
   const message = "the server is shutting down; ask again, another one may answer";

@@ -5,7 +5,7 @@ import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest }
 import { parseJson } from "../../base/index.ts";
 import { ServingError } from "../errors.ts";
 import type { ServerConfig } from "./config.ts";
-import { answerOf, type ErrorAnswer } from "./errors.ts";
+import { answerOf, type ErrorAnswer, RequestError } from "./errors.ts";
 
 /** What clients may call their request themselves. */
 const REQUEST_ID = /^[A-Za-z0-9._:-]{1,128}$/;
@@ -38,6 +38,12 @@ export async function newApp(http: ServerConfig["http"]): Promise<FastifyInstanc
       return typeof given === "string" && REQUEST_ID.test(given) ? given : `req-${randomUUID()}`;
     },
     routerOptions: { maxParamLength: 400 },
+    // Addresses that cannot be read: fastify answers them before there is a route, and would in a form of its own.
+    frameworkErrors: (error, request, reply) => {
+      const answer = (reply as unknown as FastifyReply).headers(HEADERS).header("x-request-id", request.id);
+      const { body } = prepareError(error, request, answer);
+      return answer.type("application/json; charset=utf-8").send(JSON.stringify(body));
+    },
     return503OnClosing: false,
     // When it closes nothing is under way any more; idle connections would hold it up.
     forceCloseConnections: true,
@@ -57,12 +63,22 @@ export async function newApp(http: ServerConfig["http"]): Promise<FastifyInstanc
     reply.headers(HEADERS); // routes may set their own
     done();
   });
+  // Such a character is in no name, and no database takes it.
+  app.addHook("preHandler", (request, _, done) => {
+    done(holdsNul(request.params) || holdsNul(request.query) ? new RequestError("the address holds %00") : undefined);
+  });
   app.decorateRequest("principal");
   app.decorateRequest("facts");
   app.setNotFoundHandler((request) => {
     throw notFound(request);
   });
   return app;
+}
+
+/** Whether a text in it has a NUL character. */
+export function holdsNul(value: unknown): boolean {
+  if (typeof value === "string") return value.includes("\0");
+  return typeof value === "object" && value !== null && Object.entries(value).some((pair) => pair.some(holdsNul));
 }
 
 /** What an error is answered with; the reply gets its status and headers. */
