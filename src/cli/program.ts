@@ -52,6 +52,11 @@ const COMMANDS: Record<string, { summary: string; load(): Promise<CommandModule>
     summary: "run the paper's tables and figures and set our numbers beside its own",
     load: () => import("./commands/reproduce.ts"),
   },
+  sweep: {
+    summary: "show how grids of jobs stand, try again what failed",
+    load: () => import("./commands/sweep.ts"),
+  },
+  worker: { summary: "do jobs of grids on this machine", load: () => import("./commands/worker.ts") },
   inspect: { summary: "show what an adapter holds, or count parameters", load: () => import("./commands/inspect.ts") },
   methods: {
     summary: "list the methods and count their parameters",

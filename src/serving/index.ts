@@ -15,3 +15,4 @@ export { createLog, type Logger } from "./http/logs.ts";
 export { Server, type ServerOptions } from "./http/server.ts";
 export * from "./store/index.ts";
 export { RunStudio, type RunStudioOptions } from "./studio/standalone.ts";
+export * from "./sweeps/index.ts";

@@ -34,6 +34,14 @@ export function isTraining(run: string): boolean {
   return pid !== process.pid && pid > 0 && isAlive(pid);
 }
 
+/**
+ * Takes away the lock that a process may have left, which may have been one of another machine. Only for who knows by
+ * other means that nobody trains there.
+ */
+export function breakRunLock(run: string): void {
+  rmSync(lockPath(run), { force: true });
+}
+
 /** Takes the lock, or throws RUN_EXISTS when a living process has it. A dead process's lock is taken over. */
 function lock(path: string): void {
   const draft = `${path}.${process.pid}`;

@@ -10,22 +10,24 @@ import {
   measurePace,
   openCells,
   openWorld,
-  type Preset,
   planOf,
   reportOf,
   runPlan,
 } from "../../evaluation/index.ts";
 import { configureRuntime } from "../../runtime/index.ts";
+import { presetOfSpec, RETRY_SECONDS, type SweepSpec } from "../../serving/index.ts";
 import { collect, examples, integer, jsonFlag, threadsFlag } from "../flags.ts";
 import { onInterrupt } from "../interrupt.ts";
 import { confirmCost, costText } from "../judge/confirm.ts";
 import { addJudgeFlags, type JudgeFlags, judgeOf } from "../judge/flags.ts";
 import { follow } from "../reproduce/follow.ts";
+import { openQueue, type QueueFlags, runQueued } from "../reproduce/queue.ts";
 import { planJson, planText, resultsText } from "../reproduce/show.ts";
 import { writeReports } from "../reproduce/write.ts";
+import { databaseFlag } from "../sweeps/flags.ts";
 import { note, print, printJson } from "../terminal.ts";
 
-interface Flags extends JudgeFlags {
+interface Flags extends JudgeFlags, QueueFlags {
   readonly preset: string;
   readonly model?: string;
   readonly backbone?: readonly string[];
@@ -33,7 +35,6 @@ interface Flags extends JudgeFlags {
   readonly output?: string;
   readonly seeds?: number;
   readonly plan?: boolean;
-  readonly threads?: number;
   readonly json?: boolean;
 }
 
@@ -52,40 +53,56 @@ export async function configure(command: Command): Promise<void> {
     .addOption(threadsFlag())
     .addOption(jsonFlag())
     .addHelpText("after", `\nTables and figures:\n${list}`)
+    .optionsGroup("Work shared among processes and machines:")
+    .option("--queue", "have workers do it, by jobs in a database; without one, processes of this command")
+    .addOption(databaseFlag())
+    .addOption(new Option("--concurrency <n>", "jobs that are done here at a time").argParser(integer(1)))
+    .addOption(new Option("--retries <n>", "attempts after the first before a job is given up").argParser(integer(0)))
+    .addOption(
+      new Option("--retry-delay <seconds>", "until the second attempt, and twice as long before each further one")
+        .argParser(integer(1))
+        .default(RETRY_SECONDS),
+    )
     .optionsGroup("The model that judges MT-Bench in table 3:");
   examples(addJudgeFlags(command).action(reproduce), [
     "milora reproduce all --plan",
     "milora reproduce table1 fig4 --preset small",
     "milora reproduce all --preset paper --model models/llama-2-7b --data-dir data --output runs/paper",
+    "milora reproduce all --queue --database postgres://milora:secret@db:5432/milora --output /shared/small",
     "milora reproduce table3 --judge-url https://api.openai.com/v1 --judge-model gpt-4o --judge-prices 2.5,10",
   ]);
 }
 
-function presetOf({ preset: name, model, backbone, dataDir, seeds, judgeUrl }: Flags): Preset {
-  const preset = findPreset(name);
+/** What is asked for, as other machines may be told. */
+function specOf(names: readonly string[], { preset, model, backbone, dataDir, seeds, judgeUrl }: Flags): SweepSpec {
   return {
-    ...preset,
-    ...(model !== undefined && { model }),
-    ...(backbone !== undefined && { backbones: backbone }),
-    ...(dataDir !== undefined && { dataDirectory: dataDir }),
-    ...(seeds !== undefined && { seeds }),
-    ...(judgeUrl !== undefined && { judged: true }),
+    names: [...names],
+    preset: findPreset(preset).name,
+    changes: {
+      ...(model !== undefined && { model }),
+      ...(backbone !== undefined && { backbones: [...backbone] }),
+      ...(dataDir !== undefined && { dataDirectory: dataDir }),
+      ...(seeds !== undefined && { seeds }),
+      ...(judgeUrl !== undefined && { judged: true }),
+    },
   };
 }
 
 async function reproduce(names: readonly string[], flags: Flags): Promise<void> {
-  const preset = presetOf(flags);
+  const spec = specOf(names, flags);
+  const preset = presetOfSpec(spec);
   const judge = judgeOf(flags);
   await findStudies(names); // before anything is opened
   if (flags.threads !== undefined) configureRuntime({ threads: flags.threads });
   const output = flags.output ?? `runs/reproduce-${preset.name}`;
   using interrupt = onInterrupt("saving; the same command goes on from here …");
   const { signal } = interrupt;
+  await using queue = flags.queue && !flags.plan ? await openQueue(output, flags) : undefined;
   using world = openWorld(preset, output, judge);
   const plan = await planOf(names, preset, world);
   const say = flags.json ? note : print;
   // Of the smallest preset a trial would take as long as the thing itself.
-  const measured = openCells(plan).length > 0 && (flags.plan || preset.name !== "smoke");
+  const measured = openCells(plan).length > 0 && (flags.plan || (preset.name !== "smoke" && !flags.queue));
   const cost = costOf(plan, measured ? await measurePace(plan, world, signal) : undefined);
   const judging = await judgingOfPlan(plan, world, flags.judgePrices);
   const price = judging ? costText(judging, flags.judgePrices, true) : [];
@@ -114,7 +131,9 @@ async function reproduce(names: readonly string[], flags: Flags): Promise<void> 
   async function runAll() {
     using progress = follow(plan);
     try {
-      return await runPlan(plan, world, { signal, onEvent: progress.onEvent });
+      const options = { signal, onEvent: progress.onEvent };
+      if (queue) return await runQueued(plan, world, queue, spec, flags, options);
+      return await runPlan(plan, world, options);
     } catch (error) {
       // Interrupted: what is finished is reported all the same.
       if (signal.aborted) note(`so far: ${writeReports(output, reportOf(plan, world.store, []))}`);

@@ -316,10 +316,14 @@ export class Planner {
   }
 
   #stateOf(id: string): State {
-    const { store } = this.#world;
-    if (store.get(id) && store.hasAdapter(id)) return "done";
-    return store.begun(id) ? "begun" : "missing";
+    return runState(this.#world.store, id);
   }
+}
+
+/** What the store has of a training. */
+export function runState(store: CellStore, id: string): State {
+  if (store.get(id) && store.hasAdapter(id)) return "done";
+  return store.begun(id) ? "begun" : "missing";
 }
 
 function withFiles(

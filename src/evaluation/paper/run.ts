@@ -5,7 +5,7 @@ import { MiloraError, reasonOf, sum } from "../../base/index.ts";
 import { readMetrics, type TrainingEvent, type TrainingResult, trainTogether } from "../../training/index.ts";
 import { measureCell } from "./measure.ts";
 import type { Plan, PlannedCell, PlannedRun, World } from "./plan.ts";
-import { canonical } from "./study.ts";
+import { canonical, type Scope } from "./study.ts";
 
 export type RunEvent =
   | { readonly type: "training"; readonly runs: readonly PlannedRun[] }
@@ -26,6 +26,8 @@ export interface RunOptions {
   /** Ctrl-C: what runs is saved, and the signal's reason thrown. */
   readonly signal?: AbortSignal | undefined;
   readonly onEvent?: ((event: RunEvent) => void) | undefined;
+  /** Trainings that are to be finished though no cell that is to be measured needs them. */
+  readonly trainings?: readonly PlannedRun[] | undefined;
 }
 
 export interface Outcome {
@@ -48,6 +50,17 @@ export async function runPlan(plan: Plan, world: World, options: RunOptions = {}
   return await new Runner(plan, world, options).run();
 }
 
+/** What is trained in one go: seeds of one adapter, or each run by itself. */
+export function trainingGroups(scope: Scope, runs: readonly PlannedRun[]): PlannedRun[][] {
+  const groups = new Map<string, PlannedRun[]>();
+  for (const run of runs) {
+    const { seed, ...rest } = run.training;
+    const key = canonical(scope.together ? rest : { seed, ...rest });
+    groups.set(key, [...(groups.get(key) ?? []), run]);
+  }
+  return [...groups.values()];
+}
+
 class Runner {
   readonly #plan: Plan;
   readonly #world: World;
@@ -66,10 +79,13 @@ class Runner {
   async run(): Promise<Outcome> {
     const cells = openCells(this.#plan);
     await this.#measure(cells.filter(({ run }) => run === undefined));
-    const runs = [...new Set(cells.flatMap(({ run }) => run ?? []))];
+    const runs = [...new Set([...cells.flatMap(({ run }) => run ?? []), ...(this.#options.trainings ?? [])])];
     const models = [...new Set(runs.map(({ model }) => model))];
     for (const model of models) {
-      for (const group of this.#groups(runs.filter((run) => run.model === model))) {
+      for (const group of trainingGroups(
+        this.#plan.scope,
+        runs.filter((run) => run.model === model),
+      )) {
         const missing = group.filter(({ state }) => state !== "done");
         // Runs of which there is a part go on together, new ones begin together: each is asked to resume or not.
         for (const state of ["begun", "missing"]) await this.#train(missing.filter((run) => run.state === state));
@@ -78,17 +94,6 @@ class Runner {
       }
     }
     return { trained: this.#trained, measured: this.#measured, failures: this.#failures };
-  }
-
-  /** Seeds of one adapter, or each run by itself. */
-  #groups(runs: readonly PlannedRun[]): PlannedRun[][] {
-    const groups = new Map<string, PlannedRun[]>();
-    for (const run of runs) {
-      const { seed, ...rest } = run.training;
-      const key = this.#plan.scope.together ? canonical(rest) : canonical({ seed, ...rest });
-      groups.set(key, [...(groups.get(key) ?? []), run]);
-    }
-    return [...groups.values()];
   }
 
   #fail(label: string, error: unknown): void {

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { readJson, writeFileAtomic } from "../../base/index.ts";
 
-const recordSchema = z.object({
+export const cellRecordSchema = z.object({
   id: z.string(),
   kind: z.string(),
   label: z.string(),
@@ -18,20 +18,30 @@ const recordSchema = z.object({
   made: z.string(),
 });
 
-export type CellRecord = z.infer<typeof recordSchema>;
+export type CellRecord = z.infer<typeof cellRecordSchema>;
 
 /** What a timing belongs to. */
 export function machineName(): string {
   return `${cpus()[0]?.model.trim() ?? "unknown"}, ${cpus().length} cores`;
 }
 
+const recordPath = (directory: string, id: string): string => join(directory, "cells", `${id}.json`);
+
+/** Puts a finished cell where a `CellStore` of the directory finds it. */
+export function writeRecord(directory: string, record: CellRecord): void {
+  writeFileAtomic(recordPath(directory, record.id), `${JSON.stringify(record)}\n`);
+}
+
 /** The output directory: cells/ with what was measured, runs/ with adapters, rows/ with outputs, data/ with rows. */
 export class CellStore {
   readonly directory: string;
   readonly #known = new Map<string, CellRecord | undefined>();
+  readonly #keep: ((record: CellRecord) => void) | undefined;
 
-  constructor(directory: string) {
+  /** @param keep takes what is finished; by default it is written into `directory` */
+  constructor(directory: string, keep?: (record: CellRecord) => void) {
     this.directory = directory;
+    this.#keep = keep;
   }
 
   runDirectory(id: string): string {
@@ -56,17 +66,13 @@ export class CellStore {
     return join(this.directory, "rows", `${id}.jsonl`);
   }
 
-  #path(id: string): string {
-    return join(this.directory, "cells", `${id}.json`);
-  }
-
   /** Undefined for what is not finished. A file that is no record counts as none: the cell is measured again. */
   get(id: string): CellRecord | undefined {
     if (this.#known.has(id)) return this.#known.get(id);
     let found: CellRecord | undefined;
-    if (existsSync(this.#path(id))) {
+    if (existsSync(recordPath(this.directory, id))) {
       try {
-        found = readJson(this.#path(id), recordSchema);
+        found = readJson(recordPath(this.directory, id), cellRecordSchema);
       } catch {
         found = undefined;
       }
@@ -77,7 +83,18 @@ export class CellStore {
 
   put(record: Omit<CellRecord, "machine" | "made">): void {
     const whole: CellRecord = { ...record, machine: machineName(), made: new Date().toISOString() };
-    writeFileAtomic(this.#path(record.id), `${JSON.stringify(whole)}\n`);
+    if (this.#keep) this.#keep(whole);
+    else writeRecord(this.directory, whole);
     this.#known.set(record.id, whole);
+  }
+
+  /** Takes a record that was made elsewhere for what is finished. */
+  know(record: CellRecord): void {
+    this.#known.set(record.id, record);
+  }
+
+  /** What is finished is looked for anew: others write into the directory, too. */
+  forget(): void {
+    this.#known.clear();
   }
 }

@@ -6,13 +6,23 @@ import { Models } from "./models.ts";
 import { type Plan, Planner, scopeOf, type World } from "./plan.ts";
 import type { Preset } from "./presets.ts";
 import { findStudies } from "./registry.ts";
-import { CellStore } from "./store.ts";
+import { type CellRecord, CellStore } from "./store.ts";
 
-/** @param output directory of all that is made @param judge of MT-Bench */
-export function openWorld(preset: Preset, output: string, judge?: Judge): World & Disposable {
+/**
+ * @param output directory of all that is made
+ * @param judge of MT-Bench
+ * @param keep takes finished cells instead of the directory
+ */
+export function openWorld(
+  preset: Preset,
+  output: string,
+  judge?: Judge,
+  keep?: (record: CellRecord) => void,
+): World & Disposable {
   const models = new Models();
   const data = new Data(preset.dataDirectory, join(output, "data"));
-  return { models, data, store: new CellStore(output), judge, [Symbol.dispose]: () => models[Symbol.dispose]() };
+  const store = new CellStore(output, keep);
+  return { models, data, store, judge, [Symbol.dispose]: () => models[Symbol.dispose]() };
 }
 
 /**
