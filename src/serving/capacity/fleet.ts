@@ -99,36 +99,46 @@ export async function planFleet(question: FleetQuestion): Promise<FleetForecast>
   if (servers > 1 && traffic.streams !== undefined) {
     throw new InputError("CONFIG_INVALID", "traffic", "streams: only with one server; say requestsPerSecond");
   }
-  // From the one that most comes to, evenly to the least; those to which nothing comes do nothing.
-  const placed = placeTenants(traffic, servers).sort((a, b) => b.share - a.share);
-  const used = placed.filter(({ share }) => share > 0);
-  const simulated = Math.min(sample, used.length);
-  const chosen = Array.from(
-    { length: simulated },
-    (_, i) => used[simulated === 1 ? 0 : Math.round((i * (used.length - 1)) / (simulated - 1))]!,
-  );
-  const forecasts: ServerForecast[] = [];
-  for (const [i, share] of chosen.entries()) {
+  const placed = placeTenants(traffic, servers)
+    .filter(({ share }) => share > 0)
+    .sort((a, b) => b.share - a.share);
+  const forecasts: Weighed[] = [];
+  for (const [i, { share, stands }] of representatives(placed, sample).entries()) {
     const seed = i === 0 ? traffic.seed : deriveSeed(traffic.seed, `server ${i}`);
-    forecasts.push(await simulateServer({ profile, method, traffic: { ...traffic, seed }, ...share }));
+    const forecast = await simulateServer({ profile, method, traffic: { ...traffic, seed }, ...share });
+    forecasts.push({ ...forecast, stands });
   }
-  return summarize(question, forecasts, used.length / simulated);
+  return summarize(question, forecasts);
+}
+
+/** What a server does, and how many of its kind there are. */
+interface Weighed extends ServerForecast {
+  readonly stands: number;
+}
+
+/** One server of each part of a fleet, of the first part the one that most comes to. */
+function representatives(placed: readonly Share[], sample: number): { share: Share; stands: number }[] {
+  const parts = Math.min(sample, placed.length);
+  return Array.from({ length: parts }, (_, i) => {
+    const part = placed.slice(Math.round((i * placed.length) / parts), Math.round(((i + 1) * placed.length) / parts));
+    const share = part[i === 0 ? 0 : part.length >> 1]!;
+    return { share, stands: sum(part.map((one) => one.share)) / share.share };
+  });
 }
 
 /** A server of a model for each tenant holds as many as fit. */
-function withMemory({ profile, method, traffic }: FleetQuestion): Traffic {
+function withMemory({ profile, method, traffic }: Omit<FleetQuestion, "servers">): Traffic {
   if (method.name !== MODEL_EACH) return traffic;
   const free = Math.floor(USABLE * profile.machine.memoryBytes) - profile.processBytes;
   const maxResidentBytes = Math.max(free, method.adapterBytes);
   return { ...traffic, residency: { ...traffic.residency, maxResidentBytes, maxResident: 1_000_000 } };
 }
 
-/** @param each how many servers each of the forecasts stands for */
-function summarize(question: FleetQuestion, all: readonly ServerForecast[], each: number): FleetForecast {
+function summarize(question: FleetQuestion, all: readonly Weighed[]): FleetForecast {
   const { profile, method, servers, price } = question;
   const total = (of: (one: ServerForecast) => number): number => sum(all.map(of));
   const perSecond = (of: (one: ServerForecast) => number): number =>
-    each * sum(all.map((one) => of(one) / one.seconds));
+    sum(all.map((one) => (one.stands * of(one)) / one.seconds));
   const requests = Math.max(
     1,
     total((one) => one.requests),
@@ -180,6 +190,15 @@ export function meetsTarget({ target }: Traffic, forecast: FleetForecast): boole
   return memoryFits && refusedShare <= target.refused && firstTokenMs.p95 <= target.firstTokenP95Ms;
 }
 
+/** Requests a second of one server that always has enough to do. */
+async function mostOf(question: Omit<FleetQuestion, "servers">): Promise<number> {
+  const { requestsPerSecond: _, ...traffic } = withMemory(question);
+  const streams = traffic.limits.maxBatch;
+  const closed = { ...traffic, streams, seconds: 20, warmupSeconds: 2 };
+  const { answered, seconds } = await simulateServer({ ...question, traffic: closed });
+  return Math.max(answered, 1) / seconds;
+}
+
 /**
  * The smallest fleet that meets the target; of more than a hundred servers, to a percent.
  * @throws InputError CONFIG_INVALID where no number of servers does
@@ -192,7 +211,7 @@ export async function sizeFleet(question: Omit<FleetQuestion, "servers">): Promi
   // While looking, only the server that most comes to: it decides.
   const look = (servers: number): Promise<FleetForecast> => planFleet({ ...question, servers, sample: 1 });
   let fails = 0;
-  let meets = 1;
+  let meets = Math.max(1, Math.floor(traffic.requestsPerSecond! / (2 * (await mostOf(question)))));
   for (;;) {
     const forecast = await look(meets);
     if (meetsTarget(traffic, forecast)) break;
@@ -210,5 +229,10 @@ export async function sizeFleet(question: Omit<FleetQuestion, "servers">): Promi
     if (meetsTarget(traffic, await look(middle))) meets = middle;
     else fails = middle;
   }
-  return planFleet({ ...question, servers: meets });
+  // The others of the sample have their say, too: chance is theirs as well.
+  for (;;) {
+    const forecast = await planFleet({ ...question, servers: meets });
+    if (meetsTarget(traffic, forecast)) return forecast;
+    meets += Math.ceil(meets / 100);
+  }
 }

@@ -59,11 +59,11 @@ export class Meter implements AsyncDisposable {
     prompt = STEP_PROMPT,
   ): Promise<{ ms: number; positions: number }> {
     const { ms, least } = this.#patience;
-    const stop = new AbortController();
     this.#steps = [];
-    const answers = adapters.map((adapter) => {
+    const stops = adapters.map(() => new AbortController());
+    const answers = adapters.map((adapter, i) => {
       const most = Math.min(MOST_STEPS, this.#engine.contextOf(adapter) - prompt);
-      return this.#answer(this.#prompt(prompt), adapter, most, stop.signal);
+      return this.#answer(this.#prompt(prompt), adapter, most, stops[i]!.signal);
     });
     let over = false;
     const ended = Promise.all(answers).finally(() => {
@@ -76,7 +76,7 @@ export class Meter implements AsyncDisposable {
       return steps.length > SETTLE + 2 * least && performance.now() - first!.at > ms;
     };
     while (!over && !enough()) await new Promise((resolve) => setTimeout(resolve, 2));
-    stop.abort();
+    for (const stop of stops) stop.abort();
     await ended;
     const counted = full().slice(SETTLE);
     const gaps = counted.slice(1).map(({ at }, i) => at - counted[i]!.at);
