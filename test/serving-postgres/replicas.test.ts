@@ -3,13 +3,13 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { makeAdapter, scratch } from "../../src/serving/http/testing.ts";
 import { openStore, type Store } from "../../src/serving/index.ts";
 import { PASSWORD } from "../../src/serving/store/testing/cluster.ts";
-import { NO_POSTGRES, Servers } from "../../src/serving/store/testing.ts";
+import { NO_OWN_POSTGRES, Servers } from "../../src/serving/store/testing.ts";
 import { Replica, until } from "./replicas.ts";
 
 const { directory, remove } = scratch();
 afterAll(remove);
 
-describe.skipIf(NO_POSTGRES)(`PostgreSQL ${NO_POSTGRES ?? ""}`, () => {
+describe.skipIf(NO_OWN_POSTGRES)(`PostgreSQL ${NO_OWN_POSTGRES ?? ""}`, () => {
   const servers = new Servers();
   servers.use(true);
   let database: string;

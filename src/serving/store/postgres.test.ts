@@ -7,7 +7,7 @@ import { describe, expect, test } from "vitest";
 import { isDatabaseUrl } from "./postgres.ts";
 import { openStore } from "./store.ts";
 import { PASSWORD } from "./testing/cluster.ts";
-import { NO_POSTGRES, Servers, temporary } from "./testing.ts";
+import { NO_OWN_POSTGRES, Servers, temporary } from "./testing.ts";
 
 const row = (name: string, digest: string) => ({ owner: null, name, digest, method: "lora", rank: 8, bytes: 1 });
 
@@ -40,7 +40,7 @@ test("who is not there is named, without the password", async () => {
   expect(refused.message).toMatch(/^the database 127\.0\.0\.1:1\/d: .*ECONNREFUSED/);
 });
 
-describe.skipIf(NO_POSTGRES)(`a server ${NO_POSTGRES ?? ""}`, () => {
+describe.skipIf(NO_OWN_POSTGRES)(`a server ${NO_OWN_POSTGRES ?? ""}`, () => {
   const servers = new Servers();
   servers.use(true);
 

@@ -14,9 +14,9 @@ import { afterAll, beforeAll, describe, onTestFinished } from "vitest";
 import { type OpenDatabase, openDatabase, TEMPLATE } from "./database.ts";
 import { openPostgres } from "./postgres.ts";
 import { openStore, type Store, type StoreLocation, type StoreOptions } from "./store.ts";
-import { Cluster, NO_POSTGRES } from "./testing/cluster.ts";
+import { Cluster, NO_OWN_POSTGRES, NO_POSTGRES } from "./testing/cluster.ts";
 
-export { NO_POSTGRES };
+export { NO_OWN_POSTGRES, NO_POSTGRES };
 
 /** A point in time that can be moved. */
 export class Clock {

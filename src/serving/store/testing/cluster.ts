@@ -22,11 +22,15 @@ function binaries(): string | undefined {
 
 const GIVEN = process.env.MILORA_TEST_DATABASE_URL;
 
+const MISSING = "no PostgreSQL: apt-get install postgresql";
+
+/** Why there is no PostgreSQL that tests may stop; undefined: there is one. */
+export const NO_OWN_POSTGRES: string | undefined = binaries() ? undefined : MISSING;
+
 /** Why there is no PostgreSQL to test with; undefined: there is one. */
-export const NO_POSTGRES: string | undefined =
-  GIVEN || binaries()
-    ? undefined
-    : "no PostgreSQL: apt-get install postgresql, or name a server in MILORA_TEST_DATABASE_URL";
+export const NO_POSTGRES: string | undefined = GIVEN
+  ? undefined
+  : NO_OWN_POSTGRES && `${MISSING}, or name a server in MILORA_TEST_DATABASE_URL`;
 
 /** PostgreSQL does not run as root. */
 function owner(): { uid: number; gid: number } | undefined {
@@ -66,7 +70,7 @@ export class Cluster implements AsyncDisposable {
   /** One that may be stopped. */
   static async startOwn(): Promise<Cluster> {
     const bin = binaries();
-    if (!bin) throw new Error(NO_POSTGRES);
+    if (!bin) throw new Error(NO_OWN_POSTGRES);
     const directory = mkdtempSync(join(tmpdir(), "milora-postgres-"));
     const user = owner();
     const password = join(directory, "password");
