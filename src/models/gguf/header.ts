@@ -21,8 +21,6 @@ const MAX_DEPTH = 4;
 const MAX_DIMENSIONS = 4;
 /** ggml's own limit is 64. */
 const MAX_NAME_BYTES = 256;
-/** How many problems of one header are spelled out. */
-const MAX_PROBLEMS = 100;
 
 /** A metadata value. Arrays of numbers are typed, 64-bit ones are bigint only beyond 2^53. */
 export type MetadataValue =
@@ -288,9 +286,7 @@ function checkTensors(declared: readonly Declared[], start: number, end: number,
  */
 export function readGgufHeader(handle: number, fileBytes: number, where: string): GgufHeader {
   const fail = (problems: string | readonly string[]): never => {
-    const list = typeof problems === "string" ? [problems] : problems;
-    const rest = list.length - MAX_PROBLEMS;
-    throw new InputError("GGUF_INVALID", where, rest > 0 ? [...list.slice(0, MAX_PROBLEMS), `and ${rest} more`] : list);
+    throw new InputError("GGUF_INVALID", where, problems);
   };
   const cursor = new Cursor(handle, fileBytes, where, fail);
   if (fileBytes < 24 || cursor.uint32() !== MAGIC) fail('does not begin with "GGUF": no GGUF file');
