@@ -8,7 +8,14 @@ import { methods } from "../../src/methods/index.ts";
 const root = join(import.meta.dirname, "../..");
 
 /** String literals in capitals that are no error codes, or a library's own. */
-const OTHERS = new Set(["CAUSAL_LM", "MILORA_LEAK", "F8_E4M3", "F8_E5M2", "FST_ERR_CTP_BODY_TOO_LARGE"]);
+const OTHERS = new Set([
+  "ERR_SCRIPT_EXECUTION_TIMEOUT",
+  "CAUSAL_LM",
+  "MILORA_LEAK",
+  "F8_E4M3",
+  "F8_E5M2",
+  "FST_ERR_CTP_BODY_TOO_LARGE",
+]);
 for (const { peftType } of methods.values()) OTHERS.add(peftType);
 const CODE = /^[A-Z][A-Z0-9]*(_[A-Z0-9]+)+$/;
 
