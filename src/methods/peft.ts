@@ -31,48 +31,72 @@ export const layersToTransform = z.union([z.int().min(0), z.array(z.int().min(0)
 const MATCH_MS = 1000;
 /** Of each path, not counted: however busy the machine, an honest pattern has its time. */
 const UNCOUNTED_MS = 20;
-/** Nothing to go back over: matched in no time. */
+/** Characters of those that have to be compiled, which cannot be cut short. */
+const MOST_CHARACTERS = 16_384;
+/** A name, in which each dot stands for any character: needs no expression. */
 const PLAIN = /^[\w.-]*$/;
 
 const sandbox = createContext({ patterns: [] as RegExp[], path: "" });
 const search = new Script("patterns.findIndex((pattern) => pattern.test(path))");
 
+/** Whether a plain pattern matches all of a path, or with `ending` its end after a dot. */
+function matchesPlain(pattern: string, path: string, ending: boolean): boolean {
+  const from = path.length - pattern.length;
+  if (from < 0 || (from > 0 && !(ending && path[from - 1] === "."))) return false;
+  for (let i = pattern.length - 1; i >= 0; i--) if (pattern[i] !== "." && pattern[i] !== path[from + i]) return false;
+  return true;
+}
+
 /** Regular expressions written for Python's `re.fullmatch`, out of a file that anybody may have written. */
 export class Patterns {
   readonly #sources: readonly string[];
   readonly #field: string;
+  readonly #ending: boolean;
+  readonly #plain: readonly boolean[];
+  /** Those that are not plain, and which of the sources they are. */
   readonly #compiled: readonly RegExp[];
-  readonly #plain: boolean;
+  readonly #places: readonly number[];
   #left = MATCH_MS;
 
-  /** @param around where each is put, as `$` @throws InputError CONFIG_INVALID when JavaScript has no such syntax */
-  constructor(sources: readonly string[], field: string, around = "$") {
+  /** @param ending they may match the end of a path after a dot @throws InputError CONFIG_INVALID for what is none */
+  constructor(sources: readonly string[], field: string, { ending = false } = {}) {
     this.#sources = sources;
     this.#field = field;
-    this.#plain = sources.every((source) => PLAIN.test(source));
-    this.#compiled = sources.map((source) => {
+    this.#ending = ending;
+    this.#plain = sources.map((source) => PLAIN.test(source));
+    const places = [...sources.keys()].filter((i) => !this.#plain[i]);
+    const characters = places.reduce((sum, i) => sum + sources[i]!.length, 0);
+    if (characters > MOST_CHARACTERS) {
+      throw this.#invalid(`has patterns of ${characters} characters, more than ${MOST_CHARACTERS}`);
+    }
+    this.#places = places;
+    this.#compiled = places.map((i) => {
       try {
-        const pattern = source.replaceAll("(?P<", "(?<");
-        return new RegExp(`^(?:${around.replace("$", () => `(?:${pattern})`)})$`);
+        return new RegExp(`^${ending ? "(?:.*\\.)?" : ""}(?:${sources[i]!.replaceAll("(?P<", "(?<")})$`);
       } catch {
-        throw this.#invalid(`"${source}" is not a regular expression`);
+        throw this.#invalid(`"${sources[i]}" is not a regular expression`);
       }
     });
   }
 
-  /** Index of the first that matches all of a path, or -1. @throws InputError CONFIG_INVALID for those that take too long */
+  /** Index of the first that matches a path, or -1. @throws InputError CONFIG_INVALID for those that take too long */
   first(path: string): number {
-    if (this.#plain) return this.#compiled.findIndex((pattern) => pattern.test(path));
+    const plain = this.#sources.findIndex((source, i) => this.#plain[i] && matchesPlain(source, path, this.#ending));
+    const compiled = this.#places[this.#search(path)] ?? -1;
+    return plain < 0 || (compiled >= 0 && compiled < plain) ? compiled : plain;
+  }
+
+  #search(path: string): number {
+    if (this.#compiled.length === 0) return -1;
     const started = performance.now();
     try {
       Object.assign(sandbox, { patterns: this.#compiled, path });
       return search.runInContext(sandbox, { timeout: Math.ceil(this.#left) }) as number;
     } catch (cause) {
       const late = (cause as { code?: unknown }).code === "ERR_SCRIPT_EXECUTION_TIMEOUT";
-      const shown = this.#sources.length === 1 ? `"${this.#sources[0]}"` : "its patterns";
-      throw this.#invalid(
-        `${shown} ${late ? "take too long to match: no repetitions within repetitions" : "cannot be matched"}`,
-      );
+      const what = this.#sources.length === 1 ? `"${this.#sources[0]}"` : "its patterns";
+      const problem = late ? "take too long to match: no repetitions within repetitions" : "cannot be matched";
+      throw this.#invalid(`${what} ${problem}`);
     } finally {
       this.#left = Math.max(1, this.#left - Math.max(0, performance.now() - started - UNCOUNTED_MS));
     }
@@ -132,8 +156,9 @@ const compiled = new WeakMap<object, Patterns>();
 export function patternValue(pattern: Readonly<Record<string, number>>, path: string, otherwise: number): number {
   let patterns = compiled.get(pattern);
   if (!patterns) {
-    patterns = new Patterns(Object.keys(pattern), "rank_pattern", "(?:.*\\.)?$");
+    patterns = new Patterns(Object.keys(pattern), "rank_pattern", { ending: true });
     compiled.set(pattern, patterns);
   }
-  return Object.values(pattern)[patterns.first(path)] ?? otherwise;
+  const found = patterns.first(path);
+  return found < 0 ? otherwise : Object.values(pattern)[found]!;
 }

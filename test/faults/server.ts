@@ -163,9 +163,9 @@ export async function fewHandles(settings: Settings): Promise<Outcome> {
   const data = join(settings.directory, "data");
   const key = await newData(data);
   const [archive] = archivesOf(settings, 1);
-  const { url, child, ended } = await serve(settings, data, { shell: "ulimit -n 120;" });
+  const { url, child, ended } = await serve(settings, data, { shell: "ulimit -n 300;" });
   for (let i = 0; i < settings.times; i++) {
-    const sockets = await Promise.all(Array.from({ length: 200 }, () => open(url)));
+    const sockets = await Promise.all(Array.from({ length: 400 }, () => open(url)));
     const answers = await Promise.allSettled([
       ask(url, key, "PUT", "/v1/adapters/n0", archive),
       ask(url, key, "POST", "/v1/completions", completion("tiny")),
