@@ -12,9 +12,7 @@ import { parseServerConfig, type ServerConfigInput } from "../http/config.ts";
 import { createLog } from "../http/logs.ts";
 import { Server } from "../http/server.ts";
 import { type ClosedLoad, closedLoop, Meter, type Patience } from "./measure.ts";
-import { type MethodProfile, type Profile, profileSchema } from "./profile.ts";
-import { simulateServer } from "./simulate.ts";
-import { trafficSchema } from "./traffic.ts";
+import { interpolation, type MethodProfile, type Profile, profileSchema } from "./profile.ts";
 
 export interface BenchOptions {
   readonly model: string;
@@ -63,7 +61,7 @@ export async function measureProfile(options: BenchOptions): Promise<Profile> {
       onProgress("the bare model");
       await using meter = new Meter(engine, maxRows, patience);
       const bare = await measureBare(meter, sizes, engine.contextOf());
-      found.push({ ...bare, changedMs: await changedOf(meter, bare, [undefined], patience) });
+      found.push({ ...bare, changedMs: await changedOf(meter, bare, [undefined]) });
       onProgress("HTTP");
       http = await measureHttp(server, meter, patience);
       processBytes = Math.max(0, process.memoryUsage.rss() - engine.backbone.byteLength - engine.kvBytes);
@@ -150,11 +148,12 @@ async function measureMethod(
     }
     const common = { name, options: { ...options }, joins, adapterBytes, loadMs, read, positions, step, positionMs };
     const alone: MethodProfile = { ...common, promptMs: 0, changedMs: 0 };
+    const readOf = interpolation(read.map((point) => [point.tokens, point.ms]));
     const several = Math.min(4, adapters.length);
     const tokens = reads[1] ?? reads[0]!;
     const together = joins ? await meter.read(tokens, adapters.slice(0, several)) : 0;
-    const promptMs = several > 1 ? Math.max(0, (together - readOf(alone, several * tokens)) / (several - 1)) : 0;
-    const changedMs = await changedOf(meter, { ...alone, promptMs }, adapters, patience);
+    const promptMs = several > 1 ? Math.max(0, (together - readOf(several * tokens)) / (several - 1)) : 0;
+    const changedMs = await changedOf(meter, alone, adapters);
     return { ...alone, promptMs, changedMs };
   } finally {
     for (const adapter of adapters) {
@@ -164,58 +163,18 @@ async function measureMethod(
   }
 }
 
-/** A method with times of its own, as a profile of a machine without anything else. */
-function profileOf(method: MethodProfile): Profile {
-  const machine = {
-    ...{ cpu: "", cores: 1, threads: 1, memoryBytes: 0, system: "", node: "", milora: "", busy: 0 },
-  };
-  const model = {
-    ...{ name: "", type: "", weights: "", layers: 1, hiddenSize: 1, context: 1, bytes: 0, loadMs: 0 },
-    kvBytesPerPosition: 0,
-  };
-  const http = { requestMs: 0, tokenMs: 0 };
-  return { version: 1, created: "", machine, model, processBytes: 0, http, methods: [method] };
-}
-
-function readOf({ read }: MethodProfile, tokens: number): number {
-  const after = read.findIndex((point) => point.tokens >= tokens);
-  const at = Math.max(1, after < 0 ? read.length - 1 : after);
-  const [a, b] = [read[at - 1]!, read[at] ?? read[at - 1]!];
-  return a.tokens === b.tokens ? a.ms : a.ms + ((tokens - a.tokens) / (b.tokens - a.tokens)) * (b.ms - a.ms);
-}
-
-/** What is left of the time of sequences that come and go, when prompts and steps are taken off: as the simulation has it. */
+/** What a step takes more when rows have come or gone, than others of as many rows. */
 async function changedOf(
   meter: Meter,
   method: MethodProfile,
   adapters: readonly (Adapter | undefined)[],
-  patience: Patience,
 ): Promise<number> {
-  const load: ClosedLoad = { streams: meter.maxRows, prompt: 24, answer: 12 };
-  const measured = await meter.throughput(load, adapters);
-  const traffic = trafficSchema.parse({
-    ...{ streams: load.streams, tenants: adapters.length, prompt: load.prompt, answer: load.answer },
-    ...{ seconds: patience === QUICK ? 2 : 20, warmupSeconds: 1 },
-    limits: { maxBatch: meter.maxRows, maxAdaptersPerBatch: meter.maxRows, maxKvTokens: 2 ** 30 },
-    residency: { maxResidentBytes: 2 ** 50, maxResident: 2 ** 20 },
-  });
-  const simulated = async (changedMs: number): Promise<number> => {
-    const { answered, seconds } = await simulateServer({
-      profile: profileOf(method),
-      method: { ...method, adapterBytes: 0, loadMs: 0, changedMs },
-      traffic,
-    });
-    return answered / seconds;
-  };
-  let low = 0;
-  let high = method.step.at(-1)!.each;
-  if ((await simulated(0)) <= measured) return 0;
-  for (let i = 0; i < 10; i++) {
-    const middle = (low + high) / 2;
-    if ((await simulated(middle)) > measured) low = middle;
-    else high = middle;
-  }
-  return (low + high) / 2;
+  const steps = await meter.comings({ streams: meter.maxRows, prompt: 24, answer: 12 }, adapters);
+  const rows = interpolation(method.step.map((point) => [point.rows, adapters.length > 1 ? point.each : point.one]));
+  const over = (changed: boolean): number[] =>
+    steps.filter((step) => step.changed === changed).map((step) => step.ms - rows(step.rows));
+  const [come, stay] = [over(true), over(false)];
+  return come.length === 0 || stay.length === 0 ? 0 : Math.max(0, median(come) - median(stay));
 }
 
 /** What a request and a token of it cost beside the engine's work: long and short answers, over HTTP and without. */

@@ -16,9 +16,15 @@ export interface Patience {
   readonly least: number;
 }
 
-interface Step {
+/** A step as it was measured. */
+export interface Step {
   readonly rows: number;
+  readonly adapters: number;
+  readonly ms: number;
+  /** When it had ended. */
   readonly at: number;
+  /** Rows had come or gone since the one before. */
+  readonly changed: boolean;
 }
 
 /** A scheduler of its own over an engine. The engine does nothing else meanwhile. */
@@ -29,6 +35,7 @@ export class Meter implements AsyncDisposable {
   readonly #random = new Random(deriveSeed(0, "bench"));
   readonly #engine: Engine;
   #steps: Step[] = [];
+  #changed = false;
 
   constructor(engine: Engine, maxRows: number, patience: Patience) {
     this.maxRows = maxRows;
@@ -36,7 +43,16 @@ export class Meter implements AsyncDisposable {
     this.#engine = engine;
     const limits = { maxBatch: maxRows, maxAdaptersPerBatch: maxRows, maxKvTokens: 2 ** 30 };
     this.#scheduler = new Scheduler(engine, limits, {
-      step: ({ rows }) => this.#steps.push({ rows, at: performance.now() }),
+      admitted: () => {
+        this.#changed = true;
+      },
+      finished: () => {
+        this.#changed = true;
+      },
+      step: (step) => {
+        this.#steps.push({ ...step, at: performance.now(), changed: this.#changed });
+        this.#changed = false;
+      },
     });
   }
 
@@ -89,6 +105,17 @@ export class Meter implements AsyncDisposable {
     return closedLoop(load, this.#patience, async () => {
       await this.#answer(this.#prompt(load.prompt), adapters[draw.integer(adapters.length)], load.answer);
     });
+  }
+
+  /** The steps of sequences that come and go all the time: answers are `load.answer` long on average, not all alike. */
+  async comings(load: ClosedLoad, adapters: readonly (Adapter | undefined)[]): Promise<readonly Step[]> {
+    const draw = new Random(deriveSeed(2, "bench"));
+    this.#steps = [];
+    await closedLoop(load, this.#patience, async () => {
+      const answer = 1 + draw.integer(2 * load.answer - 1);
+      await this.#answer(this.#prompt(load.prompt), adapters[draw.integer(adapters.length)], answer);
+    });
+    return this.#steps.slice(load.answer);
   }
 
   /** Arbitrary tokens that no other prompt has. */

@@ -102,7 +102,7 @@ export function modelEach(profile: Profile): MethodProfile {
 export const MODEL_EACH = "model each";
 
 /** Linear between points, and on beyond the last two; below the first in proportion to its distance from them. */
-function interpolation(points: readonly (readonly [x: number, y: number])[]): (x: number) => number {
+export function interpolation(points: readonly (readonly [x: number, y: number])[]): (x: number) => number {
   const sorted = points.toSorted(([a], [b]) => a - b);
   return (x) => {
     if (sorted.length === 1) return sorted[0]![1];
