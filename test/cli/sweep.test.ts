@@ -5,13 +5,13 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, w
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { NO_POSTGRES, Servers } from "../../src/serving/store/testing.ts";
+import { NO_OWN_POSTGRES, Servers } from "../../src/serving/store/testing.ts";
 import { milora, root, temporary } from "./milora.ts";
 
 /** MILORA_KILLS=100 for a night of it. */
-const KILLS = Number(process.env.MILORA_KILLS ?? 4);
+const KILLS = Number(process.env.MILORA_KILLS ?? 3);
 /** Kills come at any point of this time after a job was begun. */
-const SPREAD_MS = 3000;
+const SPREAD_MS = 2000;
 
 /** The same delays each time, spread evenly but in no order. */
 const delay = (i: number): number => ((i * 0.618034) % 1) * SPREAD_MS;
@@ -104,7 +104,7 @@ function made(output: string): Record<string, unknown> {
   return Object.fromEntries([...cells, ...adapters, ...tables, ["studies", studies]]);
 }
 
-describe.skipIf(NO_POSTGRES)(`PostgreSQL ${NO_POSTGRES ?? ""}`, () => {
+describe.skipIf(NO_OWN_POSTGRES)(`PostgreSQL ${NO_OWN_POSTGRES ?? ""}`, () => {
   const servers = new Servers();
   servers.use(true);
 

@@ -21,7 +21,7 @@ import { onInterrupt } from "../interrupt.ts";
 import { confirmCost, costText } from "../judge/confirm.ts";
 import { addJudgeFlags, type JudgeFlags, judgeOf } from "../judge/flags.ts";
 import { follow } from "../reproduce/follow.ts";
-import { openQueue, type QueueFlags, runQueued } from "../reproduce/queue.ts";
+import { openQueue, type QueueFlags, reporting, runQueued } from "../reproduce/queue.ts";
 import { planJson, planText, resultsText } from "../reproduce/show.ts";
 import { writeReports } from "../reproduce/write.ts";
 import { databaseFlag } from "../sweeps/flags.ts";
@@ -132,7 +132,8 @@ async function reproduce(names: readonly string[], flags: Flags): Promise<void> 
     using progress = follow(plan);
     try {
       const options = { signal, onEvent: progress.onEvent };
-      if (queue) return await runQueued(plan, world, queue, spec, flags, options);
+      const report = () => writeReports(output, reportOf(plan, world.store, []));
+      if (queue) return await runQueued(plan, world, queue, spec, flags, reporting(options, report));
       return await runPlan(plan, world, options);
     } catch (error) {
       // Interrupted: what is finished is reported all the same.

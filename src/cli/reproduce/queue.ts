@@ -45,6 +45,25 @@ export async function openQueue(output: string, flags: QueueFlags): Promise<Queu
   return { sweeps, sweep, own: url === undefined, [Symbol.asyncDispose]: () => sweeps[Symbol.asyncDispose]() };
 }
 
+/** Who looks at the report meanwhile, in the studio for one, sees it fill. */
+const REPORT_MS = 15_000;
+
+/** Options with which the report is written on the way, too. */
+export function reporting(options: QueuedOptions, report: () => void): QueuedOptions {
+  let written = 0;
+  return {
+    ...options,
+    onEvent(event) {
+      options.onEvent?.(event);
+      if (event.type !== "measured" || Date.now() - written < REPORT_MS) return;
+      report();
+      written = Date.now();
+    },
+  };
+}
+
+type QueuedOptions = RunOptions & { readonly signal: AbortSignal };
+
 /** Puts what is open into the queue and waits for it; with `--concurrency` it is worked on here, too. */
 export async function runQueued(
   plan: Plan,
@@ -52,7 +71,7 @@ export async function runQueued(
   { sweeps, sweep, own }: Queue,
   spec: SweepSpec,
   flags: QueueFlags,
-  { signal, onEvent }: RunOptions & { readonly signal: AbortSignal },
+  { signal, onEvent }: QueuedOptions,
 ): Promise<Outcome> {
   const slots = flags.concurrency ?? (own ? 1 : 0);
   const done = new AbortController();

@@ -26,8 +26,6 @@ export interface RunOptions {
   /** Ctrl-C: what runs is saved, and the signal's reason thrown. */
   readonly signal?: AbortSignal | undefined;
   readonly onEvent?: ((event: RunEvent) => void) | undefined;
-  /** Trainings that are to be finished though no cell that is to be measured needs them. */
-  readonly trainings?: readonly PlannedRun[] | undefined;
 }
 
 export interface Outcome {
@@ -45,9 +43,17 @@ export const openRuns = (plan: Plan): PlannedRun[] => [
   ...new Set(openCells(plan).flatMap(({ run }) => (run && run.state !== "done" ? [run] : []))),
 ];
 
-/** Runs a plan to its end; what fails is told in the outcome. */
-export async function runPlan(plan: Plan, world: World, options: RunOptions = {}): Promise<Outcome> {
-  return await new Runner(plan, world, options).run();
+/**
+ * Runs a plan to its end; what fails is told in the outcome.
+ * @param trainings are finished though no cell that is to be measured needs them
+ */
+export async function runPlan(
+  plan: Plan,
+  world: World,
+  options: RunOptions = {},
+  trainings: readonly PlannedRun[] = [],
+): Promise<Outcome> {
+  return await new Runner(plan, world, options).run(trainings);
 }
 
 /** What is trained in one go: seeds of one adapter, or each run by itself. */
@@ -76,10 +82,10 @@ class Runner {
     this.#options = options;
   }
 
-  async run(): Promise<Outcome> {
+  async run(trainings: readonly PlannedRun[]): Promise<Outcome> {
     const cells = openCells(this.#plan);
     await this.#measure(cells.filter(({ run }) => run === undefined));
-    const runs = [...new Set([...cells.flatMap(({ run }) => run ?? []), ...(this.#options.trainings ?? [])])];
+    const runs = [...new Set([...cells.flatMap(({ run }) => run ?? []), ...trainings])];
     const models = [...new Set(runs.map(({ model }) => model))];
     for (const model of models) {
       for (const group of trainingGroups(

@@ -85,7 +85,7 @@ async function work(job: SlotJob, signal: AbortSignal): Promise<FromSlot> {
   }
   if (job.again) for (const { id } of piece.trainings) breakRunLock(world.store.runDirectory(id));
   const onEvent = progressOf();
-  const { failures } = await runPlan(piece.plan, world, { signal, onEvent, trainings: piece.trainings });
+  const { failures } = await runPlan(piece.plan, world, { signal, onEvent }, piece.trainings);
   return { type: "end", failures, interrupted: false };
 }
 
