@@ -141,7 +141,7 @@ export async function killServer(settings: Settings): Promise<Outcome> {
         }),
       ),
     ];
-    await sleep(settings.random() * 1500);
+    await sleep(settings.random() * 8000); // busy machines take seconds for a first answer
     child.kill("SIGKILL");
     stopped = true;
     await Promise.all([ended, ...workers]);
