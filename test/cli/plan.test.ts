@@ -46,7 +46,7 @@ test("what cannot be planned with is said in one line", async () => {
   expect(noProfile.stderr).toMatch(/^error: .*file\.json: \d+ problems: .*version/);
   const noMethod = await milora(["bench", "--model", tiny, "--adapter-method", "magic", "--output", file]);
   expect(noMethod).toMatchObject({ code: 2 });
-  expect(noMethod.stderr).toContain("no method magic; there are lora");
+  expect(noMethod.stderr).toContain("no method magic; there are adalora, ");
 });
 
 test("docs/scaling.md: its traffic is valid, and its table has every field and default", () => {
