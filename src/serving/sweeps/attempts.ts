@@ -39,6 +39,10 @@ export interface Progress {
   readonly total: number;
 }
 
+/** What no database takes as text: a tool's complaint may hold anything. */
+const UNSTORABLE = /[\0\ud800-\udfff]/gu;
+const storable = (part: unknown): unknown => (typeof part === "string" ? part.replace(UNSTORABLE, "") : part);
+
 export interface Reason {
   readonly code: string;
   readonly message: string;
@@ -66,7 +70,7 @@ export class Attempts {
       `INSERT INTO milora_sweeps.workers (id, host, pid, slots, version, lease, shunned)
        VALUES ($1, $2, $3, $4, $5, $6 * interval '1 second', $7)
        ON CONFLICT (id) DO UPDATE SET heard = now(), shunned = EXCLUDED.shunned`,
-      [id, host, pid, slots, version, leaseSeconds, JSON.stringify(shunned)],
+      [id, host, pid, slots, version, leaseSeconds, JSON.stringify(shunned, (_, part) => storable(part))],
     );
   }
 
@@ -190,7 +194,8 @@ export class Attempts {
   }
 
   /** Ends an attempt that came to nothing: the job is tried again later, or given up. @throws LeaseLost */
-  async fail(attempt: Attempt, reason: Reason): Promise<void> {
+  async fail(attempt: Attempt, { code, message }: Reason): Promise<void> {
+    const reason = { code, message: message.replace(UNSTORABLE, "") };
     await this.#database.transaction(async (tx) => {
       await this.#end(tx, attempt, reason.message);
       await this.#failed(tx, attempt, reason);
@@ -230,7 +235,7 @@ export class Attempts {
     const ended = await tx.query(
       `UPDATE milora_sweeps.attempts SET ended = now(), reason = $4
        WHERE job = $1 AND number = $2 AND worker = $3 AND ended IS NULL RETURNING job`,
-      [job, number, worker, reason ?? null],
+      [job, number, worker, reason?.replace(UNSTORABLE, "") ?? null],
     );
     if (ended.length === 0) throw new LeaseLost();
   }

@@ -66,7 +66,7 @@ function core(open: () => Promise<Sweeps>, again: () => Promise<Sweeps>): void {
   test("failures are tried again with back-off, then given up with the reason, then tried again when asked", async () => {
     const sweeps = await open();
     await submit(sweeps, [part("a")]);
-    const reason = { code: "NO_LUCK", message: "it did not work" };
+    const reason = { code: "NO_LUCK", message: "it did\0 not\ud800 work" };
     const first = await next(sweeps);
     await sweeps.attempts.fail(first, reason);
     expect(await sweeps.attempts.take(worker(), NONE)).toBeUndefined(); // not at once

@@ -59,6 +59,8 @@ class Worker {
   #heard = Date.now();
   #unreachable = false;
   #done = false;
+  /** Something is wrong that no waiting helps: all jobs are given back. */
+  #broken = false;
 
   constructor(sweeps: Sweeps, options: WorkerOptions) {
     this.#sweeps = sweeps;
@@ -75,7 +77,13 @@ class Worker {
     signal?.addEventListener("abort", onStop);
     const beating = this.#beat();
     try {
-      const working = Array.from({ length: slots }, () => this.#work());
+      const one = () =>
+        this.#work().catch((error: unknown) => {
+          this.#broken = true;
+          onStop();
+          throw error;
+        });
+      const working = Array.from({ length: slots }, one);
       const failed = (await Promise.allSettled(working)).find((result) => result.status === "rejected");
       if (failed) throw failed.reason;
     } finally {
@@ -87,7 +95,7 @@ class Worker {
   }
 
   get #stopping(): boolean {
-    return this.#options.signal?.aborted ?? false;
+    return this.#broken || (this.#options.signal?.aborted ?? false);
   }
 
   #tell(event: WorkerEvent): void {
