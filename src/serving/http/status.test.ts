@@ -69,6 +69,16 @@ test("history: tokens, requests and errors of the seconds that they came in", as
     const { tokens, requests, errors } = body;
     return { tokens: total(tokens), requests: total(requests), errors: total(errors), body };
   };
+  // What earlier requests gave is told before this one's.
+  await until(async () => {
+    const { running, waiting } = (await admin<ServerStatus>("GET", "status")).body;
+    return running + waiting === 0;
+  });
+  const idle = Math.floor(Date.now() / 1000);
+  await until(async () => {
+    const { from, waiting } = (await sums()).body;
+    return from + waiting.length > idle;
+  });
   const before = await sums();
   const from = Math.floor(Date.now() / 1000);
   expect((await post(`${started.url}/v1/completions`, ask, bearer(tenant))).status).toBe(200);
