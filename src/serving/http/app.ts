@@ -9,6 +9,7 @@ import { CLIENT_CLOSED, RequestError } from "./errors.ts";
 import { holdsNul, newApp, notFound, prepareError } from "./fastify.ts";
 import { openaiRoutes } from "./openai/routes.ts";
 import { describeRoutes, pageRoutes } from "./openapi.ts";
+import { closeWithConnection } from "./pipelined.ts";
 import { requireAdmin, whoAsks } from "./principal.ts";
 import { probeRoutes } from "./probes.ts";
 import type { Services } from "./services.ts";
@@ -54,6 +55,7 @@ function watch(app: FastifyInstance, services: Services): void {
     request.facts = {};
     state.inFlight++;
     const started = performance.now();
+    closeWithConnection(request.raw, reply.raw);
     reply.raw.once("close", async () => {
       const status = reply.raw.writableFinished ? reply.raw.statusCode : CLIENT_CLOSED;
       const ms = performance.now() - started;

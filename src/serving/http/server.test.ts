@@ -90,6 +90,27 @@ describe("clients", () => {
     }
   });
 
+  test("one that sends several requests at once and leaves frees all of them", async () => {
+    const { state, scheduler } = open.server.services;
+    const stream = httpPost(
+      "/v1/completions",
+      JSON.stringify({ ...ask, max_tokens: 400, stream: true, ignore_eos: true }),
+    );
+    const list = "GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    for (const others of [list, stream, stream + list.repeat(12)]) {
+      const before = open.lines.length;
+      const { socket, received } = await raw(open.url, stream + others);
+      await until(() => received().includes("data:"));
+      socket.destroy();
+      await until(() => state.inFlight === 0);
+      const { waiting, running } = scheduler.stats();
+      expect(waiting + running).toBe(0);
+      const told = open.lines.slice(before).filter(({ msg }) => msg === "request");
+      expect(told).toHaveLength((stream + others).split("HTTP/1.1").length - 1);
+      expect(told.every(({ status }) => status === 499)).toBe(true);
+    }
+  });
+
   test("one that does not read is dropped in the end, and holds up nobody", async () => {
     // More than the system's buffers hold: the probabilities of long prompts.
     const prompt = Array.from({ length: 24 }, (_, i) => Array.from({ length: 900 }, (_, j) => 5 + ((i + j) % 90)));
