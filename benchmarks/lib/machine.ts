@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { arch, availableParallelism, cpus, loadavg, platform, release, totalmem } from "node:os";
 import { join } from "node:path";
-import { setTimeout } from "node:timers/promises";
+import { busyShare } from "../../src/base/index.ts";
 import { benchmarksDirectory } from "./cache.ts";
 
 export interface Machine {
@@ -27,23 +27,6 @@ export function versionOf(name: string): string {
     } catch {}
   }
   return "absent";
-}
-
-/** Share of processor time in use over `ms` milliseconds, 0 … 1. */
-async function busyShare(ms: number): Promise<number> {
-  const read = () => {
-    let idle = 0;
-    let total = 0;
-    for (const { times } of cpus()) {
-      idle += times.idle;
-      total += times.idle + times.user + times.nice + times.sys + times.irq;
-    }
-    return { idle, total };
-  };
-  const before = read();
-  await setTimeout(ms);
-  const after = read();
-  return 1 - (after.idle - before.idle) / Math.max(1, after.total - before.total);
 }
 
 export const BUSY_LIMIT = 0.1;

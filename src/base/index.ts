@@ -1,4 +1,4 @@
-/** @file Door of the room `base`: what every room may use. Clocks, errors, atomic files, whether a process lives, seeded random numbers, sums and means, the version. */
+/** @file Door of the room `base`: what every room may use. Clocks, errors, atomic files, processes, seeded random numbers, sums and means, the version. */
 export * from "./clock.ts";
 export * from "./errors.ts";
 export * from "./files.ts";

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { availableParallelism, cpus, platform, release, tmpdir, totalmem } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { median, Random, version } from "../../base/index.ts";
+import { busyShare, median, Random, version } from "../../base/index.ts";
 import { Engine, joinsOthers } from "../../generation/index.ts";
 import { Adapter, methodOf } from "../../methods/index.ts";
 import { Backbone, type BackboneConfig, cacheHeadDim } from "../../models/index.ts";
@@ -276,22 +276,4 @@ function describeMachine(threads: number | undefined): Omit<Profile["machine"], 
     ...{ cpu: cpus()[0]?.model.trim() || "unknown", cores, threads: threads ?? cores, memoryBytes: totalmem() },
     ...{ system: `${platform()} ${process.arch} ${release()}`, node: process.version, milora: version },
   };
-}
-
-/** Share of the processors' time that is in use while this process waits. */
-async function busyShare(ms: number): Promise<number> {
-  const read = (): { idle: number; total: number } => {
-    let idle = 0;
-    let total = 0;
-    for (const { times } of cpus()) {
-      idle += times.idle;
-      total += times.idle + times.user + times.nice + times.sys + times.irq;
-    }
-    return { idle, total };
-  };
-  const before = read();
-  await sleep(ms);
-  const after = read();
-  const share = 1 - (after.idle - before.idle) / Math.max(1, after.total - before.total);
-  return Math.min(1, Math.max(0, share));
 }
