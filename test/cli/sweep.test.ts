@@ -129,6 +129,7 @@ describe.skipIf(NO_OWN_POSTGRES)(`PostgreSQL ${NO_OWN_POSTGRES ?? ""}`, () => {
       worker = start(work, env);
     }
     if (waiting.child.exitCode === null) {
+      await worker.said("waiting for jobs"); // one that starts without a database ends
       await servers.cluster.stop();
       await sleep(2500); // longer than the lease
       await servers.cluster.resume();
