@@ -156,7 +156,7 @@ describe.skipIf(NO_OWN_POSTGRES)(`PostgreSQL ${NO_OWN_POSTGRES ?? ""}`, () => {
     const [counted] = await servers.cluster.query(counts, env.DATABASE_URL);
     expect(counted!.jobs).toBe(4);
     expect(counted!.attempts).toBeGreaterThan(4); // or nothing was killed
-  }, 600_000);
+  }, 240_000);
 
   test("a machine without the directory leaves the jobs to others; who waited may leave; a removed grid is gone", async () => {
     const env = { DATABASE_URL: await servers.database() };
