@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { busyShare, median, Random, version } from "../../base/index.ts";
 import { Engine, joinsOthers } from "../../generation/index.ts";
-import { Adapter, methodOf } from "../../methods/index.ts";
+import type { Adapter } from "../../methods/index.ts";
 import { Backbone, type BackboneConfig, cacheHeadDim } from "../../models/index.ts";
 import { configureRuntime } from "../../runtime/index.ts";
 import { parseServerConfig, type ServerConfigInput } from "../http/config.ts";
@@ -13,6 +13,7 @@ import { createLog } from "../http/logs.ts";
 import { Server } from "../http/server.ts";
 import { type ClosedLoad, closedLoop, Meter, type Patience } from "./measure.ts";
 import { interpolation, type MethodProfile, type Profile, profileSchema } from "./profile.ts";
+import { randomAdapter } from "./random-adapter.ts";
 
 export interface BenchOptions {
   readonly model: string;
@@ -239,24 +240,6 @@ async function loadModel(model: string, weights: BenchOptions["weights"]): Promi
   using engine = Engine.create(backbone);
   await engine.generate([{ prompt: [0], options: { maxNewTokens: 2, eosTokenIds: [] } }]);
   return performance.now() - began;
-}
-
-/** Of random numbers, where a method begins with zeros, too: a fresh one leaves the backbone as it is. */
-function randomAdapter(
-  method: string,
-  options: Readonly<Record<string, unknown>>,
-  config: BackboneConfig,
-  seed: number,
-  backbone: Backbone,
-): Adapter {
-  const adapter = Adapter.create(methodOf(method), { ...options }, config, 2 * seed + 1, backbone);
-  const random = new Random(2 * seed + 2);
-  for (const { key, init } of adapter.specs) {
-    if (init.kind !== "zeros") continue;
-    const values = adapter.values(key);
-    for (let i = 0; i < values.length; i++) values[i] = 0.02 * (random.uniform() - 0.5);
-  }
-  return adapter;
 }
 
 function kvBytes(config: BackboneConfig): number {
