@@ -1,12 +1,15 @@
-/** @file Is `milora plan` right? The same requests to a real server and to the simulated one, at several loads and skews. */
+/**
+ * @file Is `milora plan` right? The same requests to a real server and to the simulated one, at several loads and skews.
+ * Whoever asks has a processor of its own, so that what is compared is the server.
+ */
+import { execFileSync } from "node:child_process";
 import { mkdirSync } from "node:fs";
 import { Agent } from "node:http";
-import { tmpdir } from "node:os";
+import { cpus, platform, tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import {
   arrivalsOf,
-  measureProfile,
   type Profile,
   RequestDraw,
   readProfile,
@@ -17,13 +20,13 @@ import {
 import { type Answer, send } from "./lib/http-client.ts";
 import { inspectMachine } from "./lib/machine.ts";
 import { integer, main, parseOptions } from "./lib/options.ts";
-import { report, table } from "./lib/report.ts";
+import { report, spread, table } from "./lib/report.ts";
 import { scratch } from "./lib/scratch.ts";
 import { promptOf } from "./lib/serve-settings.ts";
-import { metricsOf, ServerProcess } from "./lib/server-process.ts";
+import { COMMAND, metricsOf, on, ServerProcess } from "./lib/server-process.ts";
 import { installAdapters, preparedModel } from "./lib/serving-model.ts";
 import { shapeOf } from "./lib/shapes.ts";
-import { quantile } from "./lib/statistics.ts";
+import { quantile, ratios } from "./lib/statistics.ts";
 
 const USAGE = `npm run plan-check -- [options]
   --shape NAME     smollm2-135m (default), tiny, …; int4
@@ -34,9 +37,9 @@ const USAGE = `npm run plan-check -- [options]
   --loads A,B      shares of what the server does at most (0.5,0.8)
   --zipf A,B       exponents of the adapters' popularity (0,1.1)
   --seconds N      that are measured of each (25)
-  --profile FILE   of this machine and model, instead of measuring one`;
+  --profile FILE   of this machine and model, instead of measuring one in each round`;
 
-/** How far the simulation may be off. */
+/** How far the simulation may be off, on the median of the rounds. */
 const TOLERANCE = 0.15;
 const WARMUP_SECONDS = 5;
 const LOADS = "milora_adapter_loads_total";
@@ -50,6 +53,13 @@ interface Outcome {
   readonly betweenP50: number;
   readonly loads: number;
 }
+
+interface Case {
+  readonly name: string;
+  readonly rounds: Awaited<ReturnType<Check["compare"]>>[];
+}
+
+const SATURATED = "as much as it can";
 
 const METRICS = [
   ["tokensPerSecond", "tokens/s"],
@@ -75,10 +85,9 @@ class Check {
     this.#vocabSize = vocabSize;
   }
 
-  async compare(name: string, traffic: Traffic) {
-    process.stderr.write(`${name}\n`);
+  async compare(traffic: Traffic) {
     const simulated = await this.#simulated(traffic);
-    return { name, real: await this.#real(traffic), simulated };
+    return { real: await this.#real(traffic), simulated };
   }
 
   async #simulated(traffic: Traffic): Promise<Outcome> {
@@ -180,25 +189,32 @@ await main(async () => {
   const rank = integer(options.rank, "rank");
   const adapters = integer(options.adapters, "adapters");
   const streams = integer(options.streams, "streams");
-  const threads = integer(options.threads, "threads");
+  if (cpus().length < 2 || platform() !== "linux") throw new Error("needs Linux and two processors, one for who asks");
+  const threads = cpus().length - 1;
   const seconds = integer(options.seconds, "seconds");
+  const rounds = integer(options.rounds ?? "3", "rounds");
   const model = await preparedModel(shape);
-  const profile =
-    options.profile === undefined
-      ? await measureProfile({
-          ...{ model, threads, maxRows: streams, methods: [{ name: method, options: { r: rank } }] },
-          onProgress: (what) => process.stderr.write(`measuring ${what}\n`),
-        })
-      : readProfile(String(options.profile));
+  const processors = `0-${cpus().length - 2}`;
+  execFileSync("taskset", ["--all-tasks", "--pid", "--cpu-list", String(cpus().length - 1), String(process.pid)]);
   using place = scratch(tmpdir(), "milora-plan-");
-  mkdirSync(place.path, { recursive: true });
+  const profileOf = (round: number): Profile => {
+    if (options.profile !== undefined) return readProfile(String(options.profile));
+    const output = join(place.path, `profile-${round}.json`);
+    const [command, ...before] = on(processors);
+    const flags = { model, threads, "max-batch": streams, "adapter-method": method, rank, output };
+    const args = Object.entries(flags).flatMap(([flag, value]) => [`--${flag}`, String(value)]);
+    execFileSync(command, [...before, COMMAND, "bench", ...args], { stdio: ["ignore", "ignore", "inherit"] });
+    return readProfile(output);
+  };
   process.stderr.write(`installing ${adapters} adapters of rank ${rank}\n`);
   const kind = { prefix: "a", method, options: { r: rank }, count: adapters, distinct: Math.min(adapters, 16) };
-  await installAdapters(place.path, model, [kind]);
+  const data = join(place.path, "data");
+  mkdirSync(data);
+  await installAdapters(data, model, [kind]);
   const maxResident = Math.ceil(adapters / 2);
   const residency = { maxResident, maxResidentBytes: 8 * 2 ** 30 };
   const server = await ServerProcess.start({
-    ...{ model, name: "backbone", data: join(place.path), threads },
+    ...{ model, name: "backbone", data, threads, processors },
     set: [
       `limits.maxBatch=${streams}`,
       `limits.maxAdaptersPerBatch=${streams}`,
@@ -207,25 +223,45 @@ await main(async () => {
     ],
   });
   try {
-    const check = new Check(server, profile, method, shapeOf(shape).vocabSize);
     const common = {
       ...{ tenants: adapters, prompt: { min: 16, max: 96 }, answer: { min: 8, max: 48 } },
       ...{ limits: { maxBatch: streams, maxAdaptersPerBatch: streams }, residency },
       ...{ startWarm: false, warmupSeconds: WARMUP_SECONDS, seconds },
     };
-    const closed = trafficSchema.parse({ ...common, streams, zipf: 1.1 });
-    await check.compare("warming up", { ...closed, seconds: 5 });
-    const cases = [await check.compare("as much as it can", closed)];
-    const most = cases[0]!.real.requestsPerSecond;
-    for (const zipf of String(options.zipf).split(",").map(Number)) {
-      for (const load of String(options.loads).split(",").map(Number)) {
-        const traffic = trafficSchema.parse({ ...common, requestsPerSecond: load * most, zipf });
-        cases.push(await check.compare(`load ${load}, Zipf ${zipf}`, traffic));
+    const loads = String(options.zipf)
+      .split(",")
+      .flatMap((zipf) =>
+        String(options.loads)
+          .split(",")
+          .map((load) => [Number(load), Number(zipf)] as const),
+      );
+    const cases: Case[] = [SATURATED, ...loads.map(([load, zipf]) => `load ${load}, Zipf ${zipf}`)].map((name) => {
+      return { name, rounds: [] };
+    });
+    const profiles: Profile[] = [];
+    for (let round = 0; round < rounds; round++) {
+      process.stderr.write(`round ${round + 1}/${rounds}\n`);
+      const profile = profileOf(round);
+      profiles.push(profile);
+      const check = new Check(server, profile, method, shapeOf(shape).vocabSize);
+      const closed = trafficSchema.parse({ ...common, seed: round, streams, zipf: 1.1 });
+      if (round === 0) await check.compare({ ...closed, seconds: 5 });
+      const most = await check.compare(closed);
+      cases[0]!.rounds.push(most);
+      for (const [i, [load, zipf]] of loads.entries()) {
+        const requestsPerSecond = load * most.real.requestsPerSecond;
+        const traffic = trafficSchema.parse({ ...common, seed: round, requestsPerSecond, zipf });
+        cases[i + 1]!.rounds.push(await check.compare(traffic));
       }
     }
-    const off = cases.flatMap(({ name, real, simulated }) =>
-      METRICS.filter(([key]) => HELD.includes(key) && (name !== "as much as it can" || key === "tokensPerSecond"))
-        .map(([key, label]) => ({ name, label, ratio: simulated[key] / real[key] }))
+    const ratioOf = (rounds: Case["rounds"], key: (typeof METRICS)[number][0]) =>
+      ratios(
+        rounds.map(({ simulated }) => simulated[key]),
+        rounds.map(({ real }) => real[key]),
+      );
+    const off = cases.flatMap(({ name, rounds: all }) =>
+      METRICS.filter(([key]) => HELD.includes(key) && (name !== SATURATED || key === "tokensPerSecond"))
+        .map(([key, label]) => ({ name, label, ratio: ratioOf(all, key).median }))
         .filter(({ ratio }) => !(Math.abs(ratio - 1) <= TOLERANCE)),
     );
     const text = table(
@@ -237,23 +273,32 @@ await main(async () => {
         "loads",
         "simulated",
       ],
-      cases.map(({ name, real, simulated }) => [
-        name,
-        ...METRICS.flatMap(([key]) => [
-          real[key].toFixed(1),
-          simulated[key].toFixed(1),
-          (simulated[key] / real[key]).toFixed(2),
-        ]),
-        ...[real.requests, real.failed, real.loads, simulated.loads].map(String),
-      ]),
+      cases.map(({ name, rounds: all }) => {
+        const total = (of: (one: Case["rounds"][number]) => number) =>
+          String(all.reduce((sum, one) => sum + of(one), 0));
+        return [
+          name,
+          ...METRICS.flatMap(([key]) => [
+            ...(["real", "simulated"] as const).map((which) =>
+              quantile(
+                all.map((one) => one[which][key]),
+                0.5,
+              ).toFixed(1),
+            ),
+            spread(ratioOf(all, key)),
+          ]),
+          ...[total(({ real }) => real.requests), total(({ real }) => real.failed)],
+          ...[total(({ real }) => real.loads), total(({ simulated }) => simulated.loads)],
+        ];
+      }),
     );
     const verdict =
       off.length === 0
         ? `all within ${100 * TOLERANCE} %`
         : `not within ${100 * TOLERANCE} %: ${off.map((one) => `${one.name}, ${one.label} ×${one.ratio.toFixed(2)}`).join("; ")}`;
-    const trial = seconds < 20 || shape === "tiny";
+    const trial = seconds < 20 || rounds < 3 || shape === "tiny";
     const settings = { shape, method, rank, adapters, streams, threads, seconds, maxResident };
-    report(`plan-check-${shape}`, machine, trial, `${text}\n\n${verdict}`, { settings, profile, cases, off });
+    report(`plan-check-${shape}`, machine, trial, `${text}\n\n${verdict}`, { settings, profiles, cases, off });
     if (server.failures.length > 0) throw new Error(`the server wrote of failures:\n${server.failures.join("\n")}`);
     if (off.length > 0) process.exitCode = 1;
   } finally {

@@ -12,28 +12,37 @@ import { benchmarksDirectory } from "./lib/cache.ts";
 import { send } from "./lib/http-client.ts";
 import { inspectMachine } from "./lib/machine.ts";
 import { integer, main, parseOptions } from "./lib/options.ts";
-import { megabytes, report, table } from "./lib/report.ts";
+import { report } from "./lib/report.ts";
 import { scratch } from "./lib/scratch.ts";
 import { metricsOf, ServerProcess } from "./lib/server-process.ts";
 import { installAdapters, preparedModel } from "./lib/serving-model.ts";
-import { ACTORS } from "./lib/soak-actors.ts";
-import { lineOf, MINUTE_HEAD, type Minute, mebi, minuteOf, sum } from "./lib/soak-minutes.ts";
+import { ACTORS, ACTORS_BESIDE } from "./lib/soak-actors.ts";
+import { lineOf, MINUTE_HEAD, type Minute, minuteOf } from "./lib/soak-minutes.ts";
+import {
+  backloggedTenants,
+  keepStreaming,
+  kindsOf,
+  loadsOf,
+  nameOf,
+  type StreamsLoad,
+  settingsFor,
+} from "./lib/soak-streams.ts";
 import { type Actor, Soak, type TenantOfSoak } from "./lib/soak-tally.ts";
-import { type Line, lineThrough } from "./lib/statistics.ts";
+import { type Sample, type Seen, verdict } from "./lib/soak-verdict.ts";
 
 const USAGE = `npm run soak -- [options]
   --minutes N      of load (120)
   --warm-up N      minutes after which memory is looked at (a fifth)
   --shape NAME     int4 backbone with random weights of this shape; default the bundled model
   --seed N         of what is asked (1)
+  --streams N      beside the mixed load so many streams at a time, of tenants that always want more than they get
+  --adapters N     registered adapters that the streams are for (3000; with --streams)
+  --zipf S         exponent of their popularity (1.0)
+  --resident N     adapters in memory at a time (8; half as many as streams)
   --directory DIR  where data are kept meanwhile (the temporary one)`;
 
 const BASE = "backbone";
 const SAMPLE_MS = 5000;
-/** Memory goes up and down: in less time it tells nothing. */
-const LEAST_MINUTES = 30;
-/** What memory may grow over the time that is looked at: of its median, and at least this many bytes. */
-const FLAT = { share: 0.05, bytes: 16 * 2 ** 20 };
 
 /** Methods and ranks of the adapters. */
 const METHODS: readonly (readonly [method: string, options: object])[] = [
@@ -43,9 +52,12 @@ const METHODS: readonly (readonly [method: string, options: object])[] = [
   ["lora", { r: 8 }],
 ];
 
-interface Sample {
-  readonly hours: number;
-  readonly rss: number;
+/** Hundreds of streams over thousands of adapters. */
+interface Many {
+  readonly streams: number;
+  readonly adapters: number;
+  readonly zipf: number;
+  readonly resident: number;
 }
 
 await main(async () => {
@@ -54,12 +66,22 @@ await main(async () => {
     "warm-up": { type: "string" },
     shape: { type: "string" },
     seed: { type: "string", default: "1" },
+    streams: { type: "string" },
+    adapters: { type: "string", default: "3000" },
+    zipf: { type: "string", default: "1.0" },
+    resident: { type: "string" },
     directory: { type: "string", default: tmpdir() },
   });
   const minutes = integer(options.minutes, "minutes");
   const warmUp = options["warm-up"] === undefined ? minutes / 5 : Number(options["warm-up"]);
   const seed = integer(options.seed, "seed");
   const threads = integer(options.threads, "threads");
+  const streams = options.streams === undefined ? 0 : integer(options.streams, "streams");
+  const resident = integer(options.resident ?? (streams > 0 ? Math.ceil(streams / 2) : 8), "resident");
+  const many: Many | undefined =
+    streams > 0
+      ? { streams, adapters: integer(options.adapters, "adapters"), zipf: Number(options.zipf), resident }
+      : undefined;
   const machine = await inspectMachine({ allowBusy: true }); // nothing is timed
   const { shape } = options;
   const model =
@@ -68,50 +90,56 @@ await main(async () => {
   const directory = place.path;
   let server: ServerProcess | undefined;
   try {
-    const { adminKey, directories } = await prepare(directory, model);
+    const { adminKey, directories } = await prepare(directory, model, many);
     server = await ServerProcess.start({
       ...{ model, name: BASE, data: join(directory, "data"), threads },
       // Fewer places than adapters and prefixes: loading and evicting never ends, and soon there is no more to fill.
       set: [
         "auth=required",
-        "residency.maxResident=8",
+        ...(many ? settingsFor(many.streams, resident) : [`residency.maxResident=${resident}`]),
         "residency.graceMs=30000",
+        // Machines that others use, too, may stand still for minutes.
+        ...["residency.leaseTimeoutMs=900000", "http.stallSeconds=900", "http.headersSeconds=300"],
         "prefixCacheBytes=33554432",
         "context=1024",
       ],
       arguments: ["--adapter-dir", join(directory, "adapters")],
     });
-    const soak = await populate(server.url, adminKey, directories);
+    const { soak, tenants } = await populate(server.url, adminKey, directories, many);
+    server.onEnd((code) => (soak.stopped ? undefined : soak.fault(`the server ended with ${code} by itself`)));
     const before = server.descriptors();
-    const { rows, samples } = await load(soak, server, { minutes, seed, directory });
+    const { rows, samples, fairness } = await load(soak, server, { minutes, seed, directory }, tenants);
+    const memory = many && { ...(await loadsOf(soak)) };
     await settled(soak, server, before);
     const exitCode = await server.stop();
     if (exitCode !== 0) soak.fault(`the server ended with ${exitCode}`);
     for (const line of server.failures) soak.fault("the server wrote of a failure", line);
-    const trial = minutes < 120;
-    verdict(
-      soak,
-      rows,
-      samples.filter(({ hours }) => hours * 60 >= warmUp),
-      (text, data) =>
-        report(`soak${shape === undefined ? "" : `-${shape}`}`, machine, trial, text, {
-          settings: { minutes, warmUp, seed, threads, shape: shape ?? "bundled model" },
-          ...data,
-        }),
-    );
+    const trial = minutes < (many ? 60 : 120);
+    const name = ["soak", ...(many ? [`${streams}-streams`] : []), ...(shape === undefined ? [] : [shape])].join("-");
+    const seen: Seen = { soak, rows, samples: samples.filter(({ hours }) => hours * 60 >= warmUp), fairness };
+    const { passed, text, data } = verdict(seen);
+    report(name, machine, trial, text, {
+      settings: { minutes, warmUp, seed, threads, shape: shape ?? "bundled model", ...many },
+      ...{ ...data, ...(memory && { memory }) },
+    });
+    if (!passed) process.exitCode = 1;
   } finally {
     server?.kill();
   }
 });
 
 /** Adapters for everybody, those to be uploaded or loaded, and an administrator's key. */
-async function prepare(directory: string, model: string): Promise<{ adminKey: string; directories: string[] }> {
+async function prepare(
+  directory: string,
+  model: string,
+  many: Many | undefined,
+): Promise<{ adminKey: string; directories: string[] }> {
   const data = join(directory, "data");
   mkdirSync(data);
   const kinds = METHODS.map(([method, options], i) => {
     return { prefix: `shared-${i}-`, method, options: { ...options }, count: 3, distinct: 3 };
   });
-  await installAdapters(data, model, kinds);
+  await installAdapters(data, model, [...kinds, ...(many ? kindsOf(many.adapters) : [])]);
   const backbone = readBackboneConfig(model);
   const directories: string[] = [];
   for (const [i, [method, options]] of METHODS.entries()) {
@@ -127,7 +155,12 @@ async function prepare(directory: string, model: string): Promise<{ adminKey: st
 }
 
 /** Makes the tenants, with a key and an adapter of its own each. */
-async function populate(url: string, adminKey: string, directories: readonly string[]): Promise<Soak> {
+async function populate(
+  url: string,
+  adminKey: string,
+  directories: readonly string[],
+  many: Many | undefined,
+): Promise<{ soak: Soak; tenants: StreamsLoad | undefined }> {
   const agent = new Agent({ keepAlive: true });
   const done = async (path: string, body: object, key: string, put = false): Promise<string> => {
     const how = put ? ({ method: "PUT", contentType: "application/x-tar" } as const) : {};
@@ -141,8 +174,8 @@ async function populate(url: string, adminKey: string, directories: readonly str
     for await (const chunk of await packAdapter(path)) chunks.push(chunk);
     archives.push(Buffer.concat(chunks));
   }
-  const tenant = async (id: string, limits: object = {}): Promise<TenantOfSoak> => {
-    await done("/admin/v1/tenants", { id, limits }, adminKey);
+  const tenant = async (id: string, limits: object = {}, weight = 1): Promise<TenantOfSoak> => {
+    await done("/admin/v1/tenants", { id, limits, weight }, adminKey);
     const { secret: key } = JSON.parse(await done("/admin/v1/keys", { tenant: id }, adminKey)) as { secret: string };
     return { id, key };
   };
@@ -150,39 +183,62 @@ async function populate(url: string, adminKey: string, directories: readonly str
   const crowd = await tenant("crowd", { maxConcurrent: 4 });
   for (const [i, { key }] of tenants.entries()) await done("/v1/adapters/own-0", archives[i]!, key, true);
   const shared = METHODS.flatMap((_, i) => [0, 1, 2].map((j) => `shared-${i}-${j}`));
-  return new Soak({ url, base: BASE, adminKey, agent, tenants, crowd, shared, archives, directories });
+  if (many) for (let i = 0; i < many.adapters; i += 7) shared.push(nameOf(i));
+  const streams = many && {
+    ...{ adapters: many.adapters, zipf: many.zipf },
+    tenants: await backloggedTenants(many.streams, async (id, weight) => (await tenant(id, {}, weight)).key),
+  };
+  const soak = new Soak({ url, base: BASE, adminKey, agent, tenants, crowd, shared, archives, directories });
+  return { soak, tenants: streams };
 }
 
 async function load(
   soak: Soak,
   server: ServerProcess,
   { minutes, seed, directory }: { minutes: number; seed: number; directory: string },
-): Promise<{ rows: Minute[]; samples: Sample[] }> {
+  streams: StreamsLoad | undefined,
+): Promise<Pick<Seen, "rows" | "samples" | "fairness">> {
   let place = 0;
-  const actors = Object.entries(ACTORS).flatMap(([name, [actor, count, restMs]]) =>
-    Array.from({ length: count }, () => act(soak, name, actor, restMs, new Random(seed * 1000 + place++))),
+  const random = () => new Random(seed * 1000 + place++);
+  const actors = Object.entries(streams ? ACTORS_BESIDE : ACTORS).flatMap(([name, [actor, count, restMs]]) =>
+    Array.from({ length: count }, (_, copy) => act(soak, name, [actor, copy], restMs, random())),
   );
+  const streaming = streams && keepStreaming(soak, streams, random);
   const rows: Minute[] = [];
   const samples: Sample[] = [];
   const began = performance.now();
   process.stdout.write(`${MINUTE_HEAD}\n`);
-  for (let sample = 1; sample * SAMPLE_MS <= minutes * 60_000; sample++) {
-    await sleep(Math.max(0, sample * SAMPLE_MS - (performance.now() - began)));
-    samples.push({ hours: (performance.now() - began) / 3_600_000, rss: server.memory().rss });
-    if ((sample * SAMPLE_MS) % 60_000 !== 0) continue;
-    const row = await minuteOf(soak, server, (sample * SAMPLE_MS) / 60_000, rows.at(-1), join(directory, "data"));
-    rows.push(row);
-    process.stdout.write(`${lineOf(row)}\n`);
+  try {
+    await watch();
+  } finally {
+    soak.stopped = true;
   }
-  soak.stopped = true;
   await Promise.all(actors);
-  return { rows, samples };
+  return { rows, samples, fairness: (await streaming)?.report() };
+
+  async function watch(): Promise<void> {
+    for (let sample = 1; sample * SAMPLE_MS <= minutes * 60_000; sample++) {
+      await sleep(Math.max(0, sample * SAMPLE_MS - (performance.now() - began)));
+      const hours = (performance.now() - began) / 3_600_000;
+      samples.push({ hours, rss: server.memory().rss, descriptors: server.descriptors() });
+      if ((sample * SAMPLE_MS) % 60_000 !== 0) continue;
+      const row = await minuteOf(soak, server, (sample * SAMPLE_MS) / 60_000, rows.at(-1), join(directory, "data"));
+      rows.push(row);
+      process.stdout.write(`${lineOf(row)}\n`);
+    }
+  }
 }
 
-async function act(soak: Soak, name: string, actor: Actor, restMs: number, random: Random): Promise<void> {
+async function act(
+  soak: Soak,
+  name: string,
+  [actor, copy]: readonly [actor: Actor, copy: number],
+  restMs: number,
+  random: Random,
+): Promise<void> {
   for (let turn = 0; !soak.stopped; turn++) {
     try {
-      await actor(soak, random, turn);
+      await actor(soak, random, turn, copy);
     } catch (error) {
       soak.fault(`${name} cannot go on: ${error}`);
     }
@@ -208,48 +264,4 @@ async function settled(soak: Soak, server: ServerProcess, descriptorsBefore: num
     if (left.length === 0) return;
   }
   for (const what of left) soak.fault(`left behind: ${what}`);
-}
-
-function verdict(
-  soak: Soak,
-  rows: readonly Minute[],
-  samples: readonly Sample[],
-  write: (text: string, data: object) => void,
-): void {
-  const line: Line = lineThrough(samples.map(({ hours, rss }) => [hours, rss] as const));
-  const hours = (samples.at(-1)?.hours ?? 0) - (samples[0]?.hours ?? 0);
-  const growth = line.slope * hours;
-  const allowed = Math.max(FLAT.share * line.median, FLAT.bytes);
-  const faults = sum(soak.faults);
-  const errors = [
-    ...[...soak.provoked].map(([kind, count]) => [kind, "provoked", String(count)]),
-    ...[...soak.faults].map(([kind, count]) => [kind, "NOT PROVOKED", String(count)]),
-  ];
-  const judged = hours * 60 >= LEAST_MINUTES;
-  const flat = growth <= allowed;
-  const passed = faults === 0 && (flat || !judged);
-  const memory = judged
-    ? `memory ${flat ? "flat" : "NOT FLAT"} (at most ${mebi(allowed)} MiB allowed)`
-    : `memory not judged (that takes ${LEAST_MINUTES} minutes after warm-up)`;
-  const text = [
-    table(["errors", "", "count"], errors),
-    "",
-    `${soak.requests} requests, ${soak.tokens} tokens, ${soak.cuts} times hung up, ${sum(soak.provoked)} errors provoked`,
-    `RSS after warm-up: ${megabytes(line.median)}, ${mebi(line.slope)} ± ${mebi(2 * line.error)} MiB an hour, ` +
-      `${mebi(growth)} MiB in ${(60 * hours).toFixed(0)} minutes`,
-    `VERDICT: ${passed ? "passed" : "FAILED"}; ${memory}; ${faults === 0 ? "none" : faults} of the errors not provoked`,
-  ].join("\n");
-  write(text, {
-    ...{
-      passed,
-      flat: judged ? flat : null,
-      slopeBytesPerHour: line.slope,
-      growthBytes: growth,
-      allowedBytes: allowed,
-    },
-    provoked: Object.fromEntries(soak.provoked),
-    notProvoked: Object.fromEntries(soak.faults),
-    minutes: rows,
-  });
-  if (!passed) process.exitCode = 1;
 }

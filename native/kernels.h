@@ -18,7 +18,7 @@ enum { BAND = 64 };
 /* A matrix [N, K] in blocks of `block` weights, as MatMulNBits has it: unsigned, zero point in the middle. */
 typedef struct {
   const uint8_t *weights;  /* [N, K / block, block * bits / 8] */
-  const float *scales;     /* [N, K / block] */
+  const uint16_t *scales;  /* float16 [N, K / block] */
   int64_t N, K;
   int bits, block;
 } Quantized;

@@ -1,7 +1,8 @@
 /** @file A checkpoint with random bfloat16 weights, without a tokenizer: to see what loading costs. */
 import { closeSync, openSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
-import { type BackboneConfig, float32ToBfloat16, parametersOf } from "../../src/models/index.ts";
+import { float32ToBfloat16 } from "../../src/base/index.ts";
+import { type BackboneConfig, parametersOf } from "../../src/models/index.ts";
 import { RandomPool } from "./random-bytes.ts";
 
 /** Values that are drawn once; every tensor begins somewhere else in them. */

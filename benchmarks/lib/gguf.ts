@@ -2,13 +2,8 @@
  * @file Writes random-weight LLaMA models and LoRA adapters as GGUF files, so that llama.cpp can be timed on a shape
  * without downloading a checkpoint. Format: github.com/ggml-org/ggml, docs/gguf.md, version 3.
  */
-import {
-  float32ToFloat16,
-  type GgufTensorToWrite,
-  type GgufValue,
-  sitesOf,
-  writeGguf,
-} from "../../src/models/index.ts";
+import { float32ToFloat16 } from "../../src/base/index.ts";
+import { type GgufTensorToWrite, type GgufValue, sitesOf, writeGguf } from "../../src/models/index.ts";
 import { cached } from "./cache.ts";
 import { RandomPool } from "./random-bytes.ts";
 import { shapeOf } from "./shapes.ts";

@@ -36,6 +36,9 @@ const EVENT = "data: ";
 /** Bytes of a body that is sent again, if need be. */
 const SMALL = 64 * 1024;
 
+/** Where a connection is neither a request's nor the agent's, what fails on it is nobody's business. */
+const ignored = (): void => {};
+
 /** Resolves with every answer, whatever its status. @throws what the connection fails with, unless this side hung up */
 export function send(ask: Ask): Promise<Answer> {
   const { body = "", cutAfter, cutBodyAt, onEvent } = ask;
@@ -62,6 +65,9 @@ export function send(ask: Ask): Promise<Answer> {
       request.destroy();
       finish();
     };
+    request.on("socket", (socket) => {
+      if (!socket.listeners("error").includes(ignored)) socket.on("error", ignored);
+    });
     request.on("error", (error) => {
       if (answer.cut) return;
       // An open connection may be closed at the moment it is used again; whoever keeps connections asks once more.

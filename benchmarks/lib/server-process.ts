@@ -5,6 +5,9 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { benchmarksDirectory } from "./cache.ts";
 
+/** The program `milora`, as `npm run cli` builds it. */
+export const COMMAND = join(benchmarksDirectory, "dist", "src", "cli", "main.js");
+
 export interface ServerOptions {
   /** A model directory. */
   readonly model: string;
@@ -16,6 +19,8 @@ export interface ServerOptions {
   /** Further settings, `key=value`. */
   readonly set?: readonly string[];
   readonly arguments?: readonly string[];
+  /** Processors that it may use, as `taskset` takes them. */
+  readonly processors?: string;
 }
 
 export class ServerProcess {
@@ -48,12 +53,13 @@ export class ServerProcess {
       ...{ model, name, data, threads: String(threads), port: "0", "log-level": "warn" },
     };
     const args = [
-      join(benchmarksDirectory, "dist", "src", "cli", "main.js"),
+      COMMAND,
       ...["serve", "--json", ...Object.entries(flags).flatMap(([flag, value]) => [`--${flag}`, value])],
       ...(options.set ?? []).flatMap((setting) => ["--set", setting]),
       ...(options.arguments ?? []),
     ];
-    const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"] });
+    const [command, ...before] = on(options.processors);
+    const child = spawn(command, [...before, ...args], { stdio: ["ignore", "pipe", "pipe"] });
     const ended = new Promise<number>((resolve) =>
       child.on("close", (code, signal) => resolve(code ?? (signal ? 128 : 1))),
     );
@@ -94,6 +100,11 @@ export class ServerProcess {
     return readdirSync(directory).filter((fd) => !targetOf(join(directory, fd)).startsWith(this.#database)).length;
   }
 
+  /** Calls when it ends, however. */
+  onEnd(listener: (exitCode: number) => void): void {
+    void this.#ended.then(listener);
+  }
+
   /** Asks it to end, and waits for that. @returns its exit code */
   stop(): Promise<number> {
     this.#child.kill("SIGTERM");
@@ -126,12 +137,16 @@ function killedWithThisProcess(child: ChildProcess): void {
   }
 }
 
+/** The command that runs Node on some processors only. */
+export function on(processors: string | undefined): [command: string, ...rest: string[]] {
+  return processors === undefined ? [process.execPath] : ["taskset", "--cpu-list", processors, process.execPath];
+}
+
 /** Values of a server's /metrics by name, those of all labels summed. */
 export async function metricsOf(url: string, key?: string): Promise<ReadonlyMap<string, number>> {
-  const response = await fetch(
-    `${url}/metrics`,
-    key === undefined ? {} : { headers: { authorization: `Bearer ${key}` } },
-  );
+  const ask = () => fetch(`${url}/metrics`, key === undefined ? {} : { headers: { authorization: `Bearer ${key}` } });
+  // A connection that was kept open may be closed at the moment it is used again.
+  const response = await ask().catch(ask);
   if (!response.ok) throw new Error(`/metrics answered ${response.status}`);
   const values = new Map<string, number>();
   for (const line of (await response.text()).split("\n")) {

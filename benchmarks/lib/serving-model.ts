@@ -1,20 +1,10 @@
 /** @file What a server is started on: a prepared backbone with random weights, and data directories with random adapters installed. */
-import {
-  existsSync,
-  linkSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from "node:fs";
+import { linkSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { CONFIG_FILE, WEIGHTS_FILE } from "../../src/methods/index.ts";
-import { prepareModel, readBackboneConfig } from "../../src/models/index.ts";
+import { PREPARED, prepareModel, readBackboneConfig, readPreparedInfo } from "../../src/models/index.ts";
 // Adapters are put where an installation puts them: a thousand uploads are not what is measured.
 import { digestOfFiles, rememberUnchanged } from "../../src/serving/adapters/files.ts";
 import { openStore } from "../../src/serving/index.ts";
@@ -29,7 +19,8 @@ export const FIRST_WORD = 259;
 /** A directory of an int4 backbone of this shape with random weights, and a tokenizer; made at first use. */
 export async function preparedModel(shape: string): Promise<string> {
   const output = join(cacheDirectory, `${shape}-int4`);
-  if (existsSync(output)) return output;
+  if (isPrepared(output)) return output;
+  rmSync(output, { recursive: true, force: true });
   mkdirSync(cacheDirectory, { recursive: true });
   process.stderr.write(`writing ${shape}-int4 (once)\n`);
   const checkpoint = mkdtempSync(join(tmpdir(), "milora-serve-"));
@@ -41,6 +32,16 @@ export async function preparedModel(shape: string): Promise<string> {
     rmSync(checkpoint, { recursive: true, force: true });
   }
   return output;
+}
+
+/** Whether there is a model in the form that is prepared now. */
+function isPrepared(directory: string): boolean {
+  try {
+    readPreparedInfo(join(directory, PREPARED));
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** Bytes and made-up words, so that every token has a text and the server sends an event for it. */

@@ -1,5 +1,6 @@
 /** @file Who makes the mixed load of a soak: users, impatient and confused ones, owners of adapters, administrators. */
 import type { Random } from "../../src/base/index.ts";
+import { guest, mover } from "./soak-churn.ts";
 import type { Actor, Soak, TenantOfSoak } from "./soak-tally.ts";
 
 const COMPLETIONS = "/v1/completions";
@@ -134,9 +135,9 @@ const confused: Actor = async (soak, random, turn) => {
 };
 
 /** Uploads an adapter, uses it, removes it while it answers. */
-const owner: Actor = async (soak, random, turn) => {
+const owner: Actor = async (soak, random, turn, copy) => {
   const { key } = of(soak.tenants, random);
-  const name = `owned-${turn % 20}`;
+  const name = `owned-${copy}-${turn % 20}`;
   const path = `/v1/adapters/${name}`;
   const use = { model: name, prompt: words(random, 20), temperature: 0, ignore_eos: true };
   const upload = async (body: Uint8Array) =>
@@ -185,9 +186,9 @@ const administrator: Actor = async (soak, random) => {
 };
 
 /** vLLM's way: an adapter of a directory comes and goes; others are pinned and let go. */
-const loader: Actor = async (soak, random, turn) => {
+const loader: Actor = async (soak, random, turn, copy) => {
   const key = soak.adminKey;
-  const lora_name = `loaded-${turn % 20}`;
+  const lora_name = `loaded-${copy}-${turn % 20}`;
   const load = { lora_name, lora_path: of(soak.directories, random) };
   const body = { model: lora_name, prompt: words(random, 30), max_tokens: 12 };
   await soak.ask("load", "/v1/load_lora_adapter", { body: load, key });
@@ -227,4 +228,15 @@ export const ACTORS: Readonly<Record<string, readonly [actor: Actor, count: numb
   loader: [loader, 1, 1000],
   crowd: [crowd, 1, 3000],
   watcher: [watcher, 1, 2000],
+};
+
+/** Beside hundreds of streams: fewer who chat, more that comes and goes. */
+export const ACTORS_BESIDE: typeof ACTORS = {
+  ...ACTORS,
+  chat: [chat, 2, 500],
+  completion: [completion, 2, 500],
+  owner: [owner, 2, 1000],
+  loader: [loader, 2, 1000],
+  guest: [guest, 4, 1000],
+  mover: [mover, 2, 500],
 };

@@ -35,6 +35,13 @@ export class Soak {
   readonly provoked = new Map<string, number>();
   /** By who asked, status and code. */
   readonly faults = new Map<string, number>();
+  /** Of hundreds of streams: those that were let in. */
+  admitted = 0;
+  /** Keys that were revoked while they were used, and how long after that one was still let in at most, ms. */
+  revoked = 0;
+  latestMs = 0;
+  /** Tenants that came and went. */
+  guests = 0;
   stopped = false;
 
   constructor(parts: SoakParts) {
@@ -91,8 +98,8 @@ export class Soak {
   }
 }
 
-/** One piece of load: done again and again, several at a time. */
-export type Actor = (soak: Soak, random: Random, turn: number) => Promise<void>;
+/** One piece of load: done again and again, several at a time, each with a number of its own. */
+export type Actor = (soak: Soak, random: Random, turn: number, copy: number) => Promise<void>;
 
 function count(map: Map<string, number>, key: string): void {
   map.set(key, (map.get(key) ?? 0) + 1);

@@ -143,23 +143,24 @@ INLINE Levels levels_of(const uint8_t *w, const int bits, int64_t bytes) {
 }
 
 /* Scales of a step's blocks of 32, each in four lanes; `count` of them are there. */
-INLINE vec scales_of(const float *s, const int block, int64_t count) {
+INLINE vec scales_of(const uint16_t *s, const int block, int64_t count) {
 #ifdef __AVX512VNNI__
-  if (block == 128) return all(*s);
+  if (block == 128) return all(_cvtsh_ss(*s));
   if (block == 64) {
-    double two = 0;
-    __builtin_memcpy(&two, s, count >= 2 ? 8 : 4);
+    uint32_t two = *s;
+    if (count >= 2) __builtin_memcpy(&two, s, sizeof two);
     const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-    return _mm512_permutexvar_ps(spread, _mm512_castpd_ps(_mm512_castpd128_pd512(_mm_set_sd(two))));
+    return _mm512_permutexvar_ps(spread, _mm512_castps128_ps512(_mm_cvtph_ps(_mm_cvtsi32_si128((int)two))));
   }
-  const __m128 four = count >= 4 ? _mm_loadu_ps(s) : _mm_maskz_loadu_ps((__mmask8)((1 << count) - 1), s);
+  const __m128i four = count >= 4 ? _mm_loadl_epi64((const __m128i *)s) : _mm_maskz_loadu_epi16((__mmask8)((1 << count) - 1), s);
   const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  return _mm512_permutexvar_ps(spread, _mm512_castps128_ps512(four));
+  return _mm512_permutexvar_ps(spread, _mm512_castps128_ps512(_mm_cvtph_ps(four)));
 #else
-  if (block > 32 || count < 2) return all(*s);
-  double two;
+  if (block > 32 || count < 2) return all(_cvtsh_ss(*s));
+  int32_t two;
   __builtin_memcpy(&two, s, sizeof two);
-  return _mm256_permutevar_ps(_mm256_castpd_ps(_mm256_set1_pd(two)), _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
+  const __m256 both = _mm256_castps128_ps256(_mm_cvtph_ps(_mm_cvtsi32_si128(two)));
+  return _mm256_permutevar8x32_ps(both, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
 #endif
 }
 
@@ -197,7 +198,7 @@ INLINE vec add_product(vec sum, Levels w, vec scale, Numbers x, const int bits) 
 
 /* What one step of NR outputs adds to the sums of MR rows, whose steps begin `row` from each other. */
 INLINE void add_step(vec sums[4][8], const Step *x, int64_t row, const uint8_t *weights, int64_t rowBytes, int64_t bytes,
-                     const float *scales, int64_t rowScales, int64_t count, const int NR, const int MR, const int bits, const int block) {
+                     const uint16_t *scales, int64_t rowScales, int64_t count, const int NR, const int MR, const int bits, const int block) {
   Levels levels[4];
   vec factors[4];
   for (int j = 0; j < NR; j++) {
@@ -237,8 +238,8 @@ INLINE void tile(const Step *x, int64_t row, const Quantized *w, const float *bi
   const int64_t rowScales = (w->K + block - 1) / block, rowBytes = rowScales * block * bits / 8;
   const int64_t stepBytes = STEP * bits / 8, whole = rowBytes / stepBytes, rest = rowBytes % stepBytes;
   const uint8_t *weights = w->weights + n * rowBytes;
-  const float *scales = w->scales + n * rowScales;
-  for (int64_t i = 0; i < NR * rowScales; i += 16) ahead(scales + i, 4096 * 2 / block * 4);
+  const uint16_t *scales = w->scales + n * rowScales;
+  for (int64_t i = 0; i < NR * rowScales; i += 32) ahead(scales + i, 4096 * 2 / block * 2);
   if (soon && soon->lines) ask(soon, steps_of(w->K) / (CHUNK / STEP));
   vec sums[4][8];
   for (int j = 0; j < NR; j++)

@@ -80,22 +80,6 @@ EXPORT const char *milora_start(size_t count, int bits) {
   return NULL;
 }
 
-/*
- * Asks Linux for large pages under memory that is read as a whole, over and over: a processor knows the places of few
- * pages at a time. Memory smaller than such a page is left alone. By the system call itself: there is no C library here.
- */
-EXPORT void milora_use_large_pages(char *memory, size_t bytes) {
-#if defined(__linux__) && defined(__x86_64__)
-  const uintptr_t page = 1 << 21, from = ((uintptr_t)memory + page - 1) & ~(page - 1), to = ((uintptr_t)memory + bytes) & ~(page - 1);
-  if (from >= to) return;
-  long result = 28; /* madvise */
-  register long advice __asm__("rdx") = 14; /* MADV_HUGEPAGE */
-  __asm__ volatile("syscall" : "+a"(result) : "D"(from), "S"(to - from), "r"(advice) : "rcx", "r11", "memory");
-#else
-  (void)memory, (void)bytes;
-#endif
-}
-
 /* What `pack` of kernels.h does, one after the other. */
 typedef struct {
   const float *source;

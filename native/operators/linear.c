@@ -255,7 +255,7 @@ static void keep(int *inputs, int *outputs) { (void)inputs, (void)outputs; }
 static const Attribute linear_attributes[] = {ATTRIBUTE(WHOLE, "K", K), ATTRIBUTE(WHOLE, "N", N), ATTRIBUTE(WHOLE, "bits", bits),
                                               ATTRIBUTE(WHOLE, "block_size", block), ATTRIBUTE(WHOLE_OR_ZERO, "next_K", nextK), {0}};
 const Operator linear_operator = {
-    CUSTOM_OP(), "Linear", read_linear, plan_linear, {FLOAT, UINT8, FLOAT, FLOAT, INT64, INT64, FLOAT}, 7, 1, 15 << 3, linear_attributes};
+    CUSTOM_OP(), "Linear", read_linear, plan_linear, {FLOAT, UINT8, HALF, FLOAT, INT64, INT64, FLOAT}, 7, 1, 15 << 3, linear_attributes};
 
 static const Attribute low_rank_attributes[] = {ATTRIBUTE(WHOLE, "K", K), ATTRIBUTE(WHOLE, "N", N), {0}};
 const Operator low_rank_operator = {

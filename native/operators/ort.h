@@ -16,7 +16,7 @@ typedef struct CustomOp CustomOp;
 /* An array of function pointers. */
 typedef void *const *Api;
 
-enum { ANY = 0, FLOAT = 1, UINT8 = 2, INT32 = 6, INT64 = 7 };
+enum { ANY = 0, FLOAT = 1, UINT8 = 2, INT32 = 6, INT64 = 7, HALF = 10 };
 enum { REQUIRED = 0, OPTIONAL = 1, VARIADIC = 2 };
 enum { INVALID_ARGUMENT = 2 };
 /* Since this version of the struct, kernels are made and run by functions that give a status. */

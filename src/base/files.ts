@@ -13,7 +13,7 @@ import {
   statSync,
   writeSync,
 } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import type { z } from "zod";
 import { InputError, reasonOf } from "./errors.ts";
 import { isAlive } from "./processes.ts";
@@ -22,15 +22,36 @@ function temporaryName(path: string, ending = "tmp"): string {
   return join(dirname(path), `.${basename(path)}.${process.pid}.${randomBytes(4).toString("hex")}.${ending}`);
 }
 
-/** Makes a rename in `directory` durable. Windows cannot open directories; there the rename alone must do. */
-function syncDirectory(directory: string): void {
-  if (process.platform === "win32") return;
-  const handle = openSync(directory, "r");
+function sync(path: string, flags: string): void {
+  const handle = openSync(path, flags);
   try {
     fsyncSync(handle);
   } finally {
     closeSync(handle);
   }
+}
+
+/** Makes a rename in `directory` durable. Windows cannot open directories; there the rename alone must do. */
+function syncDirectory(directory: string): void {
+  if (process.platform !== "win32") sync(directory, "r");
+}
+
+/** Makes a directory durable with all that is in it, however it was written. */
+function syncTree(directory: string): void {
+  for (const entry of readdirSync(directory, { withFileTypes: true })) {
+    const path = join(directory, entry.name);
+    if (entry.isDirectory()) syncTree(path);
+    else if (entry.isFile()) sync(path, process.platform === "win32" ? "r+" : "r");
+  }
+  syncDirectory(directory);
+}
+
+/** Makes a directory, with those above it where they are missing; what is made is durable. */
+export function makeDirectory(path: string): void {
+  const whole = resolve(path);
+  const first = mkdirSync(whole, { recursive: true });
+  if (first === undefined) return;
+  for (let made = whole; made.length >= first.length; made = dirname(made)) syncDirectory(dirname(made));
 }
 
 /** A file under a temporary name beside `path`, until it is whole. */
@@ -40,7 +61,7 @@ class Draft {
   readonly #handle: number;
 
   constructor(path: string) {
-    mkdirSync(dirname(path), { recursive: true });
+    makeDirectory(dirname(path));
     this.#path = path;
     this.#temporary = temporaryName(path);
     this.#handle = openSync(this.#temporary, "wx");
@@ -116,13 +137,13 @@ export async function writeDirectoryAtomic(
   path: string,
   fill: (directory: string) => void | Promise<void>,
 ): Promise<void> {
-  mkdirSync(dirname(path), { recursive: true });
+  makeDirectory(dirname(path));
   restoreDirectory(path);
   const temporary = temporaryName(path);
   mkdirSync(temporary);
   try {
     await fill(temporary);
-    syncDirectory(temporary);
+    syncTree(temporary);
     const old = temporaryName(path, "old");
     let replaced = false;
     try {

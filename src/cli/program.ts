@@ -46,6 +46,10 @@ const COMMANDS: Record<string, { summary: string; load(): Promise<CommandModule>
     summary: "make, list and revoke keys of tenants and administrators",
     load: () => import("./commands/keys.ts"),
   },
+  database: {
+    summary: "move a server's database between a directory and PostgreSQL",
+    load: () => import("./commands/database.ts"),
+  },
   usage: { summary: "show how many requests and tokens were used", load: () => import("./commands/usage.ts") },
   eval: { summary: "measure accuracy and perplexity on labelled rows", load: () => import("./commands/eval.ts") },
   reproduce: {

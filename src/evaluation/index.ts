@@ -17,11 +17,13 @@ export {
 } from "./evaluate.ts";
 export { type ExactMatchOptions, type ExactMatchResult, exactMatch, type ScoredRow } from "./exact-match.ts";
 export { chooseExtraction, type Extraction, extractAnswer, isCorrect } from "./extract.ts";
+export * from "./grid/index.ts";
 export { type Accuracy, accuracyOf } from "./interval.ts";
 export * from "./judge/index.ts";
 export { loadSplit, type Rows } from "./load.ts";
 export {
   findOverlap,
+  knownTraining,
   type Overlap,
   runConfigOf,
   type TrainingSource,

@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
+import { InputError } from "../base/index.ts";
 import { type Columns, loadRows, type Row, readRunConfig, type TrainingConfig } from "../training/index.ts";
 import type { Document } from "./task.ts";
 
@@ -133,6 +134,20 @@ export async function trainingTexts(sources: readonly TrainingSource[], signal?:
     sources.map(({ path }) => path),
     texts,
   );
+}
+
+/** Training rows of an adapter's run, or why none are known. */
+export async function knownTraining(
+  adapter: string | undefined,
+): Promise<TrainingTexts | { readonly skipped: string }> {
+  const sources = adapter === undefined ? undefined : trainingSourcesOf(adapter);
+  if (!sources) return { skipped: "no training rows are known" };
+  try {
+    return await trainingTexts(sources);
+  } catch (error) {
+    if (!(error instanceof InputError)) throw error;
+    return { skipped: `the training rows cannot be read: ${error.message}` };
+  }
 }
 
 /** How far above an adapter its run's directory may be: `run/best`, `run/checkpoints/step-100`. */

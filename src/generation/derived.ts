@@ -29,12 +29,14 @@ interface Entry {
   /** Once it is there. */
   made: Derived | undefined;
   uses: number;
+  /** Somebody else says how long it is kept, by `forget`. */
+  kept: boolean;
   /** To be released when the last user has gone. */
   forgotten: boolean;
 }
 
 /** An adapter, or none, with everything its graphs take. Its tensors stay at least until it is given back. */
-export interface PreparedAdapter extends Omit<Derived, "tensors" | "inputs" | "bytes">, Disposable {
+export interface PreparedAdapter extends Omit<Derived, "tensors" | "inputs">, Disposable {
   readonly adapter: Adapter | undefined;
   /** Places before a sequence's own tokens that its attention prefix takes in the cache. */
   readonly prefix: number;
@@ -50,8 +52,8 @@ export function prefixOf(adapter: Adapter | undefined): number {
 /** Of adapters, by that of the backbone: their rounding is lost in its own. */
 const PRECISIONS = { float32: "float32", int8: "float16", int4: "int8" } as const;
 
-/** Of how many adapters, and how many bytes, what was derived is kept while unused: of as many as a server has in memory. */
-const KEPT = 1024;
+/** Of how many adapters, and how many bytes, what was derived is kept while unused, where nobody else says so. */
+const KEPT = 128;
 const KEPT_BYTES = 2 ** 30;
 
 export class AdapterCache implements Disposable {
@@ -70,9 +72,11 @@ export class AdapterCache implements Disposable {
     this.#runner = runner;
   }
 
-  async prepare(adapter: Adapter | undefined): Promise<PreparedAdapter> {
+  /** @param keep until it is forgotten, however many others there are */
+  async prepare(adapter: Adapter | undefined, keep = false): Promise<PreparedAdapter> {
     if (!adapter) return BARE;
     const entry = this.#enter(adapter);
+    entry.kept ||= keep;
     let returned = false;
     const giveBack = (): void => {
       if (returned) return;
@@ -88,12 +92,13 @@ export class AdapterCache implements Disposable {
       if (this.#entries.get(adapter) === entry) this.#entries.delete(adapter);
       throw error;
     }
-    const { inputs, lowered, packed } = entry.made;
+    const { inputs, lowered, packed, bytes } = entry.made;
     return {
       adapter,
       prefix: prefixOf(adapter),
       lowered,
       packed,
+      bytes,
       bind(session, binding) {
         for (const { name } of session.inputs) {
           if (!name.startsWith(ADAPTER_INPUT) && !name.startsWith(DERIVED)) continue;
@@ -124,7 +129,7 @@ export class AdapterCache implements Disposable {
     let entry = this.#entries.get(adapter);
     if (entry)
       this.#entries.delete(adapter); // to be put at the end again
-    else entry = { making: this.#make(adapter), made: undefined, uses: 0, forgotten: false };
+    else entry = { making: this.#make(adapter), made: undefined, uses: 0, kept: false, forgotten: false };
     this.#entries.set(adapter, entry);
     entry.uses++;
     this.#evict();
@@ -132,13 +137,16 @@ export class AdapterCache implements Disposable {
   }
 
   #evict(): void {
-    let bytes = 0;
-    for (const { made, uses } of this.#entries.values()) if (uses === 0) bytes += made?.bytes ?? 0;
-    for (const [adapter, entry] of this.#entries) {
-      const spare = this.#entries.size > KEPT || bytes > KEPT_BYTES;
-      if (entry.uses > 0 || !(spare || adapter.disposed)) continue;
+    const unused = [...this.#entries].filter(([, { uses }]) => uses === 0);
+    const spare = unused.filter(([, { kept }]) => !kept);
+    let count = spare.length;
+    let bytes = sum(spare.map(([, { made }]) => made?.bytes ?? 0));
+    for (const [adapter, entry] of unused) {
+      const goes = adapter.disposed || (!entry.kept && (count > KEPT || bytes > KEPT_BYTES));
+      if (!goes) continue;
       this.#entries.delete(adapter);
-      bytes -= entry.made?.bytes ?? 0;
+      if (!entry.kept) count--;
+      if (!entry.kept) bytes -= entry.made?.bytes ?? 0;
       release(entry);
     }
   }
@@ -202,6 +210,7 @@ const BARE: PreparedAdapter = {
   prefix: 0,
   lowered: [],
   packed: undefined,
+  bytes: 0,
   bind() {},
   [Symbol.dispose]() {},
 };

@@ -241,14 +241,16 @@ export class Engine implements Disposable {
   }
 
   /**
-   * Makes what requests with an adapter take (its numbers, packed). Else the first of them does, and those that decode
+   * Makes what requests with an adapter take (its numbers, packed), and keeps it until `forget`. Else the first of them does, and those that decode
    * wait for it. Arrays that `adapter.values` gave may be empty afterwards (`Adapter.closeValues`): for who leaves the
    * adapter to the engine.
+   * @returns the memory of what was made, in bytes
    */
-  async prepare(adapter: Adapter): Promise<void> {
+  async prepare(adapter: Adapter): Promise<number> {
     using _call = this.#enter();
-    using prepared = await this.#shared.adapters.prepare(adapter);
+    using prepared = await this.#shared.adapters.prepare(adapter, true);
     if (prepared.packed) adapter.closeValues();
+    return prepared.bytes;
   }
 
   /**

@@ -3,7 +3,14 @@ import { setImmediate } from "node:timers/promises";
 import { sum } from "../base/index.ts";
 import type { LoweredModule, LoweredRouter } from "../methods/index.ts";
 import type { Backbone, Site } from "../models/index.ts";
-import { type Operators, PACKED_FORMS, type PackedForm, type Packing, Tensor } from "../runtime/index.ts";
+import {
+  adviseLargePages,
+  type Operators,
+  PACKED_FORMS,
+  type PackedForm,
+  type Packing,
+  Tensor,
+} from "../runtime/index.ts";
 import { ITEM_WIDTH, type ItemGroup, itemGroups, ROUTER_WIDTH } from "./mixed-graph.ts";
 
 /** Places of the `ITEM_WIDTH` numbers of an item, see struct Item of native/kernels.h. */
@@ -86,7 +93,7 @@ export class PackedAdapter implements Disposable {
     const ofModules = last ? last.at + last.bytes : 0;
     const memory = Tensor.allocate("uint8", [ofModules + sum(lowered.routers.map(bytesOf))]);
     const base = memory.byteLength > 0 ? memory.address : 0n;
-    if (memory.byteLength > 0) operators.useLargePages(base, memory.byteLength);
+    adviseLargePages(base, memory.byteLength);
     try {
       const packings: Packing[] = [];
       const routers = packRouters(lowered.routers, base + BigInt(ofModules), packings);

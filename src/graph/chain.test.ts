@@ -2,7 +2,7 @@
 import { fromBinary } from "@bufbuild/protobuf";
 import { ModelProtoSchema, type NodeProto } from "onnx-buf";
 import { describe, expect, test } from "vitest";
-import { Random } from "../base/index.ts";
+import { float16Bits, Random } from "../base/index.ts";
 import { configureRuntime, operators, Session, Tensor } from "../runtime/index.ts";
 import * as g from "./index.ts";
 import { exportOnnx, Graph, type Value } from "./index.ts";
@@ -21,10 +21,10 @@ const weights: ReadonlyMap<string, Tensor> = new Map(
 function quantised(name: string, N: number, K: number): [string, Tensor][] {
   const random = new Random(N + K);
   const levels = Uint8Array.from({ length: (N * K) / 2 }, () => random.integer(256));
-  const scales = Float32Array.from({ length: (N * K) / 32 }, () => 0.02 + 0.01 * random.uniform());
+  const scales = Uint16Array.from({ length: (N * K) / 32 }, () => float16Bits(0.02 + 0.01 * random.uniform()));
   return [
     [`${name}.w`, Tensor.from("uint8", [N, K / 32, 16], levels)],
-    [`${name}.s`, Tensor.from("float32", [N, K / 32], scales)],
+    [`${name}.s`, Tensor.from("float16", [N, K / 32], scales)],
     [
       `${name}.norm`,
       Tensor.from(
@@ -38,7 +38,7 @@ function quantised(name: string, N: number, K: number): [string, Tensor][] {
 
 function product(x: Value, name: string, N: number, K: number): Value {
   const quantized = x.graph.parameter(`${name}.w`, "uint8", [N, K / 32, 16]);
-  const scales = x.graph.parameter(`${name}.s`, "float32", [N, K / 32]);
+  const scales = x.graph.parameter(`${name}.s`, "float16", [N, K / 32]);
   return g.matmulNBits(x, { quantized, scales, K, N, bits: 4, blockSize: 32, accuracyLevel: 4 });
 }
 

@@ -1,4 +1,5 @@
 /** @file Element types as bytes: ONNX codes, sizes, and turning plain numbers into little-endian storage. */
+import { float32ToBfloat16, float32ToFloat16 } from "../base/index.ts";
 import type { DType, TensorData } from "../runtime/index.ts";
 
 /** ONNX TensorProto.DataType and bytes per element. */
@@ -19,30 +20,6 @@ export const dtypeInfo: Readonly<Record<DType, { code: number; bytes: number; fl
 
 export function isFloat(dtype: DType): boolean {
   return dtypeInfo[dtype].float;
-}
-
-const scratch = new DataView(new ArrayBuffer(4));
-
-/** Bits of the bfloat16 nearest to a number, ties to even. */
-function bfloat16Bits(value: number): number {
-  scratch.setFloat32(0, value);
-  const bits = scratch.getUint32(0);
-  if (Number.isNaN(value)) return 0x7fc0;
-  return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
-}
-
-/** Bits of the IEEE half nearest to a number, ties to even. */
-function float16Bits(value: number): number {
-  const sign = Object.is(value, -0) || value < 0 ? 0x8000 : 0;
-  const size = Math.abs(value);
-  if (Number.isNaN(value)) return 0x7e00;
-  if (size >= 65520) return sign | 0x7c00;
-  // Steps of a half are 2^-24 below 2^-14 and 2^(e-10) above.
-  const exponent = size < 2 ** -14 ? -14 : Math.floor(Math.log2(size));
-  const steps = size / 2 ** (exponent - 10);
-  let rounded = Math.round(steps);
-  if (rounded - steps === 0.5 && rounded % 2 === 1) rounded--;
-  return sign | (rounded + (size < 2 ** -14 ? 0 : (exponent + 14) * 1024));
 }
 
 /** Storage bytes of a constant given as numbers or as a typed array that already is its storage. */
@@ -74,8 +51,8 @@ export function toBytes(dtype: DType, data: TensorData | readonly (number | bigi
         (_, i) => (numbers[2 * i]! & 15) | ((numbers[2 * i + 1] ?? 0) << 4),
       );
     case "float16":
-      return view(Uint16Array.from(numbers, float16Bits));
+      return view(float32ToFloat16(Float32Array.from(numbers)));
     case "bfloat16":
-      return view(Uint16Array.from(numbers, bfloat16Bits));
+      return view(float32ToBfloat16(Float32Array.from(numbers)));
   }
 }

@@ -49,7 +49,7 @@ export {
   unsqueeze,
 } from "./ops/layout.ts";
 export { addedTo, fusedMatmul, type GemmOptions, gemm, matmul } from "./ops/linear.ts";
-export { gatherNBits, matmulNBits, type NBitsWeight } from "./ops/quantized.ts";
+export { gatherNBits, hasLinear, matmulNBits, type NBitsWeight } from "./ops/quantized.ts";
 export {
   argmax,
   cumsum,

@@ -2,6 +2,7 @@
 import { fromBinary } from "@bufbuild/protobuf";
 import { ModelProtoSchema } from "onnx-buf";
 import { describe, expect, test } from "vitest";
+import { float16Bits, float16Value } from "../base/index.ts";
 import { OPERATOR_DOMAIN, operators } from "../runtime/index.ts";
 import * as g from "./index.ts";
 import { exportOnnx, Graph } from "./index.ts";
@@ -33,9 +34,11 @@ function product(lead: readonly (string | number)[], change: Partial<g.NBitsWeig
   const graph = new Graph();
   const blockSize = change.blockSize ?? 32;
   const quantized = graph.parameter("w", "uint8", [N, K / blockSize, blockSize / 2]);
-  const scales = graph.parameter("s", "float32", [N, K / blockSize]);
+  const x = graph.input("x", "float32", [...lead, K]);
+  const narrow = (change.accuracyLevel ?? 4) === 4 && g.hasLinear(x, blockSize);
+  const scales = graph.parameter("s", narrow ? "float16" : "float32", [N, K / blockSize]);
   const weight = { quantized, scales, K, N, bits: 4, blockSize, accuracyLevel: 4, ...change } as const;
-  graph.output("y", g.matmulNBits(graph.input("x", "float32", [...lead, K]), weight));
+  graph.output("y", g.matmulNBits(x, weight));
   return graph;
 }
 
@@ -69,12 +72,15 @@ const closest = (a: readonly number[], b: readonly number[]): number =>
 describe.skipIf(operators() === undefined)("with operators", () => {
   test("a product is Linear, which gives what MatMulNBits does", () => {
     expect(ownIn(product(["M"]))).toEqual(["Linear"]);
-    const parameters = { w: bytes([N, 2, 16]), s: numbers(1, [N, 2]) };
+    const w = bytes([N, 2, 16]);
+    const data = numbers(1, [N, 2]).data.map((scale) => float16Value(float16Bits(scale)));
+    const s = { dtype: "float16", shape: [N, 2], data } as const;
     const x = numbers(2, [M, K]);
-    const { y } = runGraph(product(["M"]), { x }, parameters);
+    const { y } = runGraph(product(["M"]), { x }, { w, s });
     const theirs = product([1, "M"]);
     expect(ownIn(theirs)).toEqual([]);
-    const { y: expected } = runGraph(theirs, { x: { ...x, shape: [1, M, K] } }, parameters);
+    const wide = { ...s, dtype: "float32" } as const;
+    const { y: expected } = runGraph(theirs, { x: { ...x, shape: [1, M, K] } }, { w, s: wide });
     expect(y!.shape).toEqual([M, N]);
     expect(closest(y!.data, expected!.data)).toBeLessThan(1e-3); // of numbers of about 30
   });

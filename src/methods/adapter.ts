@@ -12,6 +12,7 @@ import {
 } from "../models/index.ts";
 import { Tensor } from "../runtime/index.ts";
 import type { Init, Method, ParameterSpec, PlannedRun, Successor } from "./method.ts";
+import { NumbersFile } from "./numbers-file.ts";
 import { methodOfConfig } from "./registry.ts";
 
 export const CONFIG_FILE = "adapter_config.json";
@@ -69,26 +70,6 @@ function free({ flat, tensors }: Memory): void {
 
 function bytesOf(specs: readonly ParameterSpec[]): number {
   return specs.reduce((sum, { shape }) => sum + 4 * Math.ceil(sizeOf(shape) / ALIGNMENT) * ALIGNMENT, 0);
-}
-
-/** A file of numbers that is open while somebody reads it. */
-class NumbersFile {
-  readonly #open: () => SafetensorsFile;
-  #file: SafetensorsFile | undefined;
-
-  constructor(open: () => SafetensorsFile) {
-    this.#open = open;
-  }
-
-  opened(): SafetensorsFile {
-    this.#file ??= this.#open();
-    return this.#file;
-  }
-
-  close(): void {
-    this.#file?.dispose();
-    this.#file = undefined;
-  }
 }
 
 /** JSON with sorted keys, so that it does not matter how a config came about. */
@@ -306,6 +287,11 @@ export class Adapter implements Disposable {
   /** What its tensors take, in bytes, also before they are made. */
   get byteLength(): number {
     return bytesOf(this.specs);
+  }
+
+  /** What of its tensors is in memory, in bytes. */
+  get heldBytes(): number {
+    return this.#memory ? this.byteLength : 0;
   }
 
   /** The numbers of one parameter: a live view; of an adapter of `lazily`, until its tensors are made, to be read only. */

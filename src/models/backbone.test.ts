@@ -3,7 +3,7 @@ import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, w
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { InputError } from "../base/index.ts";
+import { float16Value, InputError } from "../base/index.ts";
 import type { Tensor } from "../runtime/index.ts";
 import { Backbone } from "./backbone.ts";
 import { dequantize, quantize } from "./quantize.ts";
@@ -156,7 +156,7 @@ describe("int4", () => {
       const levels = weights.get(`${name}.q4`)!;
       expect([levels.dtype, levels.shape]).toEqual(["uint8", [N, K / 32, 16]]);
       expect(Buffer.compare(levels.data as Uint8Array, expected.quantized)).toBe(0);
-      expect(floats(weights.get(`${name}.scales`))).toEqual(expected.scales);
+      expect(weights.get(`${name}.scales`)!.data).toEqual(expected.scales);
     }
   });
 
@@ -168,7 +168,7 @@ describe("int4", () => {
     expect(K).toBe(32);
     const levels = backbone.initializers().get(`${name}.q4`)!;
     expect(levels.shape).toEqual([N, 1, 32]);
-    const scales = floats(backbone.initializers().get(`${name}.scales`));
+    const scales = backbone.initializers().get(`${name}.scales`)!.data as Uint16Array;
     const weight = tensors.get(name)!.data as Float32Array;
     const back = dequantize({
       bits: 4,
@@ -179,7 +179,7 @@ describe("int4", () => {
       scales,
     });
     for (let i = 0; i < weight.length; i++) {
-      expect(Math.abs(weight[i]! - back[i]!)).toBeLessThan(1.5 * Math.abs(scales[Math.floor(i / K)]!));
+      expect(Math.abs(weight[i]! - back[i]!)).toBeLessThan(1.5 * Math.abs(float16Value(scales[Math.floor(i / K)]!)));
     }
   });
 
@@ -288,7 +288,7 @@ describe("random weights", () => {
               blockSize: 32,
               ...shape,
               quantized: weights.get(`${name}.${form === "int8" ? "q8" : "q4"}`)!.data as Uint8Array,
-              scales: floats(weights.get(`${name}.scales`)),
+              scales: weights.get(`${name}.scales`)!.data as Uint16Array,
             });
       expect(values).toHaveLength(1536 * 576);
       const mean = values.reduce((sum, x) => sum + x, 0) / values.length;

@@ -1,7 +1,7 @@
 /** @file A backbone: config, tokenizer and frozen weights of a model, loaded once and shared by every session. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { InputError } from "../base/index.ts";
+import { float16ToFloat32, InputError } from "../base/index.ts";
 import type { Graph } from "../graph/index.ts";
 import { type FileMapping, Tensor } from "../runtime/index.ts";
 import { formName, knownDigest, preparedPath } from "./cache.ts";
@@ -172,7 +172,8 @@ export class Backbone implements Disposable {
    * The weights by initializer name. float32 weights are named as in the checkpoint
    * (`model.layers.0.self_attn.q_proj.weight` [out, in]); an int4 one is `<name>.q4`, uint8 [N, blocks, block / 2]
    * (int8: `<name>.q8`, [N, blocks, block]), the same bytes as `<name>.levels`, uint4 or uint8 [N, blocks · block], and
-   * `<name>.scales`, float32 [N · blocks]. The backbone stays their owner.
+   * `<name>.scales`, float16 [N · blocks]; where a graph needs them, the same in float32 as `<name>.scales32`. The backbone
+   * stays their owner.
    */
   initializers(): ReadonlyMap<string, Tensor> {
     return this.#tensors;
@@ -193,7 +194,11 @@ export class Backbone implements Disposable {
 
   /** Builds the decoder's forward pass into `graph`; its weights are parameters named as in `initializers`. */
   forward(graph: Graph, inputs: ForwardInputs): ForwardOutputs {
-    const weights = { form: this.weights, provideNorms: (site: Site) => void this.squaredNorms(site) };
+    const weights = {
+      form: this.weights,
+      provideNorms: (site: Site) => void this.squaredNorms(site),
+      provideWideScales: (name: string) => this.#widenScales(name),
+    };
     return decoderForward(graph, this.config, weights, inputs);
   }
 
@@ -228,8 +233,19 @@ export class Backbone implements Disposable {
       outFeatures,
       inFeatures,
       quantized: this.#tensors.get(names.quantized)!.data as Uint8Array,
-      scales: this.#tensors.get(names.scales)!.data as Float32Array,
+      scales: this.#tensors.get(names.scales)!.data as Uint16Array,
     });
+  }
+
+  /** Makes the scales of a quantised weight available in float32, which all but milora's own products take. */
+  #widenScales(name: string): void {
+    if (this.weights.kind === "float32") return;
+    const { scales, wideScales } = quantizedNames(name, this.weights.kind);
+    if (this.#tensors.has(wideScales)) return;
+    const { data, shape, size } = this.#tensors.get(scales)!;
+    const values = new Float32Array(size);
+    float16ToFloat32(data as Uint16Array, values);
+    this.#tensors.set(wideScales, Tensor.from("float32", shape, values));
   }
 
   /** Bytes of all weights in memory. */

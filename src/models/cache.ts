@@ -15,7 +15,7 @@ export function cacheDirectory(): string {
 }
 
 /** Goes up whenever the quantiser gives other numbers, so that older prepared weights are not taken for new ones. */
-const QUANTIZER = 1;
+const QUANTIZER = 2;
 
 /** `int4-32`, `float32`: a form in names of files. */
 export function formName(form: WeightForm): string {

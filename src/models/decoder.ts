@@ -43,7 +43,7 @@ export function decoderForward(
   frozen: FrozenWeights,
   { tokens, attention: mode, hooks = {}, differentiable = false, layers }: ForwardInputs,
 ): ForwardOutputs {
-  const stored = { form: frozen.form, differentiable };
+  const stored = { ...frozen, differentiable };
   const { hiddenSize: d, vocabSize, rmsNormEps } = config;
   const [B, T] = tokens.shape as [Dim, Dim];
   const embed = (): Value => {

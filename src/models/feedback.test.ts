@@ -74,7 +74,7 @@ describe("quantizeRowsFaithfully", () => {
       const h = correlated(width, 7);
       const { shape, blocks, ...layout } = quantizedLayout(12, width, { bits, blockSize });
       const quantized = new Uint8Array(shape[0] * shape[1] * shape[2]);
-      const target = { ...layout, quantized, scales: new Float32Array(blocks) };
+      const target = { ...layout, quantized, scales: new Uint16Array(blocks) };
       const factors = await factorize(h);
       await quantizeRowsFaithfully(rows.subarray(0, 5 * width), target, 0, factors);
       await quantizeRowsFaithfully(rows.subarray(5 * width), target, 5, factors);

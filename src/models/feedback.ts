@@ -1,6 +1,7 @@
 /** @file Quantisation that is faithful to a model's inputs: the error of each weight is made up for by those after it. */
 import { setImmediate } from "node:timers/promises";
-import type { QuantizedLinear } from "./quantize.ts";
+import { float16Value } from "../base/index.ts";
+import { type QuantizedLinear, scaleBits } from "./quantize.ts";
 
 /**
  * The second moments H = Σ xᵀx of a weight's inputs, as H = M D Mᵀ with M upper triangular and ones on its diagonal.
@@ -88,7 +89,7 @@ function scaleOf(block: Float64Array, costs: Float64Array, lowest: number, top: 
       }
     }
   }
-  return Math.fround(scale);
+  return scale;
 }
 
 /** As `quantizeRows`, for numbers that are finite. O(in² / 2) a row; gives way to the event loop. */
@@ -120,9 +121,10 @@ export async function quantizeRowsFaithfully(
         }
         wanted[k] = rows[start + from + k]! + even + odd;
       }
-      const scale = scaleOf(wanted, costs.subarray(from, from + length), -zero, zero - 1);
+      const best = scaleOf(wanted, costs.subarray(from, from + length), -zero, zero - 1);
       const index = (firstRow + row) * blocks + b;
-      scales[index] = scale;
+      scales[index] = scaleBits(best, "weight", firstRow + row);
+      const scale = float16Value(scales[index]!);
       const first = index * blockSize;
       for (let k = 0; k < blockSize; k++) {
         let level = 0;

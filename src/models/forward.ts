@@ -4,11 +4,15 @@ import type { Value } from "../graph/index.ts";
 /** How linear weights are stored at run time. Embeddings and norms are float32 always. */
 export type WeightForm = { readonly kind: "float32" } | { readonly kind: "int4" | "int8"; readonly blockSize: number };
 
-/** Initializers of a quantised weight: uint8 as `MatMulNBits` reads it, and the same bytes as a matrix of levels. */
+/**
+ * Initializers of a quantised weight: uint8 as `MatMulNBits` reads it, the same bytes as a matrix of levels, the scales as
+ * stored, float16, and in float32, which all but milora's own product takes.
+ */
 export const quantizedNames = (name: string, kind: "int4" | "int8") => ({
   quantized: `${name}.q${kind === "int4" ? 4 : 8}`,
   levels: `${name}.levels`,
   scales: `${name}.scales`,
+  wideScales: `${name}.scales32`,
 });
 
 /** A linear module of one decoder layer, named as in the checkpoint. */
@@ -31,6 +35,8 @@ export interface FrozenWeights {
   readonly form: WeightForm;
   /** Makes the initializer `<site.path>.weight.norms`, float32 [out], available to sessions. */
   provideNorms(site: Site): void;
+  /** Makes the initializer `wideScales` of a quantised weight available to sessions. */
+  provideWideScales(name: string): void;
 }
 
 /** The frozen weight W [out, in] of a site, in whatever form it is stored. */

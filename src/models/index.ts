@@ -7,7 +7,6 @@ export { readBackboneConfig } from "./config-file.ts";
 export type { DecodeStreamOptions, TokenStream } from "./detokenizer.ts";
 export { download, HubStatusError, isWhole } from "./download.ts";
 export { FAMILIES, type Family } from "./families.ts";
-export { float32ToBfloat16, float32ToFloat16 } from "./floats.ts";
 export type * from "./forward.ts";
 export { ggufArchitecture, ggufModule } from "./gguf/names.ts";
 export { type GgufTensorToWrite, type GgufValue, writeGguf } from "./gguf/write.ts";

@@ -1,9 +1,8 @@
 /** @file A frozen linear weight in the graph, in whatever form it is stored. */
-import { add, type Graph, gemm, matmulNBits, type Value } from "../graph/index.ts";
-import { quantizedNames, type WeightForm } from "./forward.ts";
+import { add, type Graph, gemm, hasLinear, matmulNBits, type Value } from "../graph/index.ts";
+import { type FrozenWeights, quantizedNames } from "./forward.ts";
 
-export interface StoredWeights {
-  readonly form: WeightForm;
+export interface StoredWeights extends Pick<FrozenWeights, "form" | "provideWideScales"> {
   /** Whether gradients will be taken, see `ForwardInputs`. */
   readonly differentiable: boolean;
 }
@@ -11,7 +10,7 @@ export interface StoredWeights {
 /** rows [R, in] times the frozen weight `name` [out, in], transposed, and `bias` [out]: [R, out]. */
 export function project(
   g: Graph,
-  { form, differentiable }: StoredWeights,
+  { form, differentiable, provideWideScales }: StoredWeights,
   name: string,
   rows: Value,
   outFeatures: number,
@@ -26,9 +25,13 @@ export function project(
   const { kind, blockSize } = form;
   const bits = kind === "int4" ? 4 : 8;
   const names = quantizedNames(name, kind);
+  const narrow = !differentiable && hasLinear(rows, blockSize);
+  if (!narrow) provideWideScales(name);
   const weight = {
     quantized: g.parameter(names.quantized, "uint8", [outFeatures, blocks, (blockSize * bits) / 8]),
-    scales: g.parameter(names.scales, "float32", [outFeatures * blocks]),
+    scales: narrow
+      ? g.parameter(names.scales, "float16", [outFeatures * blocks])
+      : g.parameter(names.wideScales, "float32", [outFeatures * blocks]),
     K: inFeatures,
     N: outFeatures,
     bits,

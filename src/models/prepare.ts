@@ -111,7 +111,7 @@ async function requantize(
         outFeatures,
         inFeatures,
         quantized: tensors.get(names.quantized)!.data as Uint8Array,
-        scales: tensors.get(names.scales)!.data as Float32Array,
+        scales: tensors.get(names.scales)!.data as Uint16Array,
       };
       const step = Math.max(1, Math.floor(2 ** 20 / inFeatures));
       for (let row = 0; row < outFeatures; row += step) {

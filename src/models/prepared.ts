@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { setImmediate } from "node:timers/promises";
 import { z } from "zod";
 import { InputError, parseWith, sum, writeStreamAtomic } from "../base/index.ts";
-import { FileMapping, Tensor } from "../runtime/index.ts";
+import { FileMapping, Tensor, type TensorData } from "../runtime/index.ts";
 import type { BackboneConfig } from "./config.ts";
 import type { WeightForm } from "./forward.ts";
 import { bytesOf, SafetensorsFile, type StoredTensor, safetensorsHeader } from "./safetensors.ts";
@@ -13,9 +13,10 @@ import { numericConfig, storedLayout, type Weights } from "./weights.ts";
 /** Name of the file in a directory that `milora model prepare --output` has written. */
 export const PREPARED = "prepared.safetensors";
 const FORMAT = "milora-prepared";
-const VERSION = "1";
+const VERSION = "2";
 /** The data begin on a multiple of this, and every tensor whose size allows it. */
 const ALIGNMENT = 64;
+const PIECE_BYTES = 2 ** 23;
 
 const metadataSchema = z.object({
   format: z.literal(FORMAT, { error: "is no file of prepared weights" }),
@@ -86,10 +87,32 @@ export async function writePrepared(path: string, backbone: PreparedSource, quan
   await writeStreamAtomic(
     path,
     (async function* () {
-      yield header;
-      for (const [, { data }] of order) yield* bytesOf(data);
+      yield* inPieces(header, ...order.map(([, { data }]) => data));
     })(),
   );
+}
+
+/**
+ * All bytes in pieces that begin at multiples of their size; a piece is good until the next one is asked for. Linux keeps what is
+ * written so in large pages, which are mapped as such.
+ */
+function* inPieces(...arrays: readonly TensorData[]): Generator<Uint8Array> {
+  const piece = new Uint8Array(PIECE_BYTES);
+  let filled = 0;
+  for (const array of arrays) {
+    for (const bytes of bytesOf(array)) {
+      for (let done = 0; done < bytes.length; ) {
+        const part = bytes.subarray(done, done + piece.length - filled);
+        piece.set(part, filled);
+        filled += part.length;
+        done += part.length;
+        if (filled < piece.length) continue;
+        yield piece;
+        filled = 0;
+      }
+    }
+  }
+  if (filled > 0) yield piece.subarray(0, filled);
 }
 
 function infoOf(file: SafetensorsFile): PreparedInfo & { config: string } {

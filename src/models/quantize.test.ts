@@ -1,7 +1,7 @@
 /** @file Quantised weights: exact layout, error bounds, and the numbers the runtime's own kernel computes with them. */
 import { describe, expect, test } from "vitest";
-import { InputError, Random } from "../base/index.ts";
-import { exportOnnx, Graph, matmulNBits, split } from "../graph/index.ts";
+import { float16Value, InputError, Random } from "../base/index.ts";
+import { exportOnnx, Graph, hasLinear, matmulNBits, split } from "../graph/index.ts";
 import { Session, Tensor } from "../runtime/index.ts";
 import { dequantize, type QuantizedLinear, quantize, quantizeRows } from "./quantize.ts";
 
@@ -21,7 +21,7 @@ describe("layout", () => {
     const first = [...ramp, 0, 0, 0, 8];
     const second = [...ramp.map((x) => -2 * x), 0, 0, 0, 0];
     const { quantized, scales } = quantize(Float32Array.from([...first, ...second]), 2, 20, { blockSize: 16 });
-    expect([...scales]).toEqual([0.5, -1, -1, 0]);
+    expect([...scales].map(float16Value)).toEqual([0.5, -1, -1, 0]);
     const rising = [0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0xdc, 0xfe];
     expect([...quantized]).toEqual([
       ...[...rising, 0x88, 0x08, 0x88, 0x88, 0x88, 0x88, 0x88, 0x88],
@@ -39,14 +39,14 @@ describe("layout", () => {
         blockSize: 16,
       },
     );
-    expect(scales[0]).toBeCloseTo(1 / 16, 12);
+    expect(float16Value(scales[0]!)).toBe(1 / 16);
     expect([...quantized]).toEqual(Array.from({ length: 16 }, (_, i) => 16 * (i - 8) + 128));
   });
 
   test("rows quantised in parts are the rows quantised at once", () => {
     const weight = normals(6 * 40, 1);
     const whole = quantize(weight, 6, 40);
-    const parts = { ...whole, quantized: new Uint8Array(whole.quantized.length), scales: new Float32Array(12) };
+    const parts = { ...whole, quantized: new Uint8Array(whole.quantized.length), scales: new Uint16Array(12) };
     quantizeRows(weight.subarray(0, 80), parts, 0);
     quantizeRows(weight.subarray(80), parts, 2);
     expect(parts).toEqual(whole);
@@ -78,14 +78,21 @@ describe("error", () => {
   });
 
   test("every weight is within a step and a half of itself, whatever the magnitudes", () => {
-    for (const factor of [1e-30, 1, 1e30]) {
+    for (const factor of [2 ** -9, 1, 2 ** 14]) {
       const weight = normals(32 * 8, 3).map((x) => x * factor);
       const result = quantize(weight, 8, 32);
       const back = dequantize(result);
       for (let i = 0; i < weight.length; i++) {
-        expect(Math.abs(weight[i]! - back[i]!)).toBeLessThan(1.5 * Math.abs(result.scales[i >> 5]!));
+        expect(Math.abs(weight[i]! - back[i]!)).toBeLessThan(1.5 * Math.abs(float16Value(result.scales[i >> 5]!)));
       }
     }
+  });
+
+  test("what float16 scales are too small for is zero, and what they are too large for is refused with its row", () => {
+    expect(dequantize(quantize(new Float32Array(32).fill(1e-9), 1, 32))).toEqual(new Float32Array(32));
+    const weight = normals(96, 4);
+    weight[70] = 1e6;
+    expect(() => quantize(weight, 3, 32)).toThrow(/row 2 holds a number too large to be quantised/);
   });
 
   test("zeros stay zeros, and representable weights are exact", () => {
@@ -125,7 +132,7 @@ describe("the runtime's kernel", () => {
     const input = g.input("x", "float32", [M, K]);
     g.output("y", matmulNBits(input, { quantized: quantizedValue, scales, K, N, bits, blockSize }));
     using q = Tensor.from("uint8", shape, result.quantized);
-    using s = Tensor.from("float32", [N * blocks], result.scales);
+    using s = Tensor.from("float32", [N * blocks], Float32Array.from(result.scales, float16Value));
     using session = Session.create(exportOnnx(g), { initializers: new Map([["q", q], ["s", s]]) }); // biome-ignore format: one line
     using xTensor = Tensor.from("float32", [M, K], x);
     using y = session.call({ x: xTensor }).y!;
@@ -155,8 +162,10 @@ describe("the runtime's kernel", () => {
     const multiply = (name: string, { quantized, scales, outFeatures: N }: QuantizedLinear) => {
       const shape = [N, blocks, (blockSize * bits) / 8];
       initializers.set(`${name}.q`, Tensor.from("uint8", shape, quantized));
-      initializers.set(`${name}.s`, Tensor.from("float32", [N * blocks], scales));
-      const weight = { quantized: g.parameter(`${name}.q`, "uint8", shape), scales: g.parameter(`${name}.s`, "float32", [N * blocks]) }; // biome-ignore format: one line
+      const own = hasLinear(input, blockSize); // with the runtime's product scales are as x
+      const given = own ? scales : Float32Array.from(scales, float16Value);
+      initializers.set(`${name}.s`, Tensor.from(own ? "float16" : "float32", [N * blocks], given));
+      const weight = { quantized: g.parameter(`${name}.q`, "uint8", shape), scales: g.parameter(`${name}.s`, own ? "float16" : "float32", [N * blocks]) }; // biome-ignore format: one line
       return matmulNBits(input, { ...weight, K, N, bits, blockSize, accuracyLevel: 4 });
     };
     const parts = sizes.map((size, i) => quantize(normals(size * K, 10 + i), size, K, { bits, blockSize }));
@@ -164,7 +173,7 @@ describe("the runtime's kernel", () => {
       ...parts[0]!,
       outFeatures: sizes.reduce((a, b) => a + b),
       quantized: Uint8Array.from(parts.flatMap(({ quantized }) => [...quantized])),
-      scales: Float32Array.from(parts.flatMap(({ scales }) => [...scales])),
+      scales: Uint16Array.from(parts.flatMap(({ scales }) => [...scales])),
     };
     for (const [i, part] of parts.entries()) g.output(`alone${i}`, multiply(`alone${i}`, part));
     for (const [i, y] of split(multiply("joined", joined), 1, sizes).entries()) g.output(`joined${i}`, y);

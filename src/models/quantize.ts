@@ -1,8 +1,8 @@
 /** @file Blockwise quantisation of linear weights in the layout of ONNX Runtime's `MatMulNBits`. */
-import { InputError } from "../base/index.ts";
+import { float16Bits, float16Value, InputError } from "../base/index.ts";
 
 /**
- * Symmetric blockwise quantisation: every `blockSize` weights along the input share one float32 scale, the zero point
+ * Symmetric blockwise quantisation: every `blockSize` weights along the input share one float16 scale, the zero point
  * is implicit (8 for 4 bits, 128 for 8), and w ≈ (q − zero point) · scale.
  */
 export interface QuantizedLinear {
@@ -14,8 +14,8 @@ export interface QuantizedLinear {
   readonly inFeatures: number;
   /** uint8 [N, ceil(K / blockSize), blockSize · bits / 8]; for 4 bits the earlier weight is in the low nibble. */
   readonly quantized: Uint8Array;
-  /** float32 [N · ceil(K / blockSize)] */
-  readonly scales: Float32Array;
+  /** float16 bit patterns [N · ceil(K / blockSize)] */
+  readonly scales: Uint16Array;
 }
 
 export interface QuantizeOptions {
@@ -44,7 +44,7 @@ export function quantize(
 ): QuantizedLinear {
   const { shape, blocks, ...layout } = quantizedLayout(outFeatures, inFeatures, options);
   const quantized = new Uint8Array(shape[0] * shape[1] * shape[2]);
-  const target: QuantizedLinear = { ...layout, quantized, scales: new Float32Array(blocks) };
+  const target: QuantizedLinear = { ...layout, quantized, scales: new Uint16Array(blocks) };
   quantizeRows(weight, target, 0);
   return target;
 }
@@ -132,7 +132,7 @@ export function quantizeRows(rows: Float32Array, target: QuantizedLinear, firstR
         }
       }
       const index = (firstRow + row) * blocksPerRow + b;
-      scales[index] = scale;
+      scales[index] = scaleBits(scale, name, firstRow + row);
       const first = (index * blockSize * bits) / 8;
       for (let i = 0; i < blockSize; i++) {
         let q = block[i]! * inverse + ROUNDER - ROUNDER;
@@ -146,6 +146,15 @@ export function quantizeRows(rows: Float32Array, target: QuantizedLinear, firstR
   }
 }
 
+/** A scale as it is stored. @throws InputError `WEIGHT_NOT_FINITE` where it is too large */
+export function scaleBits(scale: number, name: string, row: number): number {
+  const bits = float16Bits(scale);
+  if ((bits & 0x7c00) === 0x7c00) {
+    throw new InputError("WEIGHT_NOT_FINITE", name, `row ${row} holds a number too large to be quantised`);
+  }
+  return bits;
+}
+
 /** The float32 weight [outFeatures, inFeatures] that a quantised one stands for. */
 export function dequantize(source: QuantizedLinear): Float32Array {
   const { bits, blockSize, outFeatures, inFeatures, quantized, scales } = source;
@@ -157,7 +166,7 @@ export function dequantize(source: QuantizedLinear): Float32Array {
       const element = index * blockSize + (k % blockSize);
       const level =
         bits === 8 ? quantized[element]! - 128 : ((quantized[element >> 1]! >> (4 * (element & 1))) & 15) - 8;
-      result[row * inFeatures + k] = level * scales[index]!;
+      result[row * inFeatures + k] = level * float16Value(scales[index]!);
     }
   }
   return result;

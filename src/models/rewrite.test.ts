@@ -3,7 +3,7 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { float16ToFloat32, float32ToFloat16 } from "./floats.ts";
+import { float16ToFloat32, float32ToFloat16 } from "../base/index.ts";
 import {
   readBackboneConfig,
   readSafetensors,

@@ -2,12 +2,18 @@
 import { existsSync } from "node:fs";
 import { basename, join } from "node:path";
 import { setImmediate } from "node:timers/promises";
-import { InputError, writeDirectoryAtomic, writeFileAtomic, writeStreamAtomic } from "../base/index.ts";
+import {
+  float32ToBfloat16,
+  float32ToFloat16,
+  InputError,
+  writeDirectoryAtomic,
+  writeFileAtomic,
+  writeStreamAtomic,
+} from "../base/index.ts";
 import type { DType, TensorData } from "../runtime/index.ts";
 import { Checkpoint, INDEX, SINGLE } from "./checkpoint.ts";
 import type { BackboneConfig } from "./config.ts";
 import { copyDescription } from "./description.ts";
-import { float32ToBfloat16, float32ToFloat16 } from "./floats.ts";
 import { GgufModel } from "./gguf/model.ts";
 import { EMBEDDING, type ParameterInfo, parametersOf } from "./layout.ts";
 import { resolveModel } from "./pull.ts";

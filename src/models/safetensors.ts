@@ -1,8 +1,14 @@
 /** @file Safetensors files: tensors read one by one straight into their destination, written as deterministic bytes. */
 import { closeSync, fstatSync, readSync } from "node:fs";
-import { InputError, openRegularFile, reasonOf, writeFileAtomic } from "../base/index.ts";
+import {
+  bfloat16ToFloat32,
+  float16ToFloat32,
+  InputError,
+  openRegularFile,
+  reasonOf,
+  writeFileAtomic,
+} from "../base/index.ts";
 import type { DType, TensorData } from "../runtime/index.ts";
-import { bfloat16ToFloat32, float16ToFloat32 } from "./floats.ts";
 import {
   elementCount,
   MAX_HEADER_BYTES,

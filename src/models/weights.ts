@@ -1,13 +1,14 @@
 /** @file Fills the weights of a backbone, from a checkpoint or at random, in the form they have at run time. */
 import { createHash } from "node:crypto";
 import { setImmediate } from "node:timers/promises";
-import { deriveSeed, InputError } from "../base/index.ts";
-import { type DType, type FileMapping, Tensor, type TensorData } from "../runtime/index.ts";
+import { deriveSeed, float16Bits, InputError } from "../base/index.ts";
+import { allocateLarge, type DType, type FileMapping, Tensor, type TensorData } from "../runtime/index.ts";
 import type { BackboneConfig } from "./config.ts";
 import { IGNORED_TENSORS } from "./families.ts";
 import { quantizedNames, type WeightForm } from "./forward.ts";
 import { EMBEDDING, fusedWeightsOf, HEAD, type ParameterInfo, parametersOf } from "./layout.ts";
 import { type QuantizedLinear, quantizedLayout, quantizeRows } from "./quantize.ts";
+import { storedDType } from "./safetensors-header.ts";
 import type { TensorSource } from "./tensor-source.ts";
 
 export type QuantizedForm = Exclude<WeightForm, { kind: "float32" }>;
@@ -109,12 +110,24 @@ export function storedLayout(config: BackboneConfig, form: WeightForm) {
     const layout = quantizedLayout(rows.get(whole)!, inFeatures, { bits: bitsOf(kind), blockSize });
     const names = quantizedNames(whole, kind);
     tensors.set(names.quantized, { dtype: "uint8", shape: layout.shape });
-    tensors.set(names.scales, { dtype: "float32", shape: [layout.blocks] });
+    tensors.set(names.scales, { dtype: "float16", shape: [layout.blocks] });
   }
   return { tensors, places };
 }
 
 const bitsOf = (kind: QuantizedForm["kind"]): 4 | 8 => (kind === "int4" ? 4 : 8);
+
+/** Memory of tensors that lie side by side, so that large pages hold small ones, too. */
+interface Block {
+  byteLength: number;
+  /** Once one of them is asked for. */
+  buffer: ArrayBuffer | undefined;
+}
+
+/** No more than this to a block, unless a single tensor is larger. */
+const BLOCK_BYTES = 2 ** 28;
+const ALIGNMENT = 64;
+const sizeOf = (shape: readonly number[]): number => shape.reduce((product, dim) => product * dim, 1);
 
 /**
  * Collects tensors over JavaScript memory, which the garbage collector knows the size of: once disposed and dropped it
@@ -123,9 +136,18 @@ const bitsOf = (kind: QuantizedForm["kind"]): 4 | 8 => (kind === "int4" ? 4 : 8)
 class Holder {
   readonly tensors = new Map<string, Tensor>();
   readonly #layout: ReturnType<typeof storedLayout>;
+  /** Where in which block a tensor lies. */
+  readonly #blocks = new Map<string, { readonly block: Block; readonly byteOffset: number }>();
 
   constructor(config: BackboneConfig, form: WeightForm) {
     this.#layout = storedLayout(config, form);
+    let block: Block | undefined;
+    for (const [name, { dtype, shape }] of this.#layout.tensors) {
+      const bytes = Math.ceil((storedDType(dtype).bytes * sizeOf(shape)) / ALIGNMENT) * ALIGNMENT;
+      if (!block || block.byteLength + bytes > BLOCK_BYTES) block = { byteLength: 0, buffer: undefined };
+      this.#blocks.set(name, { block, byteOffset: block.byteLength });
+      block.byteLength += bytes;
+    }
   }
 
   float32(name: string): Float32Array {
@@ -140,7 +162,7 @@ class Holder {
     const names = quantizedNames(whole, kind);
     const perRow = layout.shape[1] * layout.shape[2];
     const quantized = this.#data(names.quantized) as Uint8Array;
-    const scales = this.#data(names.scales) as Float32Array;
+    const scales = this.#data(names.scales) as Uint16Array;
     const lastRow = firstRow + outFeatures;
     return {
       ...layout,
@@ -153,8 +175,10 @@ class Holder {
     const known = this.tensors.get(name);
     if (known) return known.data;
     const { dtype, shape } = this.#layout.tensors.get(name)!;
-    const size = shape.reduce((product, dim) => product * dim, 1);
-    const data = dtype === "float32" ? new Float32Array(size) : new Uint8Array(size);
+    const { block, byteOffset } = this.#blocks.get(name)!;
+    block.buffer ??= allocateLarge(block.byteLength);
+    const Numbers = dtype === "float32" ? Float32Array : dtype === "float16" ? Uint16Array : Uint8Array;
+    const data = new Numbers(block.buffer, byteOffset, sizeOf(shape));
     this.tensors.set(name, Tensor.from(dtype, shape, data));
     return data;
   }
@@ -232,14 +256,14 @@ export function randomWeights(config: BackboneConfig, form: WeightForm, seed: nu
       const { buffer, byteOffset, byteLength } = linear.quantized;
       fillRandom(new Uint32Array(buffer, byteOffset, byteLength / 4), own);
       // Levels −n/2 … n/2 − 1 have mean −0.5 and variance (n² − 1) / 12; signs by turns make the mean zero.
-      const scale = RANDOM_STD / Math.sqrt((4 ** linear.bits - 1) / 12);
-      for (let i = 0; i < linear.scales.length; i++) linear.scales[i] = i % 2 === 0 ? scale : -scale;
+      const bits = float16Bits(RANDOM_STD / Math.sqrt((4 ** linear.bits - 1) / 12));
+      for (let i = 0; i < linear.scales.length; i++) linear.scales[i] = i % 2 === 0 ? bits : bits | 0x8000;
       continue;
     }
     const values = holder.float32(info.name);
     if (info.kind === "norm") values.fill(1);
     else {
-      const bits = new Uint32Array(values.buffer);
+      const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
       fillRandom(bits, own);
       const step = (2 * Math.sqrt(3) * RANDOM_STD) / 2 ** 32; // a uniform of this width has RANDOM_STD
       const half = Math.sqrt(3) * RANDOM_STD;

@@ -8,6 +8,7 @@ export { configureRuntime, type LogLevel, type RuntimeOptions, runtimeVersion } 
 export { RuntimeError, type RuntimeErrorCode } from "./errors.ts";
 export { EXTERNAL_LOCATION, type SessionOptions } from "./load.ts";
 export { FileMapping } from "./mapping.ts";
+export { adviseLargePages, allocateLarge } from "./memory-calls.ts";
 export {
   OPERATOR_DOMAIN,
   type Operators,

@@ -1,16 +1,10 @@
 /** @file Files as memory: mapped where the system can, so that their pages are read when touched and shared by processes. */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import koffi from "koffi";
-import { environment } from "./environment.ts";
 import { RuntimeError } from "./errors.ts";
-import { loaded, type Pointer } from "./library.ts";
+import type { Pointer } from "./library.ts";
 import { Memory } from "./memory.ts";
-
-interface Calls {
-  map(address: null, bytes: number, protection: number, flags: number, file: number, offset: number): number | bigint;
-  unmap(address: Pointer, bytes: number): number;
-  advise(address: Pointer, bytes: number, advice: number): number;
-}
+import { adviseLargePages, memoryCalls } from "./memory-calls.ts";
 
 // Of <sys/mman.h>, the same on Linux and macOS.
 const PROT_READ = 1;
@@ -20,27 +14,6 @@ const MADV_DONTNEED = 4;
 const MAP_FAILED = 2n ** 64n - 1n;
 /** Node refuses reads of 2 GiB and more. */
 const LARGEST_READ = 2 ** 28;
-
-let found: Calls | undefined | null = null;
-/** mmap(2) of the C library that the process runs on; undefined where there is none, as on Windows. */
-function calls(): Calls | undefined {
-  if (found !== null) return found;
-  found = undefined;
-  if (process.platform !== "linux" && process.platform !== "darwin") return found;
-  environment(); // settles what koffi wants to know before it loads anything
-  try {
-    const own = koffi.load(null);
-    loaded.push(own);
-    found = {
-      map: own.func("mmap", "uintptr_t", ["void *", "size_t", "int", "int", "int", "int64_t"]) as Calls["map"],
-      unmap: own.func("munmap", "int", ["uintptr_t", "size_t"]) as Calls["unmap"],
-      advise: own.func("madvise", "int", ["uintptr_t", "size_t", "int"]) as Calls["advise"],
-    };
-  } catch {
-    found = undefined;
-  }
-  return found;
-}
 
 /**
  * The bytes of a file, read-only in effect: whoever writes to them changes a copy of the page in this process only.
@@ -99,7 +72,7 @@ export class FileMapping implements Disposable {
    */
   forget(): void {
     const whole = this.#memory;
-    if (this.#file !== undefined && whole) calls()!.advise(whole.address, whole.byteLength, MADV_DONTNEED);
+    if (this.#file !== undefined && whole) memoryCalls()!.advise(whole.address, whole.byteLength, MADV_DONTNEED);
   }
 
   /** The mapping itself goes when the last tensor over it has gone. */
@@ -116,10 +89,11 @@ export class FileMapping implements Disposable {
 }
 
 function map(file: number, byteLength: number): Memory | undefined {
-  const system = calls();
+  const system = memoryCalls();
   if (system === undefined) return undefined;
   const address = BigInt(system.map(null, byteLength, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0));
   if (address === MAP_FAILED) return undefined;
+  adviseLargePages(address, byteLength);
   return new Memory({ byteLength, device: "cpu", address, free: () => void system.unmap(address, byteLength) });
 }
 

@@ -17,7 +17,7 @@ test("there are none, and sessions run", () => {
 test("a model that needs them is refused by name", () => {
   const weight = { K: 32, N: 16, bits: 4, block: 32 } as const;
   const model = testModel({
-    inputs: { x: ["float32", ["M", 32]], w: ["uint8", [16, 1, 16]], s: ["float32", [16, 1]] },
+    inputs: { x: ["float32", ["M", 32]], w: ["uint8", [16, 1, 16]], s: ["float16", [16, 1]] },
     outputs: { y: ["float32", ["M", 16]] },
     nodes: [linearNode(weight)],
   });

@@ -22,8 +22,6 @@ export interface Operators {
   readonly instructions: string;
   /** OrtCustomOp structs. */
   readonly structs: readonly Pointer[];
-  /** Has memory that is about to be written kept in large pages, where the system does that; it is read faster then. */
-  useLargePages(address: Pointer, bytes: number): void;
   /** Says how many threads the runtime has. */
   useThreads(count: number): void;
   /** Does packings one after the other. */
@@ -85,12 +83,10 @@ function load(): Operators | undefined {
   const at = library.func("void *milora_operator(size_t)") as (index: number) => Pointer | null;
   const structs: Pointer[] = [];
   for (let struct = at(0); struct !== null; struct = at(structs.length)) structs.push(struct);
-  const useLargePages = library.func("void milora_use_large_pages(void *, size_t)");
   const pack = library.func("void milora_pack(void *, int64)");
   return {
     instructions,
     structs,
-    useLargePages: (address, bytes) => void useLargePages(address, bytes),
     useThreads: (count) => void start(count, bits),
     pack: (packings) => pack(structsOf(packings), packings.length),
   };

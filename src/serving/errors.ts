@@ -16,6 +16,8 @@ export type ServingErrorCode =
   | "RUN_NOT_ROUTED"
   /** No such reproduction below the folders that are shown. */
   | "REPRODUCTION_NOT_FOUND"
+  /** No such grid in the database, or no longer. */
+  | "SWEEP_NOT_FOUND"
   /** The body is larger than the server takes. */
   | "PAYLOAD_TOO_LARGE"
   /** The body is of a kind that the route does not read. */
@@ -26,6 +28,8 @@ export type ServingErrorCode =
   | "DRAINING"
   /** The database does not answer at the moment. */
   | "DATABASE_UNREACHABLE"
+  /** The store of adapters' files does not answer at the moment, or refuses. */
+  | "ADAPTER_STORE_UNREACHABLE"
   /** A tenant's quota is used up for now. */
   | "QUOTA_EXCEEDED"
   /** Wrong keys of one address. */

@@ -24,7 +24,6 @@ function problemsOf(input: unknown): readonly string[] {
 describe("resolveTrainingConfig", () => {
   it("fills the paper's defaults", () => {
     expect(resolveTrainingConfig(minimal)).toMatchObject({
-      weights: "float32",
       data: { train: "t.jsonl", template: "alpaca" },
       max_length: 768,
       epochs: 10,

@@ -93,9 +93,9 @@ export const trainingConfigSchema = strict({
   model: z.string().min(1).describe("Directory of the backbone, as Hugging Face saves it."),
   weights: z
     .enum(["float32", "int8", "int4"])
-    .default("float32")
+    .optional()
     .describe(
-      "How the frozen backbone is held during training. int8 and int4: blocks of 32 weights share a scale (QLoRA's way); a fraction of the memory, and the gradients are those of the quantised model.",
+      "How the frozen backbone is held during training; default: float32, or the form in which it was prepared. int8 and int4: blocks of 32 weights share a scale (QLoRA's way); a fraction of the memory, and the gradients are those of the quantised model.",
     ),
   device: z
     .enum(DEVICE_NAMES as readonly [DeviceName, ...DeviceName[]])
@@ -231,7 +231,10 @@ export function configDigest(fields: ReadonlyMap<string, string>): string {
  */
 export function defaultFields(config: TrainingConfig, adapter: unknown): Map<string, string> {
   const { model, method, output_dir, data } = config;
-  const bare = resolveTrainingConfig({ model, method, output_dir, data: { train: data.train }, adapter });
+  const bare = resolveTrainingConfig({
+    ...{ model, method, output_dir, data: { train: data.train }, adapter },
+    weights: "float32",
+  });
   return decisiveFields(bare);
 }
 

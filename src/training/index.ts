@@ -42,6 +42,7 @@ export { type RoutingMetrics, RoutingTally } from "./routing.ts";
 export { type Columns, loadRows, type Message, parseRow, type Row, type RowOptions, rowsOfText } from "./rows.ts";
 export { bestDirectory, breakRunLock, isTraining, metricsPath, readRunConfig } from "./run-directory.ts";
 export { scheduleFactor, warmupSteps } from "./schedule.ts";
+export { assign, isSettings, merge, type Settings, settingPath, withoutNulls } from "./settings.ts";
 export { filesOf } from "./sources.ts";
 export { PromptTemplate, type Template, templateOf } from "./template.ts";
 export { writeEvents } from "./tensorboard.ts";

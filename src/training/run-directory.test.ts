@@ -1,10 +1,20 @@
 /** @file Who may write into a run's directory. */
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
+import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import { RunDirectory } from "./run-directory.ts";
+import { isTraining, RunDirectory } from "./run-directory.ts";
 
 const root = mkdtempSync(join(tmpdir(), "milora-runs-"));
 afterAll(() => rmSync(root, { recursive: true }));
@@ -37,6 +47,25 @@ describe("RunDirectory", () => {
     RunDirectory.open(path, false)[Symbol.dispose]();
     writeFileSync(lock, `${process.pid}\n`); // a process of the same number died here, before a restart of the machine
     RunDirectory.open(path, false)[Symbol.dispose]();
+    expect(existsSync(lock)).toBe(false);
+  });
+
+  it("respects another machine's lock as long as that beats, which is told as training; its own beats", async () => {
+    const path = join(root, "far");
+    mkdirSync(path);
+    const lock = join(path, "training.lock");
+    writeFileSync(lock, `${process.pid} elsewhere\n`);
+    expect(isTraining(path)).toBe(true);
+    expect(() => RunDirectory.open(path, false)).toThrow(exists);
+    const old = new Date(Date.now() - 120_000);
+    utimesSync(lock, old, old);
+    expect(isTraining(path)).toBe(false);
+    {
+      using _ = RunDirectory.open(path, false);
+      expect(readFileSync(lock, "utf8")).toBe(`${process.pid} ${hostname()}\n`);
+      utimesSync(lock, old, old);
+      while (statSync(lock).mtimeMs < Date.now() - 60_000) await new Promise((resolve) => setTimeout(resolve, 50));
+    }
     expect(existsSync(lock)).toBe(false);
   });
 

@@ -1,8 +1,8 @@
 /** @file runs/<name>/: who may write there, config.json, and the way back from a directory to its run. */
-import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { cpus, totalmem } from "node:os";
+import { existsSync, linkSync, readdirSync, readFileSync, rmSync, statSync, writeFile, writeFileSync } from "node:fs";
+import { cpus, hostname, totalmem } from "node:os";
 import { dirname, join, resolve } from "node:path";
-import { isAlive, readJson, reasonOf, restoreDirectory, writeFileAtomic } from "../base/index.ts";
+import { isAlive, makeDirectory, readJson, reasonOf, restoreDirectory, writeFileAtomic } from "../base/index.ts";
 import { runtimeVersion } from "../runtime/index.ts";
 import { checkpointsDirectory, listCheckpoints } from "./checkpoint.ts";
 import { type TrainingConfig, trainingConfigSchema } from "./config.ts";
@@ -20,18 +20,42 @@ export function readRunConfig(run: string): TrainingConfig {
   return readJson(join(run, CONFIG_FILE), trainingConfigSchema);
 }
 
-/** Whether a living process trains into this directory now. */
+/** How often who trains writes its lock again, and after how long without that it counts as gone, elsewhere. */
+const HEARTBEAT_MS = 5000;
+const SILENT_MS = 60_000;
+
+/** Who has a lock: a process, and its machine where that is known. */
+interface Holder {
+  readonly pid: number;
+  readonly host: string | undefined;
+}
+
+const MINE = `${process.pid} ${hostname()}\n`;
+
+function holderOf(path: string): Holder {
+  const [pid = "", host] = readFileSync(path, "utf8").trim().split(" ");
+  return { pid: Number.parseInt(pid, 10), host };
+}
+
+/**
+ * Of this machine a process tells whether it lives; of another one its heartbeats do.
+ * @param now by the clock of the lock's file system
+ */
+function lives(path: string, { pid, host }: Holder, now: number): boolean {
+  if (host !== undefined && host !== hostname()) return now - statSync(path).mtimeMs < SILENT_MS;
+  // A lock of this process that it does not hold is of one before it that had the same number.
+  return pid === process.pid ? held.has(path) : pid > 0 && isAlive(pid);
+}
+
+/** Whether a process trains into this directory now, of this machine or of another one that sees it. */
 export function isTraining(run: string): boolean {
   const path = lockPath(run);
   if (held.has(path)) return true;
-  let pid: number;
   try {
-    pid = Number.parseInt(readFileSync(path, "utf8"), 10);
+    return lives(path, holderOf(path), Date.now());
   } catch {
     return false;
   }
-  // A lock of this process that it does not hold is of one before it that had the same number.
-  return pid !== process.pid && pid > 0 && isAlive(pid);
 }
 
 /**
@@ -42,10 +66,20 @@ export function breakRunLock(run: string): void {
   rmSync(lockPath(run), { force: true });
 }
 
+function isHeld(path: string, now: number): boolean {
+  try {
+    return lives(path, holderOf(path), now);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return false; // it was let go just now
+    throw error;
+  }
+}
+
 /** Takes the lock, or throws RUN_EXISTS when a living process has it. A dead process's lock is taken over. */
 function lock(path: string): void {
   const draft = `${path}.${process.pid}`;
-  writeFileSync(draft, `${process.pid}\n`);
+  writeFileSync(draft, MINE);
+  const now = statSync(draft).mtimeMs;
   try {
     for (let attempt = 0; attempt < 2; attempt++) {
       try {
@@ -54,9 +88,7 @@ function lock(path: string): void {
       } catch (error) {
         if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
       }
-      const pid = Number.parseInt(readFileSync(path, "utf8"), 10);
-      const dead = pid === process.pid ? !held.has(path) : !Number.isInteger(pid) || !isAlive(pid);
-      if (!dead) break;
+      if (isHeld(path, now)) break;
       rmSync(path, { force: true });
     }
   } finally {
@@ -109,11 +141,15 @@ export class RunDirectory implements Disposable {
   /** The newest complete checkpoint to go on from. */
   readonly checkpoint: number | undefined;
   readonly #lock: string;
+  readonly #heart: NodeJS.Timeout;
 
   private constructor(path: string, checkpoint: number | undefined) {
     this.path = path;
     this.checkpoint = checkpoint;
     this.#lock = lockPath(path);
+    // Written over, so that its time is the file system's. Who has lost it has nothing to write into.
+    const beat = () => writeFile(this.#lock, MINE, { flag: "r+" }, () => {});
+    this.#heart = setInterval(beat, HEARTBEAT_MS).unref();
   }
 
   /**
@@ -138,7 +174,7 @@ export class RunDirectory implements Disposable {
     if (!resume && known) {
       throw new TrainingError("RUN_EXISTS", `${path} already holds a run; resume it, or choose another output_dir`);
     }
-    mkdirSync(path, { recursive: true });
+    makeDirectory(path);
     lock(lockPath(path));
     held.add(lockPath(path));
     restoreDirectory(bestDirectory(path));
@@ -156,6 +192,7 @@ export class RunDirectory implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    clearInterval(this.#heart);
     if (held.delete(this.#lock)) rmSync(this.#lock, { force: true });
   }
 }

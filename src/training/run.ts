@@ -26,7 +26,10 @@ import { scheduleFactor, warmupSteps } from "./schedule.ts";
 import { EventLog } from "./tensorboard.ts";
 import { type StepOutcome, Trainer } from "./trainer.ts";
 
-export type ResolvedConfig = TrainingConfig & { readonly activation_lr: number };
+export type ResolvedConfig = TrainingConfig & {
+  readonly activation_lr: number;
+  readonly weights: NonNullable<TrainingConfig["weights"]>;
+};
 
 /** Positions that are left for the tokens of a sequence. */
 export function contextOf({ config }: Backbone, { prefixLength }: Method, adapterConfig: unknown): number {

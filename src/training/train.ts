@@ -41,7 +41,7 @@ export async function trainTogether(
   requireDevice(given[0]!.device);
   requireJoinable(methods);
   const [{ model, weights }] = given as [TrainingConfig];
-  using loaded = options.backbone === undefined ? await Backbone.load(model, { weights }) : undefined;
+  using loaded = options.backbone === undefined ? await Backbone.load(model, weights ? { weights } : {}) : undefined;
   const backbone = options.backbone ?? loaded!;
   const known = new Map<string, DataSet>();
   using runs = new Runs(backbone, options);
@@ -59,13 +59,15 @@ export async function trainTogether(
 }
 
 function requireOneBackbone(configs: readonly TrainingConfig[]): void {
-  const [{ model, weights, device }] = configs as [TrainingConfig];
+  const [{ model, device }] = configs as [TrainingConfig];
+  const formOf = ({ weights = "float32" }: TrainingConfig) => weights; // what a prepared model is, is known when it is open
+  const form = formOf(configs[0]!);
   const problems = configs.flatMap((config, i) => {
     const at = `config ${i + 1}`;
     const twice = configs.findIndex(({ output_dir }) => output_dir === config.output_dir);
     return [
       ...(config.model === model ? [] : [`${at}: model is ${config.model}, that of the first is ${model}`]),
-      ...(config.weights === weights ? [] : [`${at}: weights is ${config.weights}, that of the first is ${weights}`]),
+      ...(formOf(config) === form ? [] : [`${at}: weights is ${formOf(config)}, that of the first is ${form}`]),
       ...(config.device === device ? [] : [`${at}: device is ${config.device}, that of the first is ${device}`]),
       ...(twice === i ? [] : [`${at}: output_dir ${config.output_dir} is that of config ${twice + 1}, too`]),
     ];
@@ -141,6 +143,7 @@ class Runs implements Disposable {
     this.#directories.push(directory);
     const resolved: ResolvedConfig = {
       ...config,
+      weights: config.weights ?? frozen.weights.kind,
       activation_lr: config.activation_lr ?? method.activationLr ?? ACTIVATION_LR,
       adapter: adapter.config as Record<string, unknown>,
     };

@@ -23,7 +23,7 @@ export function App() {
 }
 
 /** Pages that this reader has, the first one first. */
-function placesOf({ server, runs, role }: StudioSession): readonly (readonly [path: string, text: string])[] {
+function placesOf({ server, runs, sweeps, role }: StudioSession): readonly (readonly [path: string, text: string])[] {
   return [
     ...(server
       ? ([
@@ -31,7 +31,7 @@ function placesOf({ server, runs, role }: StudioSession): readonly (readonly [pa
           ["/routing", "Routing"],
         ] as const)
       : []),
-    ...(runs && role === "admin" ? ([["/runs", "Runs"]] as const) : []),
+    ...((runs || sweeps) && role === "admin" ? ([["/runs", "Runs"]] as const) : []),
     ...(server ? ([["/operations", role === "admin" ? "Operations" : "Adapters"]] as const) : []),
   ];
 }

@@ -16,7 +16,7 @@ const CHILD = `
 import { createReadStream, readdirSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { openStore } from "./dist/serving/store/index.js";
-import { AdapterRegistry } from "./dist/serving/adapters/index.js";
+import { AdapterRegistry, DirectoryStorage } from "./dist/serving/adapters/index.js";
 import { digestOfFiles } from "./dist/serving/adapters/files.js";
 import { readBackboneConfig } from "./dist/models/index.js";
 const [directory, model, seed, ...sources] = process.argv.slice(1);
@@ -24,7 +24,7 @@ const say = (value) => writeSync(1, JSON.stringify(value) + "\\n");
 const files = join(directory, "adapters");
 const store = await openStore({ directory });
 const limits = { graceMs: 0 };
-const registry = await AdapterRegistry.open({ directory, adapters: store.adapters, backbone: readBackboneConfig(model), limits });
+const registry = await AdapterRegistry.open({ storage: new DirectoryStorage(directory), adapters: store.adapters, backbone: readBackboneConfig(model), limits });
 const all = await registry.all();
 const rows = [];
 for (const record of all) {
@@ -90,9 +90,13 @@ test(`${KILLS} kills`, { timeout: 60_000 + KILLS * 10_000 }, async () => {
   const directory = join(temporary(), "data");
   mkdirSync(directory);
   const sources: string[] = [];
-  const { AdapterRegistry } = await import("../../src/serving/adapters/index.ts");
+  const { AdapterRegistry, DirectoryStorage } = await import("../../src/serving/adapters/index.ts");
   const { entriesOf, Rows, tar } = await import("../../src/serving/adapters/testing.ts");
-  const probe = await AdapterRegistry.open({ directory: temporary(), adapters: new Rows(), backbone });
+  const probe = await AdapterRegistry.open({
+    storage: new DirectoryStorage(temporary()),
+    adapters: new Rows(),
+    backbone,
+  });
   for (const r of [2, 8, 16]) {
     const path = join(temporary(), "adapter");
     using adapter = Adapter.create(methodOf("lora"), { r }, backbone, r);

@@ -10,7 +10,7 @@ export default function setup(): void {
   const filters = process.argv.slice(2).filter((argument) => /^(\.\/)?(src|test)\b/.test(argument));
   const needs = (room: string) =>
     filters.length === 0 || filters.some((filter) => new RegExp(`^(\\./)?test(/${room}.*|/)?$`).test(filter));
-  if (needs("(cli|package)") && !isFresh("dist/cli/main.js", "src", /\.ts$/))
+  if (needs("(cli|package|serving|fleet)") && !isFresh("dist/cli/main.js", "src", /\.ts$/))
     run("typescript/bin/tsc", "-p", "tsconfig.build.json");
   if (needs("(cli|package|studio)") && !isFresh("dist/studio/index.html", "studio", /./)) {
     run("vite/bin/vite.js", "build", "--logLevel", "warn", "studio");

@@ -12,10 +12,10 @@ interface Announced {
   readonly folders: readonly string[];
 }
 
-async function start(args: readonly string[], cwd = root): Promise<[ChildProcess, Announced]> {
+async function start(args: readonly string[], cwd = root, database?: string): Promise<[ChildProcess, Announced]> {
   const child = spawn(process.execPath, [join(root, "dist/cli/main.js"), "studio", ...args], {
     cwd,
-    env: { ...process.env, NO_COLOR: "1", FORCE_COLOR: undefined },
+    env: { ...process.env, NO_COLOR: "1", FORCE_COLOR: undefined, DATABASE_URL: database },
   });
   onTestFinished(() => void child.kill("SIGKILL"));
   let text = "";
@@ -45,7 +45,24 @@ test("it shows runs to this machine, without a model, a database or keys, until 
   expect(await ended).toEqual([0, null]);
 });
 
+test("sweeps are those of a PostgreSQL; what another program's environment names is not asked", async () => {
+  const directory = temporary();
+  const sessionOf = async (database?: string, ...more: string[]) => {
+    const [child, { url }] = await start([directory, "--port", "0", "--json", ...more], root, database);
+    const session = (await (await fetch(`${url}v1/session`)).json()) as { sweeps: boolean };
+    const { status } = await fetch(`${url}v1/sweeps`);
+    child.kill("SIGINT");
+    return [session.sweeps, status];
+  };
+  expect(await sessionOf()).toEqual([false, 404]);
+  expect(await sessionOf("mysql://other/app")).toEqual([false, 404]);
+  const nowhere = "postgres://nobody@127.0.0.1:1/none";
+  expect(await sessionOf(nowhere)).toEqual([true, 503]); // and tells so, as long as it does not answer
+  expect(await sessionOf(undefined, "--database", nowhere)).toEqual([true, 503]);
+});
+
 test.each([
+  [["DIR", "--database", "mysql://other/app"], "postgres"],
   [["DIR/none"], "none is not there"],
   [["DIR/file"], "file is no folder"],
   [["DIR", "--host", "0.0.0.0"], "reached by others"],

@@ -118,7 +118,7 @@ export async function fullWhileServing(settings: Settings): Promise<Outcome> {
 }
 
 /** One bit, or the end. */
-function damage(path: string, random: () => number): string {
+export function damage(path: string, random: () => number): string {
   const bytes = readFileSync(path);
   if (bytes.length === 0 || random() < 0.3) {
     truncateSync(path, Math.floor(random() * bytes.length));

@@ -8,8 +8,10 @@ import { Adapter, methodOf } from "../../src/methods/index.ts";
 import { readBackboneConfig } from "../../src/models/index.ts";
 import { cutModel, writeRows } from "../../src/training/testing.ts";
 import { killAll, type Outcome, ROOT, type Settings } from "./children.ts";
+import { damagedAdapters, databaseGone, noDatabase } from "./database.ts";
 import { damagedCheckpoints, damagedModels, fullWhileServing, fullWhileTraining, fullWhileWriting, noDisks } from "./disk.ts"; // biome-ignore format: one line
 import { killTraining, killWriter, WRITERS } from "./kills.ts";
+import { noStrace, powerCuts } from "./power.ts";
 import { badClients, fewHandles, jumpingClock, killServer } from "./server.ts";
 
 const [PREPARE, MERGE] = Object.keys(WRITERS) as [string, string];
@@ -26,10 +28,16 @@ const SCENARIOS: Readonly<Record<string, (settings: Settings) => Promise<Outcome
   "disk-serving": fullWhileServing,
   "damage-checkpoints": damagedCheckpoints,
   "damage-models": damagedModels,
+  "damage-adapters": damagedAdapters,
+  database: databaseGone,
   handles: fewHandles,
   clock: jumpingClock,
   clients: badClients,
+  power: powerCuts,
 };
+
+/** Why some cannot be run here. */
+const MISSING: Readonly<Record<string, () => string | undefined>> = { power: noStrace, database: noDatabase };
 
 const USAGE = `npm run faults -- [options] [scenario …]      (after npm run build)
   --times N      faults of each scenario (100)
@@ -73,7 +81,7 @@ for (const name of chosen) {
   const directory = join(top, name);
   mkdirSync(directory);
   const settings: Settings = { times, dist: resolve(values.dist), directory, model, adapter, random: () => random.integer(2 ** 30) / 2 ** 30 }; // biome-ignore format: one line
-  const skipped = name.startsWith("disk-") ? noDisks(settings) : undefined;
+  const skipped = name.startsWith("disk-") ? noDisks(settings) : MISSING[name]?.();
   if (skipped) {
     process.stdout.write(`| ${name} | 0 | not run: ${skipped} | |\n`);
     continue;

@@ -27,10 +27,10 @@ export async function newData(directory: string): Promise<string> {
 export async function serve(
   settings: Settings,
   data: string,
-  options: Parameters<typeof start>[2] = {},
+  { more = [], ...options }: Parameters<typeof start>[2] & { readonly more?: readonly string[] } = {},
 ): Promise<Running> {
   // biome-ignore format: one line
-  const args = ["serve", "--model", settings.model, "--data", data, "--port", "0", "--auth", "required", "--json", "--set", "name=tiny", "--set", "residency.graceMs=0"]; // biome-ignore format: one line
+  const args = ["serve", "--model", settings.model, "--data", data, "--port", "0", "--auth", "required", "--json", "--set", "name=tiny", "--set", "residency.graceMs=0", ...more]; // biome-ignore format: one line
   const child = start(settings.dist, args, options);
   let stderr = "";
   child.stderr!.setEncoding("utf8").on("data", (text: string) => {
@@ -66,7 +66,7 @@ export async function ask(url: string, key: string, method: string, path: string
   return { status: response.status, body: JSON.parse(text) as Answer["body"] };
 }
 
-const completion = (model: string) => ({ model, prompt: "The cell", max_tokens: 3, temperature: 0 });
+export const completion = (model: string) => ({ model, prompt: "The cell", max_tokens: 3, temperature: 0 });
 
 /** Archives of adapters that differ, as `tar` packs them. */
 export function archivesOf({ adapter, directory }: Settings, some = 3): Uint8Array[] {

@@ -50,7 +50,7 @@ beforeAll(async () => {
     ...HIDDEN.map((path) => ({ method: "GET", path })),
   ];
   expect(routes.length).toBeGreaterThan(50);
-});
+}, TIMEOUT);
 afterAll(async () => {
   agent.destroy();
   await started[Symbol.asyncDispose]();
@@ -69,12 +69,21 @@ interface Received {
   readonly text: string;
 }
 
-function send({ method, path, headers = {}, body }: Sent): Promise<Received> {
+function send(sent: Sent, fresh?: Agent): Promise<Received> {
+  const { method, path, headers = {}, body } = sent;
   return new Promise((resolve, reject) => {
-    const asked = request({ host: url.hostname, port: url.port, agent, method, path, headers }, async (response) => {
-      resolve({ status: response.statusCode!, headers: response.headers, text: await text(response) });
+    const asked = request(
+      { host: url.hostname, port: url.port, agent: fresh ?? agent, method, path, headers },
+      async (response) => {
+        resolve({ status: response.statusCode!, headers: response.headers, text: await text(response) });
+      },
+    );
+    // The server may close an open connection at the moment it is used again; a new one it has to answer on.
+    asked.on("error", (error) => {
+      if (asked.reusedSocket && fresh === undefined) {
+        send(sent, new Agent()).then(resolve, reject);
+      } else reject(error);
     });
-    asked.on("error", reject);
     asked.end(body);
   });
 }

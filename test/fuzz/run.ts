@@ -9,7 +9,7 @@ const USAGE = `npm run fuzz -- [options] [file …]
   --runs N       cases of each target (100000)
   --seconds N    at most so long for each target (no limit)
   --only TEXT    targets whose name holds it
-  file           data, files, archives, settings, http (all)`;
+  file           data, files, archives, settings, http, keys (all)`;
 
 interface Line {
   readonly target: string;

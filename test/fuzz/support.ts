@@ -7,7 +7,7 @@ import { afterAll, beforeAll, expect } from "vitest";
 import { MiloraError } from "../../src/base/index.ts";
 
 /** Cases of each target, and seconds for them: `npm run fuzz` looks longer, with seeds of its own. */
-const GIVEN = Number(process.env.MILORA_FUZZ_RUNS);
+export const GIVEN = Number(process.env.MILORA_FUZZ_RUNS);
 const SECONDS = Number(process.env.MILORA_FUZZ_SECONDS);
 /** Where what was run is told, a line a target. */
 const REPORT = process.env.MILORA_FUZZ_REPORT;

@@ -53,6 +53,8 @@ test("what is not run is what must not be, and no more", () => {
       "docs/guides/reproduce.md: hours",
       "docs/guides/scale-out.md: postgres",
       "docs/guides/scale-out.md: postgres",
+      "docs/guides/scale-out.md: postgres",
+      "docs/guides/sweeps.md: postgres",
       "docs/guides/your-model.md: hub",
       "examples/README.md: checkout",
     ]

@@ -29,11 +29,18 @@ export class Replica {
     this.#output = output;
   }
 
-  static async start(database: string, data: string, admin: string, args: readonly string[] = []): Promise<Replica> {
+  /** @param database its URL; undefined: one of its own in `data` */
+  static async start(
+    database: string | undefined,
+    data: string,
+    admin: string,
+    args: readonly string[] = [],
+    environment: Readonly<Record<string, string>> = {},
+  ): Promise<Replica> {
     const flags = ["--model", "assets/tiny-llama", "--data", data, "--port", "0", "--json", "--auth", "required"];
     const child = spawn(process.execPath, ["dist/cli/main.js", "serve", ...flags, ...args], {
       cwd: ROOT,
-      env: { ...process.env, NO_COLOR: "1", FORCE_COLOR: undefined, DATABASE_URL: database },
+      env: { ...process.env, NO_COLOR: "1", FORCE_COLOR: undefined, DATABASE_URL: database, ...environment },
     });
     let [stdout, output] = ["", ""];
     child.stdout.setEncoding("utf8").on("data", (text: string) => {
@@ -64,10 +71,11 @@ export class Replica {
     return this.#send(method, `/admin/v1${path}`, this.#admin, body);
   }
 
-  /** Installs an adapter for everybody. */
-  async install(name: string, directory: string): Promise<Answer> {
+  /** Installs an adapter for a tenant, or for everybody. */
+  async install(name: string, directory: string, tenant?: string): Promise<Answer> {
     const body = new Uint8Array(await tar(entriesOf(directory)));
-    return this.#send("PUT", `/admin/v1/adapters/${name}`, this.#admin, body);
+    const query = tenant === undefined ? "" : `?tenant=${tenant}`;
+    return this.#send("PUT", `/admin/v1/adapters/${name}${query}`, this.#admin, body);
   }
 
   async ready(): Promise<number> {

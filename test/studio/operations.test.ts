@@ -261,7 +261,7 @@ describe.skipIf(CHROMIUM === undefined)("operations", () => {
     const held = new Promise<void>((resolve) => {
       answer = resolve;
     });
-    await page.route("**/v1/adapters", (route) => held.then(() => route.continue()));
+    await page.route(/\/v1\/adapters\?/, (route) => held.then(() => route.continue()));
     await signIn(page, keys.ann!);
     await page.getByRole("status").filter({ hasText: "Asking for adapters" }).waitFor();
     expect(await page.content()).not.toContain("diary");

@@ -90,6 +90,14 @@ test("settings are checked as the server checks them, and left out where they ar
     stop: "a\\n\n\nb",
   };
   expect(Object.keys(problemsOf(settings))).toEqual(["max_tokens", "temperature", "top_p", "top_k"]);
+  expect(problemsOf({ n: "0", best_of: "129" })).toEqual({ n: expect.any(String), best_of: expect.any(String) });
+  expect(problemsOf({ logit_bias: "5: 1\n\n x: 1" })).toEqual({ logit_bias: expect.stringMatching(/^"x: 1" must be/) });
+  for (const wrong of ["5", "5: 101", "-5: 1", "5: 1e1", "12345678901: 1"]) {
+    expect(Object.keys(problemsOf({ logit_bias: wrong }))).toEqual(["logit_bias"]);
+  }
+  expect(fieldsOf({ logit_bias: " 5: -100\n7 = .5\n9 +2", n: "2", best_of: "4" }, false, "completion")).toEqual({
+    ...{ n: 2, best_of: 4, logit_bias: { 5: -100, 7: 0.5, 9: 2 } },
+  });
   expect(problemsOf({ temperature: "", top_p: "1e-3" })).toEqual({});
   expect(fieldsOf({ seed: " 7 ", max_tokens: "5", top_k: "", stop: "a\\n\n\nb" }, true, "chat")).toEqual({
     ...{ seed: 7, max_completion_tokens: 5, stop: ["a\n", "b"], ignore_eos: true },

@@ -197,6 +197,57 @@ describe.skipIf(CHROMIUM === undefined)("the playground", () => {
     expect(await answerOf(page, "bob/brief").count()).toBe(0);
   });
 
+  test("several answers come as they are written, the best of some at their end; a bias keeps a token away", async () => {
+    await using visited = await open();
+    const { page } = visited;
+    await page.getByLabel("Completion").check();
+    await choose(page, ["ann/milora"]);
+    await set(page, { Temperature: "1", Seed: "3", "Most new tokens": "8", Answers: "3" });
+    await page.getByLabel("Prompt").fill("The cell");
+    await page.getByLabel("Prompt").press("Control+Enter");
+    await ended(page, "ann/milora");
+    const others = page.getByRole("list", { name: "Further answers of ann/milora" }).getByRole("listitem");
+    expect(await others.count()).toBe(2);
+    const texts = [await said(page, "ann/milora").first().textContent(), ...(await others.allTextContents())];
+    expect(new Set(texts).size).toBe(3);
+    for (const text of texts) expect(text).toMatch(/^The cell./);
+    await expectAccessible(page);
+
+    await set(page, { Answers: "", "Best of": "4" });
+    await page.getByLabel("Prompt").press("Control+Enter");
+    await ended(page, "ann/milora");
+    expect(await others.count()).toBe(0);
+    const best = await said(page, "ann/milora").textContent();
+    await page.getByRole("button", { name: "Copy as TypeScript" }).click();
+    const program = (await page.evaluate("navigator.clipboard.readText()")) as string;
+    const env = { ...process.env, MILORA_KEY: admin, NODE_USE_ENV_PROXY: undefined };
+    const cwd = join(import.meta.dirname, "../..");
+    const ran = await promisify(execFile)(process.execPath, ["--input-type=module", "-e", program], { env, cwd });
+    expect(`The cell${ran.stdout}`).toBe(`${best}\n`);
+
+    await set(page, { "Best of": "", Temperature: "0", "Most new tokens": "1" });
+    await page.getByLabel("Prompt").press("Control+Enter");
+    await ended(page, "ann/milora");
+    const likeliest = await said(page, "ann/milora").textContent();
+    const scored = await fetch(`${server.url}/v1/completions`, {
+      method: "POST",
+      headers: { "content-type": "application/json", authorization: `Bearer ${admin}` },
+      body: JSON.stringify({
+        ...{ model: "ann/milora", prompt: "The cell", max_tokens: 1, temperature: 0 },
+        logprobs: 1,
+        return_tokens_as_token_ids: true,
+      }),
+    });
+    const { choices } = (await scored.json()) as { choices: { logprobs: { tokens: string[] } }[] };
+    const token = choices[0]!.logprobs.tokens[0]!.replace("token_id:", "");
+    await set(page, { "Logit bias": `${token}: nothing` });
+    await page.getByText(/must be a token's id and a number/).waitFor();
+    await set(page, { "Logit bias": `${token}: -100` });
+    await page.getByLabel("Prompt").press("Control+Enter");
+    await ended(page, "ann/milora");
+    expect(await said(page, "ann/milora").textContent()).not.toBe(likeliest);
+  });
+
   test("requests can be taken along as a command and as a program", async () => {
     await using visited = await open();
     const { page } = visited;

@@ -11,6 +11,7 @@ interface Flags extends AdminFlags {
   readonly name: string;
   readonly tenant?: string;
   readonly model?: string;
+  readonly adapterStore?: string;
   readonly to: string;
   readonly from: string;
   readonly json?: boolean;
@@ -30,6 +31,12 @@ export function configureInstalled(command: Command): void {
     .addOption(new Option("--tenant <tenant>", "whose it is (default: everybody's)"))
     .addOption(
       new Option("--model <dir>", "with --data: backbone that it was trained on (default: the one named last time)"),
+    )
+    .addOption(
+      new Option(
+        "--adapter-store <url>",
+        "s3://BUCKET/PREFIX that has the files (default: where the servers have them)",
+      ),
     )
     .action(async (source: string, flags: Flags) => {
       await using adapters = await openInstalled(flags);
@@ -107,7 +114,7 @@ function change(
 }
 
 /** The server's parts are loaded for who uses them, not for `--help`. */
-async function openInstalled(flags: AdminFlags): Promise<InstalledAdapters> {
+async function openInstalled(flags: AdminFlags & { readonly adapterStore?: string }): Promise<InstalledAdapters> {
   return (await import("./installed.ts")).openInstalled(flags);
 }
 

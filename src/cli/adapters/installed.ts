@@ -1,6 +1,7 @@
 /** @file What the commands about installed adapters do: in a data directory, or by a running server. */
-import { createReadStream, existsSync, statSync } from "node:fs";
+import { createReadStream, existsSync, mkdirSync, mkdtempSync, rmSync, statSync } from "node:fs";
 import { open } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { z } from "zod";
 import { InputError, readJson, writeFileAtomic } from "../../base/index.ts";
@@ -9,6 +10,8 @@ import {
   type AdapterRecord,
   AdapterRegistry,
   type AdapterSource,
+  type AdapterStorage,
+  adapterStorage,
   type Installed,
   modelNameOf,
   openStore,
@@ -28,31 +31,63 @@ export interface InstalledAdapters extends AsyncDisposable {
   grant(adapter: QualifiedName, to: string, granted: boolean): Promise<void>;
 }
 
-export async function openInstalled(flags: AdminFlags): Promise<InstalledAdapters> {
-  if (flags.server !== undefined) return new Remote(new AdminClient(flags.server));
+export async function openInstalled(flags: AdminFlags & StoreFlags): Promise<InstalledAdapters> {
+  const { adapterStore } = flags;
+  if (flags.server !== undefined) {
+    if (adapterStore === undefined) return new Remote(new AdminClient(flags.server));
+    throw new InputError("FLAG_INVALID", "--adapter-store", "goes with --data and --database; a server knows its own");
+  }
   const location = locationOf(flags);
-  return new Local(location.directory, await openStore(location));
+  return new Local(
+    location.directory,
+    await openStore(location),
+    adapterStore ?? process.env.MILORA_SERVE_ADAPTER_STORE,
+  );
+}
+
+export interface StoreFlags {
+  readonly adapterStore?: string;
 }
 
 /** A data directory that no server has open, or that servers share with their database. */
 class Local implements InstalledAdapters {
   readonly #directory: string;
   readonly #store: Store;
+  readonly #adapterStore: string | undefined;
 
-  constructor(directory: string, store: Store) {
+  /** @param adapterStore of the files; undefined: where the database's servers have them */
+  constructor(directory: string, store: Store, adapterStore: string | undefined) {
     this.#directory = directory;
     this.#store = store;
+    this.#adapterStore = adapterStore;
   }
 
   async install(source: string, as: QualifiedName, given: string | undefined): Promise<Installed> {
     const model = this.#model(given);
+    await using place = await this.#storage();
     await using registry = await AdapterRegistry.open({
-      ...{ directory: this.#directory, adapters: this.#store.adapters, backbone: readBackboneConfig(model) },
+      ...{ storage: place.storage, adapters: this.#store.adapters, backbone: readBackboneConfig(model) },
       ...{ bases: [modelNameOf(model)], load: false },
     });
     const installed = await registry.install(sourceOf(source), as);
     if (given !== undefined) remember(this.#directory, given);
     return installed;
+  }
+
+  /** A server here may have the cache of a store of objects: what is installed goes through one of its own. */
+  async #storage(): Promise<{ readonly storage: AdapterStorage } & AsyncDisposable> {
+    const store = this.#adapterStore ?? ((await this.#store.adapterStore()) || undefined);
+    const data = store === undefined ? this.#directory : mkdtempSync(join(tmpdir(), "milora-install-"));
+    const remove = (): void => {
+      if (store !== undefined) rmSync(data, { recursive: true, force: true });
+    };
+    try {
+      const { storage } = adapterStorage({ store, data, cacheBytes: Number.MAX_SAFE_INTEGER });
+      return { storage, [Symbol.asyncDispose]: async () => remove() };
+    } catch (error) {
+      remove();
+      throw error;
+    }
   }
 
   list(tenant: string | undefined): Promise<AdapterRecord[]> {
@@ -96,6 +131,7 @@ function memory(directory: string): string {
 
 function remember(directory: string, model: string): void {
   const lasting = existsSync(model) ? resolve(model) : model;
+  mkdirSync(join(directory, "adapters"), { recursive: true, mode: 0o700 });
   writeFileAtomic(memory(directory), `${JSON.stringify({ model: lasting })}\n`);
 }
 

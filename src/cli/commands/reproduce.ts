@@ -15,7 +15,7 @@ import {
   runPlan,
 } from "../../evaluation/index.ts";
 import { configureRuntime } from "../../runtime/index.ts";
-import { presetOfSpec, RETRY_SECONDS, type SweepSpec } from "../../serving/index.ts";
+import { type PaperSpec, presetOfSpec, RETRY_SECONDS } from "../../serving/index.ts";
 import { collect, examples, integer, jsonFlag, threadsFlag } from "../flags.ts";
 import { onInterrupt } from "../interrupt.ts";
 import { confirmCost, costText } from "../judge/confirm.ts";
@@ -28,6 +28,7 @@ import { databaseFlag } from "../sweeps/flags.ts";
 import { note, print, printJson } from "../terminal.ts";
 
 interface Flags extends JudgeFlags, QueueFlags {
+  readonly queue?: boolean;
   readonly preset: string;
   readonly model?: string;
   readonly backbone?: readonly string[];
@@ -74,7 +75,7 @@ export async function configure(command: Command): Promise<void> {
 }
 
 /** What is asked for, as other machines may be told. */
-function specOf(names: readonly string[], { preset, model, backbone, dataDir, seeds, judgeUrl }: Flags): SweepSpec {
+function specOf(names: readonly string[], { preset, model, backbone, dataDir, seeds, judgeUrl }: Flags): PaperSpec {
   return {
     names: [...names],
     preset: findPreset(preset).name,

@@ -23,6 +23,7 @@ interface Flags {
   readonly adapterDir?: string[];
   readonly data?: string;
   readonly database?: string;
+  readonly adapterStore?: string;
   readonly runs?: string[];
   readonly host?: string;
   readonly port?: number;
@@ -49,6 +50,10 @@ export function configure(command: Command): void {
       .option("--adapter-dir <dir>", "POST /v1/load_lora_adapter may read below it; may be repeated", collect)
       .option("--data <dir>", "installed adapters, and the database without --database (default: milora-data)")
       .option("--database <url>", "PostgreSQL that several servers may share (default: the environment's DATABASE_URL)")
+      .option(
+        "--adapter-store <url>",
+        "s3://BUCKET/PREFIX that has the adapters' files (default: a directory in --data)",
+      )
       .option("--runs <dir>", "folder of training runs that the studio shows; may be repeated", collect)
       .option("--host <address>", "address to listen on (default: 127.0.0.1)")
       .option("--port <n>", "port to listen on, 0 for a free one (default: 8000)", integer(0))
@@ -120,6 +125,7 @@ function settingsOf({ adapter, preload, adapterDir, runs, maxBatch, ...flags }: 
     "threads",
     "data",
     "database",
+    "adapterStore",
     "host",
     "port",
     "auth",

@@ -3,9 +3,10 @@ import type { Command } from "commander";
 import { createLog, RunStudio } from "../../serving/index.ts";
 import { examples, integer, jsonFlag } from "../flags.ts";
 import { untilTold } from "../interrupt.ts";
+import { databaseFlag, databaseUrl, type SweepFlags } from "../sweeps/flags.ts";
 import { note, paint, print, printJson } from "../terminal.ts";
 
-interface Flags {
+interface Flags extends SweepFlags {
   readonly host: string;
   readonly port: number;
   readonly json?: boolean;
@@ -17,15 +18,19 @@ export function configure(command: Command): void {
       .argument("[folders...]", "folders of runs and of what milora reproduce has written (default: runs)")
       .option("--host <address>", "loopback address to listen on", "127.0.0.1")
       .option("--port <n>", "port to listen on, 0 for a free one", integer(0), 8001)
+      .addOption(databaseFlag())
       .addOption(jsonFlag())
       .action(studio),
     ["milora studio", "milora studio runs experiments --port 0 --json"],
   );
 }
 
-async function studio(given: readonly string[], { host, port, json }: Flags): Promise<void> {
+async function studio(given: readonly string[], { host, port, json, ...flags }: Flags): Promise<void> {
   const folders = given.length > 0 ? given : ["runs"];
-  await using studio = await RunStudio.start({ folders, host, port, log: createLog({ logLevel: "warn" }) });
+  // The environment may name another program's database.
+  const known = /^postgres(ql)?:/.test(databaseUrl(flags) ?? "") ? databaseUrl(flags) : undefined;
+  const [database, log] = [flags.database ?? known, createLog({ logLevel: "warn" })];
+  await using studio = await RunStudio.start({ folders, database, host, port, log });
   const url = `${studio.url}/studio/`;
   if (json) printJson({ url, pid: process.pid, folders });
   else print(`${paint("bold", url)}  shows ${folders.join(", ")}`);

@@ -21,7 +21,7 @@ import {
   trainTogether,
   unknownSettings,
 } from "../../training/index.ts";
-import { collect, deviceFlag, examples, jsonFlag, threadsFlag } from "../flags.ts";
+import { collect, deviceFlag, examples, jsonFlag, threadsFlag, weightsFlag } from "../flags.ts";
 import { InterruptError, onInterrupt } from "../interrupt.ts";
 import { writeReport } from "../report/index.ts";
 import { merge, parseSettings, type Settings, withoutNulls } from "../settings.ts";
@@ -58,7 +58,7 @@ export function configure(command: Command): void {
       .option("--train <file>", "training rows: JSON, JSONL, CSV or parquet; a directory, a pattern, or hf:org/name")
       .option("--dev <file|share>", "dev rows: a file, or a share of the training rows such as 0.05")
       .option("--method <name>", `one of ${[...methods.keys()].join(", ")}`)
-      .addOption(new Option("--weights <form>", "how the frozen backbone is held").choices(["float32", "int8", "int4"]))
+      .addOption(weightsFlag())
       .addOption(deviceFlag())
       .option("--template <name|file>", "how a row becomes a prompt: alpaca, chat, none, or a Jinja file")
       .option(

@@ -1,6 +1,5 @@
 /** @file Whether questions were seen in training: which training rows are known, and the warning. */
-import { InputError } from "../../base/index.ts";
-import { type Overlap, type TrainingTexts, trainingSourcesOf, trainingTexts } from "../../evaluation/index.ts";
+import { knownTraining, type Overlap, type TrainingTexts, trainingTexts } from "../../evaluation/index.ts";
 import { warn } from "../terminal.ts";
 import type { EvalFlags } from "./flags.ts";
 
@@ -10,14 +9,9 @@ export type Training = TrainingTexts | { readonly skipped: string };
 export async function trainingFor({ overlap, train, adapter }: EvalFlags): Promise<Training> {
   if (!overlap) return { skipped: "turned off" };
   if (train) return await trainingTexts(train.map((path) => ({ path })));
-  const sources = adapter === undefined ? undefined : trainingSourcesOf(adapter);
-  if (!sources) return { skipped: "no training rows are known; --train names them" };
-  try {
-    return await trainingTexts(sources);
-  } catch (error) {
-    if (!(error instanceof InputError)) throw error;
-    return { skipped: `the training rows cannot be read: ${error.message}` };
-  }
+  const known = await knownTraining(adapter);
+  const unknown = "skipped" in known && known.skipped === "no training rows are known";
+  return unknown ? { skipped: `${known.skipped}; --train names them` } : known;
 }
 
 /** Says so where test rows were seen in training. */

@@ -1,5 +1,5 @@
 /** @file Follows a reproduction: a bar for what runs, a line on stderr for what is finished. */
-import { openCells, openRuns, type Plan, type RunEvent } from "../../evaluation/index.ts";
+import { openCells, openRuns, type RunEvent, type Work } from "../../evaluation/index.ts";
 import { type Progress, startProgress } from "../progress.ts";
 import { duration, note, percent } from "../terminal.ts";
 
@@ -7,7 +7,7 @@ interface Follower extends Disposable {
   readonly onEvent: (event: RunEvent) => void;
 }
 
-export function follow(plan: Plan): Follower {
+export function follow(plan: Work): Follower {
   const total = openRuns(plan).length + openCells(plan).length;
   let done = 0;
   let bar: Progress | undefined;
@@ -44,6 +44,10 @@ export function follow(plan: Plan): Follower {
 }
 
 function measuredText({ cell, value }: Extract<RunEvent, { type: "measured" }>): string {
+  if (cell.cell.kind === "score") {
+    const { metric, value: score } = value as { metric: string; value: number };
+    return `: ${metric === "perplexity" ? score.toFixed(3) : percent(score)}`;
+  }
   if (cell.cell.kind === "accuracy") return `: ${percent((value as { value: number }).value)}`;
   if (cell.cell.kind === "judged") return `: ${(value as { value: number | null }).value?.toFixed(2) ?? "no rating"}`;
   if (cell.cell.kind === "speed")

@@ -1,10 +1,14 @@
 /** @file A reproduction whose grid workers do: where its jobs are, and how it is followed. */
 import { join } from "node:path";
-import type { Outcome, Plan, RunOptions, World } from "../../evaluation/index.ts";
+import type { Outcome, RunOptions, Work, World } from "../../evaluation/index.ts";
 import {
+  ALONE_LEASE_SECONDS,
   adoptRecords,
+  LEASE_SECONDS,
   openSweeps,
   RETRIES,
+  RETRY_SECONDS,
+  type RetryPolicy,
   runGrid,
   type SweepFacts,
   type SweepSpec,
@@ -20,11 +24,10 @@ import { databaseUrl } from "../sweeps/flags.ts";
 import { note, warn } from "../terminal.ts";
 
 export interface QueueFlags {
-  readonly queue?: boolean;
   readonly database?: string;
   readonly concurrency?: number;
   readonly retries?: number;
-  readonly retryDelay: number;
+  readonly retryDelay?: number;
   readonly threads?: number;
 }
 
@@ -36,14 +39,22 @@ export interface Queue extends AsyncDisposable {
   readonly own: boolean;
 }
 
-/** Without a PostgreSQL the jobs are in the directory itself, and done by processes of this command. */
-export async function openQueue(output: string, flags: QueueFlags): Promise<Queue> {
-  const url = databaseUrl(flags);
+/**
+ * Without a PostgreSQL the jobs are in the directory itself, and done by processes of this command.
+ * @param shared whether the database that is named is used
+ */
+export async function openQueue(output: string, flags: QueueFlags, shared = true): Promise<Queue> {
+  const url = shared ? databaseUrl(flags) : undefined;
   const sweep = sweepOf(output);
   const sweeps = await openSweeps(url === undefined ? { directory: join(output, "queue") } : { url });
+  if (url === undefined) await sweeps.attempts.takeBack();
   await adoptRecords(sweeps, sweep);
   return { sweeps, sweep, own: url === undefined, [Symbol.asyncDispose]: () => sweeps[Symbol.asyncDispose]() };
 }
+
+export const policyOf = ({ retries = RETRIES, retryDelay = RETRY_SECONDS }: QueueFlags): RetryPolicy => ({
+  ...{ retries, delaySeconds: retryDelay },
+});
 
 /** Who looks at the report meanwhile, in the studio for one, sees it fill. */
 const REPORT_MS = 15_000;
@@ -66,7 +77,7 @@ type QueuedOptions = RunOptions & { readonly signal: AbortSignal };
 
 /** Puts what is open into the queue and waits for it; with `--concurrency` it is worked on here, too. */
 export async function runQueued(
-  plan: Plan,
+  plan: Work,
   world: World,
   { sweeps, sweep, own }: Queue,
   spec: SweepSpec,
@@ -80,13 +91,15 @@ export async function runQueued(
       ? Promise.resolve()
       : workOn(sweeps, {
           ...{ slots, threads: flags.threads ?? shareOfCores(slots), onEvent: tellTrouble },
+          leaseSeconds: own ? ALONE_LEASE_SECONDS : LEASE_SECONDS,
           signal: AbortSignal.any([signal, done.signal]),
         });
-  const policy = { retries: flags.retries ?? RETRIES, delaySeconds: flags.retryDelay };
+  const policy = policyOf(flags);
   try {
     const waiting = runGrid(plan, world, sweeps, sweep, {
       spec,
       policy,
+      worked: slots > 0,
       signal,
       onEvent,
       onStatus: statusNotes(slots),

@@ -1,5 +1,5 @@
 /** @file How sweeps and workers stand, for people. */
-import type { SweepStatus, WorkerStatus } from "../../serving/index.ts";
+import type { CellStatus, SweepPace, SweepStatus, WorkerStatus } from "../../serving/index.ts";
 import { duration, paint, table } from "../terminal.ts";
 
 const since = (at: Date): string => duration((Date.now() - at.getTime()) / 1000);
@@ -38,4 +38,25 @@ export function workersText(workers: readonly WorkerStatus[]): string {
     Object.entries(shunned).map(([sweep, why]) => `${host} leaves ${sweep} to others: ${why}`),
   );
   return [table(["worker", "process", "jobs at a time", "version", "for"], rows), ...left].join("\n");
+}
+
+/** Cells of one sweep that are shown; `--json` has all. */
+const MOST_CELLS = 200;
+
+/** How fast it goes, behind `sweepText`. */
+export function paceText({ perHour, secondsLeft, slots }: SweepPace): string {
+  if (slots === 0 || secondsLeft === 0) return "";
+  const left = secondsLeft === null ? "" : `, about ${duration(secondsLeft)} left`;
+  return `\n  ${Math.round(perHour)} finished an hour${left}`;
+}
+
+export function cellsText(cells: readonly CellStatus[]): string {
+  const rows = cells.slice(0, MOST_CELLS).map(({ label, state, worker, progress, metric, score, attempts, reason }) => {
+    const number = score === null ? "" : `${Number(score.toPrecision(4))}${metric ? ` ${metric}` : ""}`;
+    const far = progress ? `${progress.done} of ${progress.total}` : number;
+    const who = state === "running" && worker ? `${worker.host}${worker.pid === null ? "" : ` ${worker.pid}`}` : "";
+    return [state, label, far, who, reason ?? (attempts > 1 ? `attempts: ${attempts}` : "")];
+  });
+  const rest = cells.length - rows.length;
+  return `${table(["", "", "", "", ""], rows)}${rest > 0 ? `\nand ${rest} more; --json has all` : ""}`;
 }

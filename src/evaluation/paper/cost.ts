@@ -7,9 +7,10 @@ import { train } from "../../training/index.ts";
 import { evaluateTask } from "../evaluate.ts";
 import { loadTasks } from "../registry.ts";
 import { protocolOf } from "./data.ts";
-import type { Plan, PlannedCell, PlannedRun, World } from "./plan.ts";
+import type { Plan, PlannedCell } from "./plan.ts";
 import { openCells, openRuns } from "./run.ts";
 import { machineName } from "./store.ts";
+import type { PlannedRun, World } from "./work.ts";
 
 export interface Cost {
   readonly runs: number;

@@ -2,8 +2,7 @@
 export { type Cost, costOf, measurePace, type Pace } from "./cost.ts";
 export { judgingOfPlan } from "./judging-cost.ts";
 export { isPortable, type Part, type Piece, partsOf, pieceOf } from "./parts.ts";
-export type { Plan, PlannedCell, PlannedRun, World } from "./plan.ts";
-export { problemsOf } from "./plan.ts";
+export type { Plan, PlannedCell } from "./plan.ts";
 export { type Preset, REPRODUCE_PRESETS } from "./presets.ts";
 export { findPreset, findStudies, loadStudies } from "./registry.ts";
 export { csvTable, differencesTable, doneText, markdownReport, markdownTable, valueText } from "./render.ts";
@@ -12,4 +11,5 @@ export { type Report, reportOf } from "./results.ts";
 export { type Failure, type Outcome, openCells, openRuns, type RunEvent, type RunOptions, runPlan } from "./run.ts";
 export { type CellRecord, CellStore, cellRecordSchema, machineName, writeRecord } from "./store.ts";
 export type { Chart, Table } from "./study.ts";
+export { type PlannedRun, problemsOf, type Work, type WorkCell, type World } from "./work.ts";
 export { openWorld, planOf } from "./world.ts";

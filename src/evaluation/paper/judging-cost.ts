@@ -2,8 +2,9 @@
 import { judgedQuestions } from "../answers.ts";
 import { type JudgingCost, judgingCost, type Prices, requestsOf } from "../judge/index.ts";
 import { judgedRows } from "./judging.ts";
-import type { Plan, World } from "./plan.ts";
+import type { Plan } from "./plan.ts";
 import { openCells } from "./run.ts";
+import type { World } from "./work.ts";
 
 /**
  * What judging the open cells of a plan may cost: their answers are not known yet, and counted as long as they may be.

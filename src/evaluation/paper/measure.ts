@@ -10,14 +10,13 @@ import { formOf, loadTasks, rowFormOf } from "../registry.ts";
 import { RowStore } from "../store.ts";
 import { protocolOf } from "./data.ts";
 import { judgedOf, TEMPLATE } from "./judging.ts";
-import type { PlannedCell, World } from "./plan.ts";
+import type { PlannedCell } from "./plan.ts";
 import type { SpeedRequest } from "./speed.ts";
 import type { Cell, CellOf, Scope, Values } from "./study.ts";
+import type { CellContext } from "./work.ts";
 
-export interface MeasureContext extends World {
+export interface MeasureContext extends CellContext {
   readonly scope: Scope;
-  readonly signal: AbortSignal | undefined;
-  readonly onProgress: (done: number, total: number) => void;
 }
 
 /** What the cell gives, as it is kept. */

@@ -9,7 +9,7 @@ import { loadTasks } from "../registry.ts";
 import { Data } from "./data.ts";
 import { differencesOf } from "./differences.ts";
 import { TABLE1 } from "./paper.ts";
-import type { Plan, World } from "./plan.ts";
+import type { Plan } from "./plan.ts";
 import { PRESET_OF, type Preset } from "./presets.ts";
 import { findPreset, findStudies } from "./registry.ts";
 import { csvTable, markdownReport, valueText } from "./render.ts";
@@ -17,6 +17,7 @@ import { reportOf, resultsOf } from "./results.ts";
 import { openRuns, type RunEvent, runPlan } from "./run.ts";
 import { figureOf, pairedBootstrap } from "./statistics.ts";
 import { type Cell, canonical, type Scope } from "./study.ts";
+import type { World } from "./work.ts";
 import { openWorld, planOf } from "./world.ts";
 
 const { paper, small, smoke } = PRESET_OF;

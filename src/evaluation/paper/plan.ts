@@ -1,6 +1,6 @@
 /** @file From tables and figures to what has to be done: trainings and cells, each known by what decides it, each once. */
 import { basename } from "node:path";
-import { MiloraError, reasonOf, sum } from "../../base/index.ts";
+import { MiloraError, sum } from "../../base/index.ts";
 import { methodOf } from "../../methods/index.ts";
 import {
   decisiveFields,
@@ -9,55 +9,25 @@ import {
   stepsPerEpoch,
   type TrainingConfigInput,
 } from "../../training/index.ts";
-import type { Judge } from "../judge/index.ts";
 import { formOf, loadTasks } from "../registry.ts";
 import { digestOf } from "../store.ts";
 import { type Data, protocolOf, type Source } from "./data.ts";
 import { JUDGED, judgedCell } from "./judging.ts";
+import { measureCell } from "./measure.ts";
 import type { ModelFacts, Models } from "./models.ts";
 import { TABLE6, TITLES, taskTitle } from "./paper.ts";
 import type { Preset } from "./presets.ts";
-import { type CellStore, machineName } from "./store.ts";
+import { machineName } from "./store.ts";
 import { type Cell, canonical, type Scope, type Study, type Training } from "./study.ts";
+import { type PlannedRun, runState, type State, type Work, type WorkCell, type World } from "./work.ts";
 
-export type State = "done" | "begun" | "missing";
-
-export interface PlannedRun {
-  readonly id: string;
-  readonly label: string;
-  readonly training: Training;
-  readonly model: string;
-  readonly config: TrainingConfigInput | undefined;
-  /** Makes the files that `config` names. */
-  readonly write: () => void;
-  readonly rows: number;
-  readonly steps: number;
-  /** Undefined while rows or tokenizer are not here. */
-  readonly tokens: number | undefined;
-  readonly parameters: number | undefined;
-  readonly state: State;
-  /** Why it cannot be done. */
-  readonly problems: readonly MiloraError[];
-}
-
-export interface PlannedCell {
-  readonly id: string;
-  readonly label: string;
+export interface PlannedCell extends WorkCell {
   readonly cell: Cell;
-  readonly run: PlannedRun | undefined;
-  readonly model: string;
-  /** Rows to be measured; undefined where they are not here. */
-  readonly rows: number | undefined;
-  readonly state: State;
-  /** Left out on purpose, and why: this is no failure. */
-  readonly skipped?: string;
-  readonly problem?: MiloraError;
 }
 
-export interface Plan {
+export interface Plan extends Work {
   readonly scope: Scope;
   readonly studies: readonly Study[];
-  readonly runs: readonly PlannedRun[];
   readonly cells: readonly PlannedCell[];
   /** Cells of each study, by its name. */
   readonly needs: ReadonlyMap<string, readonly PlannedCell[]>;
@@ -67,14 +37,6 @@ export interface Plan {
 
 /** Goes up when the same settings would give other numbers. */
 const VERSION = 1;
-
-export interface World {
-  readonly models: Models;
-  readonly data: Data;
-  readonly store: CellStore;
-  /** Of MT-Bench; without one its cells are left out. */
-  readonly judge?: Judge | undefined;
-}
 
 const problemOf = (error: unknown): MiloraError => {
   if (error instanceof MiloraError) return error;
@@ -153,7 +115,11 @@ export class Planner {
       needs.set(study.name, [...cells]);
     }
     const [runs, cells] = [this.#runs.all(), this.#cells.all()];
-    return { scope: this.#scope, studies, runs, cells, needs, byKey: this.#cells.byKey };
+    const scope = this.#scope;
+    return {
+      ...{ scope, studies, runs, cells, needs, byKey: this.#cells.byKey, together: scope.together },
+      measure: (planned, context) => measureCell(planned as PlannedCell, { ...context, scope }),
+    };
   }
 
   async #newCell(cell: Cell): Promise<PlannedCell> {
@@ -247,6 +213,7 @@ export class Planner {
     const config: TrainingConfigInput = {
       ...settings,
       model,
+      weights: facts.weights ?? "float32",
       method,
       adapter,
       data: {
@@ -320,12 +287,6 @@ export class Planner {
   }
 }
 
-/** What the store has of a training. */
-export function runState(store: CellStore, id: string): State {
-  if (store.get(id) && store.hasAdapter(id)) return "done";
-  return store.begun(id) ? "begun" : "missing";
-}
-
 function withFiles(
   config: TrainingConfigInput,
   trains: readonly Source[],
@@ -355,10 +316,4 @@ function tokensPerRow(trains: readonly Source[], { tokenizer }: ModelFacts, maxL
 function countOf(method: string, adapter: unknown, { config }: ModelFacts): number {
   const { tunable } = methodOf(method).countParameters(adapter, config!);
   return sum(Object.values(tunable));
-}
-
-/** Why things cannot be done, each reason once. */
-export function problemsOf({ cells }: Plan): string[] {
-  const reasons = cells.flatMap(({ problem, run }) => [...(run?.problems ?? []), ...(problem ? [problem] : [])]);
-  return [...new Set(reasons.map(reasonOf))];
 }

@@ -3,17 +3,16 @@ import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { MiloraError, reasonOf, sum } from "../../base/index.ts";
 import { readMetrics, type TrainingEvent, type TrainingResult, trainTogether } from "../../training/index.ts";
-import { measureCell } from "./measure.ts";
-import type { Plan, PlannedCell, PlannedRun, World } from "./plan.ts";
-import { canonical, type Scope } from "./study.ts";
+import { canonical } from "./study.ts";
+import type { PlannedRun, Work, WorkCell, World } from "./work.ts";
 
 export type RunEvent =
   | { readonly type: "training"; readonly runs: readonly PlannedRun[] }
   | { readonly type: "step"; readonly step: number; readonly totalSteps: number; readonly loss: number }
   | { readonly type: "trained"; readonly run: PlannedRun; readonly seconds: number }
-  | { readonly type: "measuring"; readonly cell: PlannedCell }
+  | { readonly type: "measuring"; readonly cell: WorkCell }
   | { readonly type: "row"; readonly done: number; readonly total: number }
-  | { readonly type: "measured"; readonly cell: PlannedCell; readonly value: unknown }
+  | { readonly type: "measured"; readonly cell: WorkCell; readonly value: unknown }
   | { readonly type: "failed"; readonly label: string; readonly reason: string };
 
 export interface Failure {
@@ -35,11 +34,11 @@ export interface Outcome {
 }
 
 /** Cells that are to be measured. */
-export const openCells = ({ cells }: Plan): PlannedCell[] =>
+export const openCells = <C extends WorkCell>({ cells }: { readonly cells: readonly C[] }): C[] =>
   cells.filter(({ state, skipped }) => state !== "done" && skipped === undefined);
 
 /** Trainings that these cells need, and that are not finished. */
-export const openRuns = (plan: Plan): PlannedRun[] => [
+export const openRuns = (plan: Work): PlannedRun[] => [
   ...new Set(openCells(plan).flatMap(({ run }) => (run && run.state !== "done" ? [run] : []))),
 ];
 
@@ -48,7 +47,7 @@ export const openRuns = (plan: Plan): PlannedRun[] => [
  * @param trainings are finished though no cell that is to be measured needs them
  */
 export async function runPlan(
-  plan: Plan,
+  plan: Work,
   world: World,
   options: RunOptions = {},
   trainings: readonly PlannedRun[] = [],
@@ -57,18 +56,18 @@ export async function runPlan(
 }
 
 /** What is trained in one go: seeds of one adapter, or each run by itself. */
-export function trainingGroups(scope: Scope, runs: readonly PlannedRun[]): PlannedRun[][] {
+export function trainingGroups({ together }: Pick<Work, "together">, runs: readonly PlannedRun[]): PlannedRun[][] {
   const groups = new Map<string, PlannedRun[]>();
   for (const run of runs) {
     const { seed, ...rest } = run.training;
-    const key = canonical(scope.together ? rest : { seed, ...rest });
+    const key = canonical(together ? rest : { seed, ...rest });
     groups.set(key, [...(groups.get(key) ?? []), run]);
   }
   return [...groups.values()];
 }
 
 class Runner {
-  readonly #plan: Plan;
+  readonly #plan: Work;
   readonly #world: World;
   readonly #options: RunOptions;
   readonly #failures: Failure[] = [];
@@ -76,7 +75,7 @@ class Runner {
   #trained = 0;
   #measured = 0;
 
-  constructor(plan: Plan, world: World, options: RunOptions) {
+  constructor(plan: Work, world: World, options: RunOptions) {
     this.#plan = plan;
     this.#world = world;
     this.#options = options;
@@ -89,7 +88,7 @@ class Runner {
     const models = [...new Set(runs.map(({ model }) => model))];
     for (const model of models) {
       for (const group of trainingGroups(
-        this.#plan.scope,
+        this.#plan,
         runs.filter((run) => run.model === model),
       )) {
         const missing = group.filter(({ state }) => state !== "done");
@@ -136,7 +135,7 @@ class Runner {
   async #together(runs: readonly PlannedRun[], resume: boolean) {
     const { signal } = this.#options;
     for (const run of runs) run.write();
-    const backbone = await this.#world.models.backbone(runs[0]!.model);
+    const backbone = await this.#world.models.backbone(runs[0]!.model, runs[0]!.holding);
     const configs = runs.map(({ config }) => config!);
     const start = (again: boolean) =>
       trainTogether(configs, {
@@ -181,7 +180,7 @@ class Runner {
     this.#options.onEvent?.({ type: "trained", run, seconds: share });
   }
 
-  async #measure(cells: readonly PlannedCell[]): Promise<void> {
+  async #measure(cells: readonly WorkCell[]): Promise<void> {
     const { signal, onEvent } = this.#options;
     const { store } = this.#world;
     for (const cell of cells) {
@@ -192,9 +191,8 @@ class Runner {
       let rows = cell.rows ?? 0;
       try {
         if (cell.problem) throw cell.problem;
-        const value = await measureCell(cell, {
+        const value = await this.#plan.measure(cell, {
           ...this.#world,
-          scope: this.#plan.scope,
           signal,
           onProgress: (done, total) => {
             rows = total;

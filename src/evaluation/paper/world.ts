@@ -3,10 +3,11 @@ import { join } from "node:path";
 import type { Judge } from "../judge/index.ts";
 import { Data } from "./data.ts";
 import { Models } from "./models.ts";
-import { type Plan, Planner, scopeOf, type World } from "./plan.ts";
+import { type Plan, Planner, scopeOf } from "./plan.ts";
 import type { Preset } from "./presets.ts";
 import { findStudies } from "./registry.ts";
 import { type CellRecord, CellStore } from "./store.ts";
+import type { World } from "./work.ts";
 
 /**
  * @param output directory of all that is made
@@ -14,13 +15,13 @@ import { type CellRecord, CellStore } from "./store.ts";
  * @param keep takes finished cells instead of the directory
  */
 export function openWorld(
-  preset: Preset,
+  { dataDirectory }: Pick<Preset, "dataDirectory">,
   output: string,
   judge?: Judge,
   keep?: (record: CellRecord) => void,
 ): World & Disposable {
   const models = new Models();
-  const data = new Data(preset.dataDirectory, join(output, "data"));
+  const data = new Data(dataDirectory, join(output, "data"));
   const store = new CellStore(output, keep);
   return { models, data, store, judge, [Symbol.dispose]: () => models[Symbol.dispose]() };
 }

@@ -162,6 +162,11 @@ export class Ledger {
     this.endOver();
   }
 
+  /** What a tenant has been served, by its weight. */
+  served(tenant: string): number {
+    return this.#fairness.counter(tenant);
+  }
+
   stats(): Omit<SchedulerStats, "draining"> {
     const tenants = new Map<string, TenantStats>();
     const labels = new Map<string, { waiting: number; running: number }>();

@@ -139,6 +139,11 @@ export class Scheduler implements AsyncDisposable {
     }
   }
 
+  /** What a tenant has been served, by its weight: tokens that were read for it and 2 · those that were generated. */
+  served(tenant: string): number {
+    return this.#intake.ledger.served(tenant);
+  }
+
   stats(): SchedulerStats {
     return { ...this.#intake.ledger.stats(), draining: this.#intake.draining };
   }

@@ -81,6 +81,11 @@ export class SimulatedScheduler {
     });
   }
 
+  /** As `Scheduler.served`. */
+  served(tenant: string): number {
+    return this.#intake.ledger.served(tenant);
+  }
+
   stats(): SchedulerStats {
     return { ...this.#intake.ledger.stats(), draining: this.#intake.draining };
   }

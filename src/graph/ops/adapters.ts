@@ -3,7 +3,7 @@ import { OPERATOR_DOMAIN } from "../../runtime/index.ts";
 import { type None, none, producedBy, type Value } from "../graph.ts";
 import { int } from "../lowering.ts";
 import { apply1, op } from "./common.ts";
-import { hasLinear, type NBits, quantizedOps } from "./quantized.ts";
+import { isLinear, type NBits, quantizedOps } from "./quantized.ts";
 
 /** Inputs that an items op has after its first ones. */
 export interface ItemInputs {
@@ -61,7 +61,7 @@ export interface ItemOptions {
 export function applyItems(x: Value, y: Value, items: Value, { next, gates }: ItemOptions = {}): Value {
   const last = gates ? [gates] : [];
   const product = producedBy(y, quantizedOps.matmulNBits);
-  if (!product || product.inputs[0] !== x || !hasLinear(product.inputs, product.attributes)) {
+  if (!product || product.inputs[0] !== x || !isLinear(product.inputs)) {
     return apply1(adapterOps.lowRankItems, [x, y, items, ...last], none);
   }
   const { levels: _levels, ...attributes } = product.attributes;

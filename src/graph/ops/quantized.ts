@@ -20,14 +20,20 @@ export interface NBits {
 }
 
 export const quantizedOps = {
-  /** x times a weight [N, K] stored in blocks of 4 or 8 bits. */
+  /** x times a weight [N, K] stored in blocks of 4 or 8 bits. With float32 x and float16 scales it is milora's `Linear`. */
   matmulNBits: op<NBits>("matmulNBits", {
     infer(at) {
       const [x, quantized, scales, zeroPoints] = at.inputs;
-      const { K, N, bits, blockSize } = at.attributes;
+      const { K, N, bits, blockSize, accuracyLevel } = at.attributes;
       needDtype(at, x!, "float32", "float16");
       needDtype(at, quantized!, "uint8");
-      sameDtype(at, [x!, scales!]);
+      if (!isLinear(at.inputs)) sameDtype(at, [x!, scales!]);
+      else if (!hasLinear(x!, blockSize) || zeroPoints || accuracyLevel !== 4) {
+        at.fail(
+          "DTYPE_MISMATCH",
+          "float16 scales need float16 x here: there is no operator of milora's for this product",
+        );
+      }
       if (bits !== 4 && bits !== 8) at.fail("BAD_ATTRIBUTE", `bits must be 4 or 8, not ${bits}`);
       if (blockSize < 16 || !Number.isInteger(Math.log2(blockSize))) {
         at.fail("BAD_ATTRIBUTE", `the block size must be a power of two from 16 up, not ${blockSize}`);
@@ -52,7 +58,7 @@ export const quantizedOps = {
     lower(to) {
       const { K, N, bits, blockSize, accuracyLevel } = to.attributes;
       const shape = { K: int(K), N: int(N), bits: int(bits), block_size: int(blockSize) };
-      if (hasLinear(to.node.inputs, to.attributes)) to.emit("Linear", to.ins, shape, to.outs, OPERATOR_DOMAIN);
+      if (isLinear(to.node.inputs)) to.emit("Linear", to.ins, shape, to.outs, OPERATOR_DOMAIN);
       else {
         const attributes = { ...shape, accuracy_level: int(accuracyLevel) };
         to.emit("MatMulNBits", to.ins, attributes, to.outs, "com.microsoft");
@@ -135,12 +141,17 @@ export const quantizedOps = {
   }),
 };
 
-/** Whether milora's own operator `Linear` can compute a product: rows times a weight whose zero point is in the middle. */
-export function hasLinear(inputs: readonly Value[], { accuracyLevel, blockSize }: NBits): boolean {
-  const [x, , , zeroPoints] = inputs;
-  const fits = x!.shape.length === 2 && x!.dtype === "float32" && !zeroPoints && [32, 64, 128].includes(blockSize);
-  return fits && accuracyLevel === 4 && x!.graph.hasOperators;
+/**
+ * Whether milora's own operator `Linear` can multiply rows x with a weight in blocks of this size, float16 scales and its
+ * zero point in the middle; x is rounded to 8 bits.
+ */
+export function hasLinear(x: Value, blockSize: number): boolean {
+  return x.shape.length === 2 && x.dtype === "float32" && [32, 64, 128].includes(blockSize) && x.graph.hasOperators;
 }
+
+/** Whether a product's inputs are those of `Linear`. */
+export const isLinear = ([x, , scales]: readonly Value[]): boolean =>
+  x!.dtype === "float32" && scales!.dtype === "float16";
 
 /** Levels uint4 or uint8 [N, K] with the zero point in the middle, times one of the N · K / blockSize scales each. */
 function dequantizeBlocks(levels: Value, scales: Value, blockSize: number, after: Value): Value {
@@ -156,7 +167,7 @@ function computedBefore(g: Value): Value {
 export interface NBitsWeight {
   /** uint8 [N, ceil(K / blockSize), blockSize * bits / 8], low bits first. */
   quantized: Value;
-  /** [N, ceil(K / blockSize)] */
+  /** [N, ceil(K / blockSize)], as x; float16 for float32 x where it `hasLinear` and the accuracy level is 4. */
   scales: Value;
   /** uint8 [N, ceil(ceil(K / blockSize) * bits / 8)]; default 2^(bits-1) */
   zeroPoints?: Value;

@@ -1,5 +1,5 @@
 /** @file Weights of GGUF files as float32, block by block, with the arithmetic of ggml's reference (ggml-quants.c). */
-import { bfloat16ToFloat32, float16ToFloat32, float16Value } from "../floats.ts";
+import { bfloat16ToFloat32, float16ToFloat32, float16Value } from "../../base/index.ts";
 
 /** Writes the weights of whole blocks to `target`. `bytes` begins on no particular boundary. */
 type Dequantizer = (bytes: Uint8Array, target: Float32Array) => void;

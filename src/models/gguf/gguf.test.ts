@@ -171,7 +171,7 @@ describe("models", () => {
         outFeatures,
         inFeatures,
         quantized: packed.initializers().get(names.quantized)!.data as Uint8Array,
-        scales: packed.initializers().get(names.scales)!.data as Float32Array,
+        scales: packed.initializers().get(names.scales)!.data as Uint16Array,
       });
       const wanted = floats.initializers().get(`${path}.weight`)!.data as Float32Array;
       expect(

@@ -1,6 +1,5 @@
 /** @file Quantised blocks of GGUF files moved as they are into the layout of `MatMulNBits`: same levels, same scales. */
 import { InputError } from "../../base/index.ts";
-import { float16Value } from "../floats.ts";
 import type { QuantizedLinear } from "../quantize.ts";
 
 /** Blocks of 32 weights with one float16 scale and the levels after it: w = scale · (level − zero point). */
@@ -55,9 +54,9 @@ export function repack(type: string, target: QuantizedLinear, name: string): Mov
   const levels = new Int8Array(32);
   return (bytes, first) => {
     for (let at = 0, block = first; at < bytes.length; at += blocks.bytes, block++) {
-      const scale = float16Value(bytes[at]! | (bytes[at + 1]! << 8));
+      const scale = bytes[at]! | (bytes[at + 1]! << 8);
       scales[block] = scale;
-      if (!Number.isFinite(scale)) {
+      if ((scale & 0x7c00) === 0x7c00) {
         throw new InputError("WEIGHT_NOT_FINITE", name, "holds a number that is not finite");
       }
       if (bits === 8) {

@@ -1,6 +1,5 @@
 /** @file Writes GGUF files, version 3, as llama.cpp reads them. */
-import { writeFileAtomic } from "../../base/index.ts";
-import { float32ToFloat16 } from "../floats.ts";
+import { float32ToFloat16, writeFileAtomic } from "../../base/index.ts";
 import { BLOCK_TYPES } from "./types.ts";
 
 /** A metadata value: numbers say how they are stored. */

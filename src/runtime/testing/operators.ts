@@ -1,7 +1,7 @@
 /** @file What the tests of milora's own operators share: random numbers, weights in blocks, and products in float64. */
 import { readFileSync } from "node:fs";
 import { expect } from "vitest";
-import { Random } from "../../base/index.ts";
+import { float16Bits, float16Value, float32ToFloat16, Random } from "../../base/index.ts";
 import { OPERATOR_DOMAIN, Session, Tensor } from "../index.ts";
 import { type TestNode, testModel } from "../testing.ts";
 
@@ -52,6 +52,9 @@ export interface Exact {
   sizes: Float64Array;
 }
 
+/** The scales in float32, which the runtime's product takes. */
+const WIDE_SCALES = "s32";
+
 interface Shape {
   K: number;
   N: number;
@@ -62,6 +65,7 @@ interface Shape {
 /** A weight [N, K] in blocks, its rows padded to whole blocks, as MatMulNBits has it. */
 export interface Weight extends Shape {
   packed: Uint8Array<ArrayBuffer>;
+  /** Numbers that float16 has. */
   scales: Float32Array<ArrayBuffer>;
 }
 
@@ -69,7 +73,8 @@ export function weightOf(seed: number, { K, N, bits, block }: Shape): Weight {
   const blocks = Math.ceil(K / block);
   const random = new Random(seed);
   const packed = Uint8Array.from({ length: (N * blocks * block * bits) / 8 }, () => random.integer(256));
-  return { K, N, bits, block, packed, scales: normals(seed + 1, N * blocks, 0.02) };
+  const scales = normals(seed + 1, N * blocks, 0.02).map((scale) => float16Value(float16Bits(scale)));
+  return { K, N, bits, block, packed, scales };
 }
 
 /** x [M, K] rounded to 8 bits in blocks of 32, times the weight. */
@@ -137,12 +142,16 @@ export class Products implements Disposable {
       inputs: { x: ["float32", ["M", K]], ...inputs },
       outputs: Object.fromEntries(outputs.map((name) => [name, ["float32", ["M", N]]])),
       nodes,
-      external: { w: ["uint8", [N, blocks, (block * bits) / 8]], s: ["float32", [N, blocks]] },
+      external: {
+        ...{ w: ["uint8", [N, blocks, (block * bits) / 8]], s: ["float16", [N, blocks]] },
+        ...(nodes.some((node) => node.inputs.includes(WIDE_SCALES)) && { [WIDE_SCALES]: ["float32", [N, blocks]] }),
+      },
     });
     const w = Tensor.from("uint8", [N, blocks, (block * bits) / 8], packed);
-    const s = Tensor.from("float32", [N, blocks], scales);
-    this.#own = [w, s];
-    const initializers = new Map(Object.entries({ w, s }));
+    const s = Tensor.from("float16", [N, blocks], float32ToFloat16(scales));
+    const wide = Tensor.from("float32", [N, blocks], scales);
+    this.#own = [w, s, wide];
+    const initializers = new Map(Object.entries({ w, s, [WIDE_SCALES]: wide }));
     this.session = Session.create(model, { initializers });
   }
 
@@ -174,5 +183,5 @@ export function linearNode({ K, N, bits, block }: Shape, output = "y", ...more: 
 /** The same by the runtime's. */
 export function matMulNBitsNode({ K, N, bits, block }: Shape, output: string): TestNode {
   const attributes = { K, N, bits, block_size: block, accuracy_level: 4 };
-  return { op: "MatMulNBits", domain: "com.microsoft", inputs: ["x", "w", "s"], outputs: [output], attributes };
+  return { op: "MatMulNBits", domain: "com.microsoft", inputs: ["x", "w", WIDE_SCALES], outputs: [output], attributes };
 }

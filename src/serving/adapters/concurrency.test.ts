@@ -4,6 +4,7 @@ import { MiloraError, Random } from "../../base/index.ts";
 import type { Adapter } from "../../methods/index.ts";
 import { Tensor } from "../../runtime/index.ts";
 import { AdapterRegistry } from "./registry.ts";
+import { DirectoryStorage } from "./storage/directory.ts";
 import { backbone, newAdapter, Rows, temporary } from "./testing.ts";
 import type { AdapterLease } from "./types.ts";
 
@@ -37,7 +38,11 @@ test(`${SEEDS} random histories`, async () => {
   const sizes: number[] = [];
   const numbers = new Map<string, string>();
   {
-    await using probe = await AdapterRegistry.open({ directory: temporary(), adapters: new Rows(), backbone });
+    await using probe = await AdapterRegistry.open({
+      storage: new DirectoryStorage(temporary()),
+      adapters: new Rows(),
+      backbone,
+    });
     for (const [i, directory] of sources.entries()) {
       const record = await probe.install({ directory }, { owner: null, name: `n${i}` });
       using lease = await probe.lease(record);
@@ -66,7 +71,13 @@ test(`${SEEDS} random histories`, async () => {
       },
     };
     const rows = new Rows();
-    const registry = await AdapterRegistry.open({ directory: temporary(), adapters: rows, backbone, engine, limits });
+    const registry = await AdapterRegistry.open({
+      storage: new DirectoryStorage(temporary()),
+      adapters: rows,
+      backbone,
+      engine,
+      limits,
+    });
     const check = (): void => {
       const { resident, residentBytes } = registry.stats;
       expect(residentBytes).toBeLessThanOrEqual(limits.maxResidentBytes);

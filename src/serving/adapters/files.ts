@@ -78,15 +78,25 @@ function unwritable(error: unknown): unknown {
   return new InputError("OUTPUT_UNWRITABLE", "the directory of adapters", reason, { cause: error });
 }
 
-function newDraft(root: string): string {
+/** A name for what is on its way in or out. */
+export function newDraft(root: string): string {
   return join(root, DRAFTS, `${PROCESS}.${counter++}`);
+}
+
+/** One file of a draft. */
+export interface DraftFile {
+  readonly file: AdapterFile;
+  readonly path: string;
+  readonly bytes: number;
+  /** In hexadecimal. */
+  readonly sha256: string;
 }
 
 /** A directory of its own for an adapter on its way in. Disposed, it is gone, unless it was published. */
 export class Draft implements AsyncDisposable {
   readonly directory: string;
   readonly #maxBytes: number;
-  readonly #sums = new Map<AdapterFile, string>();
+  readonly #files = new Map<AdapterFile, DraftFile>();
   #bytes = 0;
 
   private constructor(directory: string, maxBytes: number) {
@@ -110,7 +120,12 @@ export class Draft implements AsyncDisposable {
   }
 
   get digest(): string {
-    return digestOf(this.#sums);
+    return digestOf(new Map([...this.#files].map(([file, { sha256 }]) => [file, sha256])));
+  }
+
+  /** In the order of `ADAPTER_FILES`, as far as they are written. */
+  get files(): readonly DraftFile[] {
+    return ADAPTER_FILES.flatMap((file) => this.#files.get(file) ?? []);
   }
 
   /** Writes one file, durably. @throws InputError PAYLOAD_TOO_LARGE before the byte too many is written */
@@ -121,8 +136,8 @@ export class Draft implements AsyncDisposable {
     const handle = await open(path, "wx").catch((error: unknown) => {
       throw unwritable(error);
     });
+    let size = 0;
     try {
-      let size = 0;
       for await (const chunk of content) {
         size += chunk.length;
         this.#bytes += chunk.length;
@@ -134,7 +149,7 @@ export class Draft implements AsyncDisposable {
     } finally {
       await handle.close();
     }
-    this.#sums.set(file, hash.digest("hex"));
+    this.#files.set(file, { file, path, bytes: size, sha256: hash.digest("hex") });
   };
 
   /** Gives it its place for good. What is there already has the same content, and is replaced by it file by file. */
@@ -257,6 +272,11 @@ export async function rememberUnchanged(directory: string, signature = signature
   }
 }
 
+/** Digests of the adapters in a directory. */
+export async function digestsIn(root: string): Promise<string[]> {
+  return (await readdir(root)).filter((name) => DIGEST.test(name));
+}
+
 /**
  * Removes drafts whose process has ended, and adapters that nothing refers to and that have not changed for `graceMs`.
  * Nothing is ever seen half-removed: a directory becomes a draft first.
@@ -265,8 +285,8 @@ export async function rememberUnchanged(directory: string, signature = signature
 export async function sweep(root: string, used: ReadonlySet<string>, graceMs: number, now: number): Promise<string[]> {
   const removed: string[] = [];
   await mkdir(join(root, DRAFTS), { recursive: true });
-  for (const digest of await readdir(root)) {
-    if (!DIGEST.test(digest) || used.has(digest)) continue;
+  for (const digest of await digestsIn(root)) {
+    if (used.has(digest)) continue;
     const path = join(root, digest);
     const found = await stat(path).catch(() => undefined);
     if (!found || now - found.mtimeMs < graceMs) continue;
@@ -275,6 +295,13 @@ export async function sweep(root: string, used: ReadonlySet<string>, graceMs: nu
     await rm(doomed, { recursive: true, force: true });
     removed.push(digest);
   }
+  await sweepDrafts(root, now);
+  return removed;
+}
+
+/** Removes drafts whose process has ended. */
+export async function sweepDrafts(root: string, now: number): Promise<void> {
+  await mkdir(join(root, DRAFTS), { recursive: true });
   for (const name of await readdir(join(root, DRAFTS))) {
     if (name.startsWith(`${PROCESS}.`)) continue; // under way
     const path = join(root, DRAFTS, name);
@@ -283,5 +310,4 @@ export async function sweep(root: string, used: ReadonlySet<string>, graceMs: nu
     const found = await stat(path).catch(() => undefined);
     if (found && (ended || now - found.mtimeMs > ABANDONED_MS)) await rm(path, { recursive: true, force: true });
   }
-  return removed;
 }

@@ -5,8 +5,8 @@ const MIB = 1024 * 1024;
 const positive = z.number().int().positive();
 
 export const registryLimitsSchema = z.strictObject({
-  maxResidentBytes: positive.default(1024 * MIB).describe("memory for adapters, in bytes of float32 tensors"),
-  maxResident: positive.default(256).describe("adapters in memory at a time"),
+  maxResidentBytes: positive.default(1024 * MIB).describe("memory for adapters, in bytes"),
+  maxResident: positive.default(1024).describe("adapters in memory at a time"),
   maxBytes: positive.default(512 * MIB).describe("largest adapter that is installed, in bytes of its files"),
   leaseTimeoutMs: positive
     .default(30_000)

@@ -19,26 +19,44 @@ export const TURN_MS = 16;
 /** Loads whose reading goes on at the same time: one waits for the disk while the other one's numbers are checked. */
 export const PARALLEL_LOADS = 2;
 
-/** Lets at most `places` in at a time, in the order in which they came. */
+/** How much has been served to whom a request is of: of several who wait the least goes first. */
+export type Claim = () => number;
+
+/** Lets at most `places` in at a time; of those who wait who was served least, and of these who came first. */
 export class Gate {
   #places: number;
-  readonly #waiting: (() => void)[] = [];
+  readonly #waiting: { readonly claim: Claim; readonly enter: () => void }[] = [];
 
   constructor(places: number) {
     this.#places = places;
   }
 
-  async enter(): Promise<Disposable> {
+  async enter(claim: Claim = () => 0): Promise<Disposable> {
     if (this.#places > 0) this.#places--;
-    else await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    else await new Promise<void>((enter) => this.#waiting.push({ claim, enter }));
     return {
       [Symbol.dispose]: () => {
-        const next = this.#waiting.shift();
-        if (next) next();
-        else this.#places++;
+        const next = leastServed(this.#waiting, ({ claim }) => claim());
+        if (next === undefined) this.#places++;
+        else {
+          this.#waiting.splice(this.#waiting.indexOf(next), 1);
+          next.enter();
+        }
       },
     };
   }
+}
+
+/** The first of those who were served least. */
+export function leastServed<T>(waiting: readonly T[], served: (one: T) => number): T | undefined {
+  let least = Number.POSITIVE_INFINITY;
+  let found = waiting[0];
+  for (const one of waiting) {
+    const now = served(one);
+    if (now >= least) continue;
+    [found, least] = [one, now];
+  }
+  return found;
 }
 
 export interface LoadOptions {
@@ -46,6 +64,7 @@ export interface LoadOptions {
   readonly reserve: (bytes: number) => void | Promise<void>;
   /** Of the loads that go on at the same time. */
   readonly gate: Gate;
+  readonly claim?: Claim | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -70,9 +89,9 @@ export function corrupt(digest: string, reason: string): MiloraError {
 export async function loadStrictly(
   directory: string,
   backbone: BackboneConfig,
-  { reserve, gate, signal }: LoadOptions,
+  { reserve, gate, claim, signal }: LoadOptions,
 ): Promise<Adapter> {
-  using _place = await gate.enter();
+  using _place = await gate.enter(claim);
   signal?.throwIfAborted();
   const steps = Adapter.loading(directory, backbone);
   try {
@@ -105,11 +124,11 @@ export async function loadInstalled(
   backbone: BackboneConfig,
   options: InstalledOptions,
 ): Promise<Adapter> {
-  const { digest, whole = WHOLE, reserve, gate, signal, prepare } = options;
+  const { digest, whole = WHOLE, prepare } = options;
   const bytes = await orCorrupt(digest, async () => statSync(join(directory, WEIGHTS_FILE)).size);
   if (bytes <= whole) return loadWhole(directory, backbone, bytes, options);
   await verified(directory, digest);
-  const large = await loadStrictly(directory, backbone, { reserve, gate, signal });
+  const large = await loadStrictly(directory, backbone, options);
   return prepared(large, prepare);
 }
 
@@ -117,9 +136,9 @@ async function loadWhole(
   directory: string,
   backbone: BackboneConfig,
   bytes: number,
-  { digest, reserve, gate, signal, prepare }: InstalledOptions,
+  { digest, reserve, gate, claim, signal, prepare }: InstalledOptions,
 ): Promise<Adapter> {
-  using _place = await gate.enter();
+  using _place = await gate.enter(claim);
   signal?.throwIfAborted();
   using taken = takeMemory(bytes);
   const path = join(directory, WEIGHTS_FILE);

@@ -1,18 +1,20 @@
 /** @file The adapter registry: names in the database, files by content, tensors in memory while they are used. */
-import { mkdir } from "node:fs/promises";
-import { join } from "node:path";
 import { InputError, MiloraError, reasonOf, sum } from "../../base/index.ts";
 import type { Adapter } from "../../methods/index.ts";
 import type { BackboneConfig } from "../../models/index.ts";
 import { readArchive } from "./archive.ts";
-import { adapterDirectory, Draft, readDirectory, rememberUnchanged, signatureOf, sweep, touch } from "./files.ts";
+import { type Draft, readDirectory } from "./files.ts";
 import { Follower } from "./follow.ts";
 import { InFlight } from "./in-flight.ts";
 import { type RegistryLimits, registryLimitsSchema } from "./limits.ts";
-import { corrupt, Gate, type InstalledOptions, loadInstalled, loadStrictly, PARALLEL_LOADS } from "./load.ts";
+import { Gate, loadStrictly, PARALLEL_LOADS } from "./load.ts";
+import { Loader } from "./loader.ts";
+import { exceedsMemory } from "./memory-errors.ts";
 import { checkName, modelNotFound, parseModel } from "./names.ts";
 import { type AdapterRecord, type AdapterTable, type NewAdapter, qualified } from "./record.ts";
-import { Residency, type ResidencyStats, tooLarge } from "./residency.ts";
+import { Residency, type ResidencyStats, type Wish } from "./residency.ts";
+import { Sole } from "./sole.ts";
+import type { AdapterStorage, CacheStats } from "./storage/storage.ts";
 import type {
   AdapterLease,
   AdapterSource,
@@ -24,21 +26,25 @@ import type {
   RegistryOptions,
 } from "./types.ts";
 
+/** What was uploaded may be removed as unused before it has a name; hardly ever again. */
+const UPLOADS = 3;
+
 /** Names, files and tensors of adapters. Dispose it when no request runs any more. */
 export class AdapterRegistry implements AsyncDisposable {
   readonly limits: RegistryLimits;
   readonly bases: readonly string[];
-  readonly #root: string;
+  readonly #storage: AdapterStorage;
   readonly #table: AdapterTable;
   readonly #backbone: BackboneConfig;
   readonly #backboneDigest: string | undefined;
   readonly #log: RegistryLog | undefined;
   readonly #residency: Residency;
   readonly #loads = new Gate(PARALLEL_LOADS);
+  readonly #loader: Loader;
   /** What is installed is checked one at a time: it is in memory meanwhile. */
   readonly #checks = new Gate(1);
   /** Files become visible, and go, one at a time. */
-  readonly #publishing = new Gate(1);
+  readonly #sole: Sole;
   readonly #inFlight = new InFlight();
   /** Pins follow the rows one at a time. */
   readonly #pinning = new Gate(1);
@@ -46,36 +52,40 @@ export class AdapterRegistry implements AsyncDisposable {
   readonly #preloaded = new Set<string>();
   /** Digests of which the log has been told that they are another backbone's. */
   readonly #foreign = new Set<string>();
-  /** Digests found damaged, with what their files looked like. */
-  readonly #corrupt = new Map<string, string>();
   readonly #follower: Follower;
   #sweeper: NodeJS.Timeout | undefined;
 
   private constructor(options: RegistryOptions) {
     this.limits = registryLimitsSchema.parse(options.limits ?? {});
     this.bases = options.bases ?? [];
-    this.#root = join(options.directory, "adapters");
+    this.#storage = options.storage;
     this.#table = options.adapters;
+    this.#sole = new Sole(options.adapters);
     this.#backbone = options.backbone;
     this.#backboneDigest = options.backboneDigest;
     this.#log = options.log;
+    this.#loader = new Loader(options.storage, options.backbone, this.#loads, options.log);
     this.#residency = new Residency({
       maxBytes: this.limits.maxResidentBytes,
       maxAdapters: this.limits.maxResident,
       waitMs: this.limits.leaseTimeoutMs,
-      load: async (digest, reserve, signal) => {
+      load: async (digest, { reserve, settle }, signal, claim) => {
         const prepare = async (adapter: Adapter): Promise<void> => {
           options.engine?.identify?.(adapter, digest);
           try {
-            await options.engine?.prepare?.(adapter);
+            const made = await options.engine?.prepare?.(adapter);
+            if (made !== undefined) settle(made + adapter.heldBytes);
           } catch (error) {
             options.engine?.forget(adapter);
             throw error;
           }
         };
-        return this.#load(digest, { reserve, signal, prepare });
+        return this.#loader.load(digest, { reserve, signal, claim, prepare });
       },
-      forget: (adapter) => options.engine?.forget(adapter),
+      forget: (adapter) => {
+        options.engine?.forget(adapter);
+        this.#loader.release(adapter);
+      },
     });
     this.#follower = new Follower({
       ...{ table: this.#table, residency: this.#residency, preloaded: this.#preloaded },
@@ -85,12 +95,12 @@ export class AdapterRegistry implements AsyncDisposable {
   }
 
   /**
-   * Opens the adapters of a data directory: clears what a crash has left behind, then loads what is pinned or to be
+   * Opens the adapters of a storage, which goes with the registry: clears what a crash has left behind, then loads what is pinned or to be
    * preloaded. An adapter that cannot be loaded is reported to the log and keeps nobody from starting.
    */
   static async open(options: RegistryOptions): Promise<AdapterRegistry> {
     const registry = new AdapterRegistry(options);
-    await mkdir(registry.#root, { recursive: true });
+    await options.storage.open(options.log);
     await registry.sweep();
     const { graceMs } = registry.limits;
     registry.#sweeper = setInterval(() => void registry.sweep().catch(() => {}), Math.max(graceMs, 1000)).unref();
@@ -108,7 +118,7 @@ export class AdapterRegistry implements AsyncDisposable {
   async install(source: AdapterSource, { owner, name, maxBytes }: InstallOptions): Promise<Installed> {
     checkName(name, this.bases);
     const most = Math.min(maxBytes ?? Number.POSITIVE_INFINITY, this.limits.maxBytes);
-    await using draft = await Draft.create(this.#root, most);
+    await using draft = await this.#storage.draft(most);
     let skipped: string[] = [];
     if ("archive" in source) skipped = await readArchive(source.archive, most, draft.receive);
     else await readDirectory(source.directory, draft.receive, source.within);
@@ -163,11 +173,11 @@ export class AdapterRegistry implements AsyncDisposable {
    * @throws MiloraError ADAPTER_CORRUPT, AdaptersBusyError, InputError MODEL_NOT_FOUND when it was removed meanwhile,
    *   ADAPTER_MISMATCH … for an adapter of another backbone
    */
-  async lease(record: AdapterRecord, { signal }: { signal?: AbortSignal } = {}): Promise<AdapterLease> {
+  async lease(record: AdapterRecord, wish: Wish = {}): Promise<AdapterLease> {
     this.#compareBackbone(record);
     const leave = this.#inFlight.enter(qualified(record));
     try {
-      const { adapter, release } = await this.#residency.acquire(record.digest, signal);
+      const { adapter, release } = await this.#residency.acquire(record.digest, wish);
       const dispose = (): void => {
         release();
         leave();
@@ -217,17 +227,17 @@ export class AdapterRegistry implements AsyncDisposable {
 
   /** All that a tenant may use. */
   async list({ tenant }: { readonly tenant: string }): Promise<(AdapterRecord & Presence)[]> {
-    return this.#present(await this.#table.list(tenant), true);
+    return this.present(await this.#table.list(tenant), true);
   }
 
   /** What is in memory of one that a tenant may use. */
   presenceOf(record: AdapterRecord): AdapterRecord & Presence {
-    return this.#present([record], true)[0]!;
+    return this.present([record], true)[0]!;
   }
 
   /** All adapters of all tenants. */
   async all(): Promise<(AdapterRecord & Presence)[]> {
-    return this.#present(await this.#table.all(), false);
+    return this.present(await this.#table.all(), false);
   }
 
   /** What is in memory, by digest. */
@@ -239,6 +249,11 @@ export class AdapterRegistry implements AsyncDisposable {
     return this.#residency.stats;
   }
 
+  /** Files that are copied to this machine; undefined where they are used in place. */
+  get cache(): CacheStats | undefined {
+    return this.#storage.cache;
+  }
+
   /** To be called when other servers may have changed the rows: what is pinned is loaded, what is gone leaves memory. */
   follow(): Promise<void> {
     return this.#follower.follow();
@@ -246,9 +261,10 @@ export class AdapterRegistry implements AsyncDisposable {
 
   /** Removes files that no name refers to, after the grace time, and what crashes have left behind. */
   async sweep(): Promise<string[]> {
-    using _place = await this.#publishing.enter();
-    await using _guard = await this.#table.guard?.();
-    const removed = await sweep(this.#root, await this.#table.digests(), this.limits.graceMs, Date.now());
+    const digests = () => this.#table.digests();
+    const removed = await this.#storage.sweep({
+      ...{ digests, guard: () => this.#sole.enter(), graceMs: this.limits.graceMs },
+    });
     for (const digest of removed) this.#residency.retire(digest);
     return removed;
   }
@@ -256,23 +272,28 @@ export class AdapterRegistry implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#sweeper);
     await this.#residency[Symbol.asyncDispose]();
-    using _place = await this.#publishing.enter(); // an installation under way comes to its end
+    await this.#sole.settled(); // an installation under way comes to its end
+    await this.#storage[Symbol.asyncDispose]();
   }
 
   async #publish(
     draft: Draft,
     fields: NewAdapter,
   ): Promise<{ record: AdapterRecord; replaced: AdapterRecord | undefined }> {
-    using _place = await this.#publishing.enter();
-    await using _guard = await this.#table.guard?.();
-    await draft.publish(this.#root);
-    await rememberUnchanged(adapterDirectory(this.#root, fields.digest));
-    this.#corrupt.delete(fields.digest);
-    const replaced = await this.#table.put(fields);
-    const record = await this.#table.get(fields.owner, fields.name);
-    if (!record) throw modelNotFound(fields.name); // removed at once
-    if (replaced && replaced.digest !== fields.digest) await this.#abandon(replaced);
-    return { record, replaced };
+    for (let attempt = 1; ; attempt++) {
+      await this.#storage.upload(draft);
+      await using _guard = await this.#sole.enter();
+      if (!(await this.#storage.publish(draft))) {
+        if (attempt < UPLOADS) continue;
+        throw new Error(`what was uploaded to ${this.#storage.name} is not there`);
+      }
+      this.#loader.forget(fields.digest);
+      const replaced = await this.#table.put(fields);
+      const record = await this.#table.get(fields.owner, fields.name);
+      if (!record) throw modelNotFound(fields.name); // removed at once
+      if (replaced && replaced.digest !== fields.digest) await this.#abandon(replaced);
+      return { record, replaced };
+    }
   }
 
   /** The strict check of files that are new here. */
@@ -282,7 +303,7 @@ export class AdapterRegistry implements AsyncDisposable {
     using _place = await this.#checks.enter();
     const { maxResidentBytes } = this.limits;
     const reserve = (bytes: number): void => {
-      if (bytes > maxResidentBytes) throw tooLarge(bytes, maxResidentBytes);
+      if (bytes > maxResidentBytes) throw exceedsMemory(bytes, maxResidentBytes);
     };
     using adapter = await loadStrictly(directory, this.#backbone, { reserve, gate: this.#loads });
     const { method, specs, config } = adapter;
@@ -294,30 +315,12 @@ export class AdapterRegistry implements AsyncDisposable {
     };
   }
 
-  async #load(digest: string, options: Pick<InstalledOptions, "reserve" | "signal" | "prepare">): Promise<Adapter> {
-    const directory = adapterDirectory(this.#root, digest);
-    const known = this.#corrupt.get(digest);
-    if (known !== undefined) {
-      if (known === signatureOf(directory)) throw corrupt(digest, "found at an earlier request");
-      this.#corrupt.delete(digest);
-    }
-    try {
-      return await loadInstalled(directory, this.#backbone, { ...options, gate: this.#loads, digest });
-    } catch (error) {
-      if (error instanceof MiloraError && error.code === "ADAPTER_CORRUPT") {
-        this.#corrupt.set(digest, signatureOf(directory));
-        this.#log?.warn({ digest }, error.message);
-      }
-      throw error;
-    }
-  }
-
   /** What no name refers to any more leaves memory with its last user, and the disk after the grace time. */
   async #abandon({ digest }: AdapterRecord): Promise<void> {
     await this.#settlePin(digest);
     if ((await this.#table.digests()).has(digest)) return;
     this.#residency.retire(digest);
-    await touch(adapterDirectory(this.#root, digest));
+    await this.#storage.abandon(digest);
   }
 
   /** Pins what some row says is pinned, and nothing else. One at a time: the last one has seen all rows. */
@@ -361,8 +364,8 @@ export class AdapterRegistry implements AsyncDisposable {
     );
   }
 
-  /** @param discreet says nothing of other names' use of the same files */
-  #present(records: readonly AdapterRecord[], discreet: boolean): (AdapterRecord & Presence)[] {
+  /** Rows with what is in memory of them. @param discreet says nothing of other names' use of the same files */
+  present(records: readonly AdapterRecord[], discreet: boolean): (AdapterRecord & Presence)[] {
     const slots = new Map(this.#residency.report().map((slot) => [slot.digest, slot]));
     return records.map((record) => {
       const name = qualified(record);
@@ -374,7 +377,7 @@ export class AdapterRegistry implements AsyncDisposable {
         residentBytes: slot?.resident ? slot.bytes : 0,
         inFlight: this.#inFlight.count(name),
         lastUsed: lastUsed ?? null,
-        corrupt: this.#corrupt.has(record.digest),
+        corrupt: this.#loader.isDamaged(record.digest),
       };
     });
   }

@@ -3,10 +3,14 @@ import { execFileSync } from "node:child_process";
 import { copyFileSync, existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { Engine } from "../../generation/index.ts";
+import { Adapter, methodOf } from "../../methods/index.ts";
+import { Backbone } from "../../models/index.ts";
+import { operators } from "../../runtime/index.ts";
 import { HOST, signatureOf } from "./files.ts";
 import type { AdapterRecord } from "./record.ts";
 import type { AdapterRegistry } from "./registry.ts";
-import { drafts, fixture, flipByte, newAdapter, openRegistry, Rows } from "./testing.ts";
+import { BACKBONE, backbone, drafts, fixture, flipByte, newAdapter, openRegistry, Rows } from "./testing.ts";
 
 const shared = { owner: null, name: "a" };
 
@@ -77,6 +81,27 @@ describe("memory", () => {
     await registry.load(third);
     expect(registry.stats).toMatchObject({ evictions: 2, resident: 1 });
   });
+
+  test.skipIf(operators() === undefined)(
+    "what is held counts: of numbers that are packed, the packed ones",
+    async () => {
+      using weights = await Backbone.load(BACKBONE, { weights: "int4" });
+      using engine = Engine.create(weights);
+      using probe = Adapter.create(methodOf("lora"), { r: 32 }, backbone, 0);
+      const tensors = probe.byteLength;
+      const { registry } = await openRegistry({ engine, limits: { maxResidentBytes: 2 * tensors } });
+      for (let i = 0; i < 4; i++) {
+        const directory = await newAdapter(i, { r: 32 });
+        await registry.load(await registry.install({ directory }, { owner: null, name: `n${i}` }));
+      }
+      expect(registry.stats).toMatchObject({ resident: 4, evictions: 0 });
+      const { residentBytes } = registry.stats;
+      expect(residentBytes).toBeGreaterThan(tensors); // int8 of four
+      expect(residentBytes).toBeLessThan(1.6 * tensors);
+      await registry[Symbol.asyncDispose]();
+      expect(registry.stats.residentBytes).toBe(0);
+    },
+  );
 });
 
 describe("damage", () => {

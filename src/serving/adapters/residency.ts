@@ -1,6 +1,9 @@
 /** @file Adapters in memory: loaded once for many callers, counted while in use, evicted least recently used first, never beyond the budget. */
-import { type Clock, InputError, MiloraError, machineClock, sum } from "../../base/index.ts";
+import { type Clock, MiloraError, machineClock, sum } from "../../base/index.ts";
 import type { Adapter } from "../../methods/index.ts";
+import { type Claim, leastServed } from "./load.ts";
+import { AdaptersBusyError, exceedsMemory } from "./memory-errors.ts";
+import { orAborted, withResolvers } from "./promises.ts";
 
 /** What there is of an adapter in memory. */
 export interface ResidentTensors {
@@ -12,12 +15,19 @@ export interface ResidencyOptions<A extends ResidentTensors = Adapter> {
   readonly maxAdapters: number;
   /** How long a load waits for memory that others use. */
   readonly waitMs: number;
-  /** Calls `reserve` with the bytes that the tensors take before it allocates them. */
-  load(digest: string, reserve: (bytes: number) => Promise<void>, signal: AbortSignal): Promise<A>;
+  load(digest: string, memory: LoadMemory, signal: AbortSignal, claim: Claim): Promise<A>;
   /** Told before the tensors of an adapter go. */
   forget(adapter: A): void;
   /** Default: the machine's. */
   readonly clock?: Clock;
+}
+
+/** What a load takes of the budget. */
+export interface LoadMemory {
+  /** To be called with the bytes that the tensors may take before they are allocated. */
+  reserve(bytes: number): Promise<void>;
+  /** With those that are kept, when that is known. */
+  settle(bytes: number): void;
 }
 
 /** One adapter that is in memory, or on its way there. */
@@ -25,11 +35,13 @@ interface Slot<A> {
   readonly digest: string;
   /** Undefined until it is loaded. */
   adapter: A | undefined;
-  /** Reserved for its tensors; 0 until their size is known. */
+  /** Reserved for it, then what it takes; 0 until its size is known. */
   bytes: number;
   reserved: boolean;
   /** Who uses it or waits for it. */
   users: number;
+  /** Of those who wait for it to be loaded. */
+  readonly claims: Set<Claim>;
   pinned: boolean;
   /** To go with its last user. */
   retired: boolean;
@@ -37,6 +49,12 @@ interface Slot<A> {
   lastUsed: number;
   readonly loading: Promise<void>;
   readonly abort: AbortController;
+}
+
+export interface Wish {
+  readonly signal?: AbortSignal;
+  /** Without one as if nothing had been served. */
+  readonly claim?: Claim;
 }
 
 interface Waiter<A> {
@@ -64,23 +82,14 @@ export interface ResidencyStats {
   readonly evictions: number;
 }
 
-/** All memory for adapters is in use by requests that run; it will be free again. */
-export class AdaptersBusyError extends MiloraError {
-  readonly status = 503;
-  readonly retryAfterSeconds: number;
-
-  constructor(message: string, retryAfterSeconds: number) {
-    super("ADAPTERS_BUSY", message, { exitCode: 1 });
-    this.retryAfterSeconds = retryAfterSeconds;
-  }
-}
-
 export class Residency<A extends ResidentTensors = Adapter> implements AsyncDisposable {
   readonly #options: ResidencyOptions<A>;
   /** Least recently used first. */
   readonly #slots = new Map<string, Slot<A>>();
-  /** Loads that wait for memory, first come first served. */
+  /** Loads that wait for memory, in the order in which they came. */
   readonly #waiters: Waiter<A>[] = [];
+  /** What goes when its present users have ended, so that who waits is not passed over for ever. */
+  readonly #closing = new Set<Slot<A>>();
   #bytes = 0;
   #count = 0;
   readonly #counters = { hits: 0, loads: 0, failures: 0, evictions: 0 };
@@ -96,7 +105,7 @@ export class Residency<A extends ResidentTensors = Adapter> implements AsyncDisp
    * The adapter, and the right to use it until `release`. Whoever asks while it is being loaded waits for the same load.
    * @throws what loading throws; AdaptersBusyError; the signal's reason
    */
-  async acquire(digest: string, signal?: AbortSignal): Promise<{ adapter: A; release(): void }> {
+  async acquire(digest: string, { signal, claim = () => 0 }: Wish = {}): Promise<{ adapter: A; release(): void }> {
     if (this.#closed) throw new MiloraError("DRAINING", "the server is shutting down", { exitCode: 1 });
     signal?.throwIfAborted();
     let slot = this.#slots.get(digest);
@@ -106,11 +115,15 @@ export class Residency<A extends ResidentTensors = Adapter> implements AsyncDisp
     slot.users++;
     slot.retired = false;
     this.#use(slot);
+    const own: Claim = () => claim(); // others may have the same function
+    slot.claims.add(own);
     try {
       if (!slot.adapter) await orAborted(slot.loading, signal);
     } catch (error) {
       this.#leave(slot);
       throw error;
+    } finally {
+      slot.claims.delete(own);
     }
     const { adapter } = slot;
     if (!adapter) throw new Error(`adapter ${digest} is loaded and not there`);
@@ -127,6 +140,7 @@ export class Residency<A extends ResidentTensors = Adapter> implements AsyncDisp
 
   /** Keeps it from being evicted, if it is in memory; or no longer. */
   pin(digest: string, pinned: boolean): void {
+    if (pinned) this.#reopen(digest);
     const slot = this.#slots.get(digest);
     if (!slot?.adapter) return;
     slot.pinned = pinned;
@@ -145,14 +159,13 @@ export class Residency<A extends ResidentTensors = Adapter> implements AsyncDisp
   }
 
   report(): SlotReport[] {
-    return [...this.#slots.values()].map(({ digest, adapter, bytes, pinned, users, lastUsed }) => ({
-      digest,
-      resident: adapter !== undefined,
-      bytes,
-      pinned,
-      inFlight: users,
-      lastUsed: new Date(lastUsed),
-    }));
+    const going = new Map([...this.#closing].map((slot) => [slot.digest, slot]));
+    return [...new Map([...going, ...this.#slots])].map(([digest, slot]) => {
+      const { adapter, bytes, pinned, users, lastUsed } = slot;
+      const old = going.get(digest);
+      const inFlight = old && old !== slot ? users + old.users : users;
+      return { digest, resident: adapter !== undefined, bytes, pinned, inFlight, lastUsed: new Date(lastUsed) };
+    });
   }
 
   get stats(): ResidencyStats {
@@ -175,12 +188,17 @@ export class Residency<A extends ResidentTensors = Adapter> implements AsyncDisp
     promise.catch(() => {}); // those who wait hear of it
     const slot: Slot<A> = {
       ...{ digest, adapter: undefined, bytes: 0, reserved: false, users: 0, pinned: false, retired: false },
-      ...{ lastUsed: Date.now(), loading: promise, abort },
+      ...{ claims: new Set<Claim>(), lastUsed: Date.now(), loading: promise, abort },
     };
     this.#slots.set(digest, slot);
     this.#counters.loads++;
     const loading = this.#options
-      .load(digest, (bytes) => this.#reserve(slot, bytes), abort.signal)
+      .load(
+        digest,
+        { reserve: (bytes) => this.#reserve(slot, bytes), settle: (bytes) => this.#resize(slot, bytes) },
+        abort.signal,
+        () => servedTo(slot),
+      )
       .then(
         (adapter) => {
           slot.adapter = adapter;
@@ -227,6 +245,7 @@ export class Residency<A extends ResidentTensors = Adapter> implements AsyncDisp
   /** Takes a slot out, with its tensors and its memory. Nobody may be using it. */
   #drop(slot: Slot<A>): void {
     if (this.#slots.get(slot.digest) === slot) this.#slots.delete(slot.digest);
+    this.#closing.delete(slot);
     const { adapter } = slot;
     slot.adapter = undefined;
     if (slot.reserved) {
@@ -246,7 +265,7 @@ export class Residency<A extends ResidentTensors = Adapter> implements AsyncDisp
   async #reserve(slot: Slot<A>, bytes: number): Promise<void> {
     const { maxBytes, waitMs, clock = machineClock } = this.#options;
     slot.abort.signal.throwIfAborted();
-    if (bytes > maxBytes) throw tooLarge(bytes, maxBytes);
+    if (bytes > maxBytes) throw exceedsMemory(bytes, maxBytes);
     slot.bytes = bytes;
     const { promise, resolve, reject } = withResolvers();
     const waiter: Waiter<A> = { slot, bytes, grant: resolve };
@@ -273,6 +292,15 @@ export class Residency<A extends ResidentTensors = Adapter> implements AsyncDisp
     }
   }
 
+  /** Counts what it takes instead of what it was thought to take; where that is more, others go. */
+  #resize(slot: Slot<A>, bytes: number): void {
+    if (!slot.reserved) return;
+    this.#bytes += bytes - slot.bytes;
+    slot.bytes = bytes;
+    this.#makeRoom(0, 0);
+    this.#serve();
+  }
+
   /** Whether there would be room if all that is not pinned went. */
   #couldFit({ bytes }: Waiter<A>): boolean {
     const pinned = [...this.#slots.values()].filter((slot) => slot.pinned && slot.reserved);
@@ -280,11 +308,17 @@ export class Residency<A extends ResidentTensors = Adapter> implements AsyncDisp
     return taken + bytes <= this.#options.maxBytes && pinned.length < this.#options.maxAdapters;
   }
 
-  /** Gives memory to those who wait for it, in their order, evicting what must go for it. */
+  /** Gives memory to those who wait for it, who was served least first, evicting what must go for it. */
   #serve(): void {
-    for (let waiter = this.#waiters[0]; waiter; waiter = this.#waiters[0]) {
-      if (!this.#makeRoom(waiter.bytes)) return;
-      this.#waiters.shift();
+    if (this.#waiters.length === 0) for (const { digest } of this.#closing) this.#reopen(digest);
+    for (;;) {
+      const waiter = leastServed(this.#waiters, ({ slot }) => servedTo(slot));
+      if (!waiter) return;
+      if (!this.#makeRoom(waiter.bytes)) {
+        this.#close(waiter.bytes);
+        return;
+      }
+      this.#waiters.splice(this.#waiters.indexOf(waiter), 1);
       this.#bytes += waiter.bytes;
       this.#count++;
       waiter.slot.reserved = true;
@@ -292,20 +326,49 @@ export class Residency<A extends ResidentTensors = Adapter> implements AsyncDisp
     }
   }
 
+  /**
+   * Sees to it that there will be room however popular the others are: those with the fewest users take no new ones and go
+   * with the last that they have. Whoever asks for them meanwhile waits for another load.
+   */
+  #close(bytes: number): void {
+    const { maxBytes, maxAdapters } = this.#options;
+    const movable = [...this.#slots.values()].filter(({ adapter, pinned }) => adapter && !pinned);
+    const going = [...movable.filter(({ users }) => users === 0), ...this.#closing];
+    let free = maxBytes - this.#bytes + sum(going.map((slot) => slot.bytes));
+    let places = maxAdapters - this.#count + going.length;
+    for (const slot of movable.filter(({ users }) => users > 0).sort((a, b) => a.users - b.users)) {
+      if (free >= bytes && places > 0) return;
+      slot.retired = true;
+      this.#slots.delete(slot.digest);
+      this.#closing.add(slot);
+      free += slot.bytes;
+      places++;
+    }
+  }
+
+  /** Takes back that it is to go, unless another load has taken its place. */
+  #reopen(digest: string): void {
+    const slot = [...this.#closing].find((one) => one.digest === digest);
+    if (!slot || this.#slots.has(digest)) return;
+    this.#closing.delete(slot);
+    slot.retired = false;
+    this.#slots.set(digest, slot);
+  }
+
   /** Evicts until there is room; nothing when there would not be enough of it. */
-  #makeRoom(bytes: number): boolean {
+  #makeRoom(bytes: number, adapters = 1): boolean {
     const { maxBytes, maxAdapters } = this.#options;
     const victims: Slot<A>[] = [];
     let free = maxBytes - this.#bytes;
     let places = maxAdapters - this.#count;
     for (const slot of this.#slots.values()) {
-      if (free >= bytes && places > 0) break;
+      if (free >= bytes && places >= adapters) break;
       if (!slot.adapter || slot.users > 0 || slot.pinned) continue;
       victims.push(slot);
       free += slot.bytes;
       places++;
     }
-    if (free < bytes || places <= 0) return false;
+    if (free < bytes || places < adapters) return false;
     for (const slot of victims) {
       this.#counters.evictions++;
       this.#drop(slot);
@@ -314,31 +377,7 @@ export class Residency<A extends ResidentTensors = Adapter> implements AsyncDisp
   }
 }
 
-export function tooLarge(bytes: number, maxBytes: number): InputError {
-  return new InputError(
-    "ADAPTER_TOO_LARGE",
-    "the adapter",
-    `takes ${bytes} bytes of memory, more than the ${maxBytes} there are for adapters`,
-  );
-}
-
-/** Of Node 22; here for Node 20. */
-function withResolvers(): { promise: Promise<void>; resolve(): void; reject(error: unknown): void } {
-  let resolve = (): void => {};
-  let reject = (_: unknown): void => {};
-  const promise = new Promise<void>((yes, no) => {
-    resolve = yes;
-    reject = no;
-  });
-  return { promise, resolve, reject };
-}
-
-/** The promise, or the signal's reason when that comes first. */
-function orAborted(promise: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
-  if (!signal) return promise;
-  return new Promise((resolve, reject) => {
-    const aborted = (): void => reject(signal.reason);
-    signal.addEventListener("abort", aborted, { once: true });
-    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", aborted));
-  });
+/** Of all who wait for it, who was served least. */
+function servedTo({ claims }: { readonly claims: ReadonlySet<Claim> }): number {
+  return Math.min(...[...claims].map((claim) => claim()));
 }

@@ -9,9 +9,11 @@ import { readBackboneConfig } from "../../models/index.ts";
 import { ADAPTER_FILES } from "./archive.ts";
 import type { AdapterRecord, AdapterTable } from "./record.ts";
 import { AdapterRegistry } from "./registry.ts";
+import { DirectoryStorage } from "./storage/directory.ts";
 import type { RegistryOptions } from "./types.ts";
 
-export const backbone = readBackboneConfig("test/fixtures/backbones/llama-gqa");
+export const BACKBONE = "test/fixtures/backbones/llama-gqa";
+export const backbone = readBackboneConfig(BACKBONE);
 /** A real adapter of `backbone`. */
 export const fixture = "test/fixtures/lora/qv-suffixes";
 
@@ -135,13 +137,15 @@ function keyOf(owner: string | null, name: string): string {
 }
 
 /** A registry over rows in memory, closed after the test. */
-export async function openRegistry(options: Partial<RegistryOptions> = {}) {
-  const directory = options.directory ?? temporary();
+export async function openRegistry({
+  directory = temporary(),
+  ...options
+}: Partial<RegistryOptions> & { readonly directory?: string } = {}) {
   const rows = options.adapters instanceof Rows ? options.adapters : new Rows();
   const forgotten: Adapter[] = [];
   const engine = { forget: (adapter: Adapter) => forgotten.push(adapter) };
   const registry = await AdapterRegistry.open({
-    ...{ directory, adapters: rows, backbone, bases: ["tiny", "org/tiny"], engine },
+    ...{ storage: new DirectoryStorage(directory), adapters: rows, backbone, bases: ["tiny", "org/tiny"], engine },
     ...options,
   });
   onTestFinished(() => registry[Symbol.asyncDispose]());

@@ -4,10 +4,11 @@ import type { Adapter } from "../../methods/index.ts";
 import type { BackboneConfig } from "../../models/index.ts";
 import type { RegistryLimits } from "./limits.ts";
 import type { AdapterRecord, AdapterTable } from "./record.ts";
+import type { AdapterStorage } from "./storage/storage.ts";
 
 export interface RegistryOptions {
-  /** The data directory; adapters lie in `adapters/` below it. */
-  readonly directory: string;
+  /** Where their files are; the registry opens it and disposes it. */
+  readonly storage: AdapterStorage;
   readonly adapters: AdapterTable;
   readonly backbone: BackboneConfig;
   /** Of its weights, too; adapters that were installed for another one of the same shapes are told to the log. */

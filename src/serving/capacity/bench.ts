@@ -11,6 +11,7 @@ import { configureRuntime } from "../../runtime/index.ts";
 import { parseServerConfig, type ServerConfigInput } from "../http/config.ts";
 import { createLog } from "../http/logs.ts";
 import { Server } from "../http/server.ts";
+import { Client } from "./client.ts";
 import { type ClosedLoad, closedLoop, Meter, type Patience } from "./measure.ts";
 import { interpolation, type MethodProfile, type Profile, profileSchema } from "./profile.ts";
 import { randomAdapter } from "./random-adapter.ts";
@@ -178,26 +179,29 @@ async function changedOf(
   return come.length === 0 || stay.length === 0 ? 0 : Math.max(0, median(come) - median(stay));
 }
 
-/** What a request and a token of it cost beside the engine's work: long and short answers, over HTTP and without. */
+/**
+ * What a request and a token of it cost beside the engine's work: how much longer the main thread is busy with long and with
+ * short answers over HTTP than without. (Throughputs differ by less than they vary.)
+ */
 async function measureHttp(server: Server, meter: Meter, patience: Patience): Promise<Profile["http"]> {
-  const { app, services } = server;
+  const { url, services } = server;
   const { vocabSize } = services.engine.backbone.config;
   const random = new Random(2);
-  const over = async (load: ClosedLoad): Promise<number> =>
-    closedLoop(load, patience, async () => {
+  await using client = new Client(url);
+  const over = async (load: ClosedLoad): Promise<number> => {
+    const { busyMs } = await closedLoop(load, patience, async () => {
       const prompt = Array.from({ length: load.prompt }, () => random.integer(vocabSize));
-      const payload = {
+      await client.post("/v1/completions", {
         ...{ model: services.base, prompt, max_tokens: load.answer, ignore_eos: true, temperature: 0 },
         ...{ stream: true, stream_options: { include_usage: true } },
-      };
-      const headers = { host: "localhost", "content-type": "application/json" };
-      const { statusCode, body } = await app.inject({ method: "POST", url: "/v1/completions", headers, payload });
-      if (statusCode !== 200) throw new Error(`a request was answered with ${statusCode}: ${body.slice(0, 200)}`);
+      });
     });
+    return busyMs;
+  };
   const extra = async (answer: number): Promise<number> => {
     const load: ClosedLoad = { streams: meter.maxRows, prompt: 16, answer };
-    const without = await meter.throughput(load, [undefined]);
-    return 1000 / (await over(load)) - 1000 / without;
+    const without = await meter.busy(load, [undefined]);
+    return (await over(load)) - without;
   };
   const [few, many] = [4, 40];
   const short = await extra(few);
@@ -222,7 +226,7 @@ async function measureLoad(
   await sleep(50); // files of just now are hashed once more
   const times: number[] = [];
   let adapterBytes = 0;
-  for (let i = 0; i <= least; i++) {
+  for (let i = 0; i <= 5 * least; i++) {
     const began = performance.now();
     await registry.load(record);
     if (i > 0) times.push(performance.now() - began);

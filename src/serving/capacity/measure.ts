@@ -1,4 +1,5 @@
 /** @file What an engine's scheduler takes: prompts that are read, steps of sequences that decode, and both in turns. */
+import { readFileSync } from "node:fs";
 import { deriveSeed, median, Random } from "../../base/index.ts";
 import { type Engine, type ScheduledRequest, Scheduler } from "../../generation/index.ts";
 import type { Adapter } from "../../methods/index.ts";
@@ -99,12 +100,13 @@ export class Meter implements AsyncDisposable {
     return { ms: median(gaps), positions: prompt + SETTLE + counted.length / 2 };
   }
 
-  /** Requests a second when all rows are always wanted. @param adapters one is drawn for each request */
-  async throughput(load: ClosedLoad, adapters: readonly (Adapter | undefined)[]): Promise<number> {
+  /** Milliseconds of the main thread for a request when all rows are always wanted. @param adapters one is drawn for each */
+  async busy(load: ClosedLoad, adapters: readonly (Adapter | undefined)[]): Promise<number> {
     const draw = new Random(deriveSeed(1, "bench"));
-    return closedLoop(load, this.#patience, async () => {
+    const { busyMs } = await closedLoop(load, this.#patience, async () => {
       await this.#answer(this.#prompt(load.prompt), adapters[draw.integer(adapters.length)], load.answer);
     });
+    return busyMs;
   }
 
   /** The steps of sequences that come and go all the time: answers are `load.answer` long on average, not all alike. */
@@ -160,27 +162,48 @@ export interface ClosedLoad {
   readonly answer: number;
 }
 
-/** Requests a second of streams that each ask again as soon as they are answered; each asks once before it counts. */
-export async function closedLoop(load: ClosedLoad, patience: Patience, ask: () => Promise<void>): Promise<number> {
+/** Processor time of this thread; where the system does not tell, the time in which its event loop had something to do. */
+function busyMsNow(): number {
+  try {
+    const nanoseconds = readFileSync("/proc/thread-self/schedstat", "utf8").split(" ")[0];
+    return Number(nanoseconds) / 1e6;
+  } catch {
+    return performance.eventLoopUtilization().active;
+  }
+}
+
+/**
+ * Streams that each ask again as soon as they are answered; each asks once before it counts.
+ * @returns milliseconds that the main thread was busy for a request
+ */
+export async function closedLoop(
+  load: ClosedLoad,
+  patience: Patience,
+  ask: () => Promise<void>,
+): Promise<{ readonly busyMs: number }> {
   const { streams } = load;
   const duration = 4 * patience.ms;
   let asked = 0;
   let began = Number.NaN;
   let over = false;
   let ended = 0;
-  let last = Number.NaN;
+  let busyMs = Number.NaN;
+  let start = busyMsNow();
   const one = async (): Promise<void> => {
     await ask();
-    if (++asked === streams) began = performance.now();
+    if (++asked === streams) {
+      began = performance.now();
+      start = busyMsNow();
+    }
     while (!over) {
       await ask();
       if (over || Number.isNaN(began)) continue;
       ended++;
-      last = performance.now();
+      busyMs = (busyMsNow() - start) / ended;
       // From one end to another, all streams asking all the time.
-      over = last - began > duration && ended >= 2 * streams;
+      over = performance.now() - began > duration && ended >= 2 * streams;
     }
   };
   await Promise.all(Array.from({ length: streams }, one));
-  return (1000 * ended) / (last - began);
+  return { busyMs };
 }

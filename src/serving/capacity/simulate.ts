@@ -125,7 +125,7 @@ class SimulatedServer {
     this.#residency = new Residency({
       ...{ maxBytes: traffic.residency.maxResidentBytes, maxAdapters: traffic.residency.maxResident },
       ...{ waitMs: traffic.residency.leaseTimeoutMs, clock: this.#clock, forget: () => {} },
-      load: async (_, reserve, signal) => {
+      load: async (_, { reserve }, signal) => {
         using _place = await gate.enter();
         signal.throwIfAborted();
         await reserve(method.adapterBytes);
@@ -205,7 +205,9 @@ class SimulatedServer {
     try {
       await this.#machine.spend(profile.http.requestMs);
       let adapter: SimulatedAdapter | undefined;
-      if (method.name !== "bare") ({ adapter, release } = await this.#residency.acquire(nameOf(tenant, own)));
+      const claim = (): number => this.#scheduler.served(String(tenant));
+      if (method.name !== "bare")
+        ({ adapter, release } = await this.#residency.acquire(nameOf(tenant, own), { claim }));
       let last: number | undefined;
       const tokens = this.#scheduler.submit({
         ...{ tenant: String(tenant), weight: weightOf(traffic, tenant), adapter, prompt, answer, maxNewTokens },

@@ -7,6 +7,7 @@ import { z } from "zod";
 import { InputError, MiloraError, reasonOf } from "../../base/index.ts";
 import { type AdapterRecord, type Installed, type Presence, qualified } from "../adapters/index.ts";
 import { ServingError } from "../errors.ts";
+import { adapterPage, pageFields } from "./adapter-page.ts";
 import { parseRequest, RequestError } from "./errors.ts";
 import { jsonSchema } from "./openapi.ts";
 import type { Services } from "./services.ts";
@@ -20,6 +21,12 @@ const loadSchema = z.object({
   lora_name: loraName.describe("name of the adapter, for all tenants"),
   lora_path: z.string().min(1).describe("its directory, below one of the server's adapterDirectories"),
   load_inplace: z.boolean().default(false).describe("replace an adapter of this name"),
+});
+
+const listQuery = z.object({
+  own: z.literal("1").optional().describe("1: only your own"),
+  name: z.string().optional().describe("only those of exactly this name"),
+  ...pageFields,
 });
 
 const unloadSchema = z.object({ lora_name: loraName.describe("name of the adapter") });
@@ -46,10 +53,16 @@ export async function adapterRoutes(app: FastifyInstance, services: Services): P
 
   app.get(
     "/v1/adapters",
-    { schema: { tags, summary: "Adapters you may use, with what is in memory" } },
+    { schema: { tags, summary: "Adapters you may use, with what is in memory", querystring: jsonSchema(listQuery) } },
     async (request) => {
-      const records = await registry.list(request.principal);
-      return { object: "list", data: records.map((record) => shown(record)) };
+      const { own, name, ...asked } = parseRequest(listQuery, request.query);
+      const { tenant } = request.principal;
+      const { rows, ...page } = await adapterPage(services, asked, {
+        usableBy: tenant,
+        owner: own ? tenant : undefined,
+        name,
+      });
+      return { object: "list", data: rows.map((record) => shown(record)), ...page };
     },
   );
   app.get("/v1/adapters/*", { schema: { tags, summary: "One of them" } }, async (request) => {

@@ -11,6 +11,7 @@ import {
   USAGE_COLUMNS,
   type UsageColumn,
 } from "../store/index.ts";
+import { adapterPage, pageFields } from "./adapter-page.ts";
 import { ARCHIVES } from "./adapters.ts";
 import { parseRequest, RequestError } from "./errors.ts";
 import { jsonSchema } from "./openapi.ts";
@@ -37,8 +38,14 @@ const newKeySchema = z
 const keysQuery = z.strictObject({ tenant: z.string().optional().describe("only its keys; `admin`: administrators'") });
 const grantsQuery = z.strictObject({ owner: z.string().optional().describe("only of this tenant's adapters") });
 const ownerQuery = z.strictObject({ tenant: z.string().optional().describe("whose it is; without it everybody's") });
+const flag = z.enum(["0", "1"]).transform((text) => text === "1");
 const listQuery = z.strictObject({
   tenant: z.string().optional().describe("what this tenant may use; without it all"),
+  owner: z.string().optional().describe("only this tenant's own"),
+  shared: flag.optional().describe("1: only everybody's"),
+  name: z.string().optional().describe("only those of exactly this name"),
+  resident: flag.optional().describe("1: only those in memory"),
+  ...pageFields,
 });
 const usageQuery = z.strictObject({
   tenant: z.string().optional(),
@@ -136,9 +143,11 @@ function installedRoutes(app: FastifyInstance, { store, registry }: AdminParts):
   };
 
   app.get("/adapters", described("Adapters of all tenants", { query: listQuery }), async ({ query }) => {
-    const { tenant } = parseRequest(listQuery, query);
+    const { tenant, owner, shared, name, resident, ...asked } = parseRequest(listQuery, query);
     if (tenant !== undefined) await store.tenants.get(tenant);
-    return { adapters: await (tenant === undefined ? registry.all() : registry.list({ tenant })) };
+    const which = { usableBy: tenant, owner: shared ? null : owner, name };
+    const { rows, ...page } = await adapterPage({ store, registry }, asked, which, resident);
+    return { adapters: rows, ...page };
   });
   // Sizes are the registry's to check, as the archive is unpacked.
   app.addContentTypeParser(ARCHIVES, (_, payload, done) => done(null, payload));

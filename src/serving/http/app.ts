@@ -66,7 +66,7 @@ function watch(app: FastifyInstance, services: Services): void {
     });
     reply.header("x-request-id", request.id);
     const { config } = request.routeOptions;
-    if (state.draining) reply.header("connection", "close");
+    if (state.draining || state.leaving) reply.header("connection", "close");
     if (config.public) return;
     request.principal = (await whoAsks(request, reply, services)).principal;
     if (request.is404) throw notFound(request);
@@ -81,7 +81,7 @@ function watch(app: FastifyInstance, services: Services): void {
     // reader. Closed as soon as it is answered, the connection would take the answer with it.
     if (isTooLarge(error)) {
       discardRest(request.raw, http.bodyBytes);
-      if (!state.draining) reply.removeHeader("connection");
+      if (!state.draining && !state.leaving) reply.removeHeader("connection");
     }
     if (status === 408) reply.header("connection", "close");
     return reply.status(status).send(body);

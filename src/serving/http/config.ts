@@ -3,7 +3,7 @@ import { z } from "zod";
 import { parseWith } from "../../base/index.ts";
 import { schedulerLimitsSchema } from "../../generation/index.ts";
 import { DEVICE_NAMES, type DeviceName } from "../../runtime/index.ts";
-import { ADAPTER_NAME, registryLimitsSchema } from "../adapters/index.ts";
+import { ADAPTER_NAME, isBucketName, registryLimitsSchema } from "../adapters/index.ts";
 import { isDatabaseUrl } from "../store/index.ts";
 
 const seconds = z.number().positive().max(86_400);
@@ -17,6 +17,12 @@ export const httpLimitsSchema = z.strictObject({
   requestSeconds: seconds.default(300).describe("until a whole request must be there, uploads too"),
   keepAliveSeconds: seconds.default(75).describe("how long an idle connection stays open"),
   stallSeconds: seconds.default(60).describe("how long a client may leave a stream unread before it is closed"),
+  drainDelaySeconds: z
+    .number()
+    .min(0)
+    .max(3600)
+    .default(0)
+    .describe("how long a server that is told to stop goes on answering, not ready any more, so that balancers notice"),
   drainSeconds: seconds.default(120).describe("how long running requests may take once the server is told to stop"),
   deadlineSeconds: seconds.optional().describe("most time for an answer; without it no limit"),
   maxConnections: count.default(1024).describe("open connections; more are closed at once"),
@@ -56,6 +62,14 @@ export const serverConfigSchema = z.strictObject({
     .refine(isDatabaseUrl, "must be a URL such as postgres://USER:PASSWORD@HOST:5432/NAME")
     .optional()
     .describe("URL of a PostgreSQL, which several servers may share; default one of its own in `data`"),
+  adapterStore: z
+    .string()
+    .refine(isBucketName, "must be of the form s3://BUCKET/PREFIX")
+    .optional()
+    .describe("bucket of an S3-compatible store that has the adapters' files; default a directory in `data`"),
+  adapterCacheBytes: bytes
+    .default(16 * 1024 * 1024 * 1024)
+    .describe("copies of the store's files that are kept in `data`; those in use may take more"),
   adapters: z
     .record(z.string().regex(ADAPTER_NAME, "is no name of an adapter"), z.string().min(1))
     .default({})

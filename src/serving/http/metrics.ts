@@ -115,6 +115,13 @@ export class Metrics {
     this.#total("adapter_load_failures_total", "Adapters that could not be loaded", () => registry.stats.failures);
     this.#total("adapter_evictions_total", "Adapters evicted from memory", () => registry.stats.evictions);
     this.#total("adapter_hits_total", "Requests that found their adapter in memory", () => registry.stats.hits);
+    this.#gauge("adapter_cache_bytes", "Files copied from the adapter store", () => registry.cache?.bytes ?? 0);
+    this.#total("adapter_fetches_total", "Adapters fetched from the store", () => registry.cache?.fetches ?? 0);
+    this.#total(
+      "adapter_fetch_failures_total",
+      "Adapters that could not be fetched",
+      () => registry.cache?.failures ?? 0,
+    );
     this.#total("prefix_cache_hits_total", "Prompts whose beginning was cached", () => engine.prefixCache?.hits ?? 0);
     this.#total("prefix_cache_misses_total", "Prompts read from the start", () => engine.prefixCache?.misses ?? 0);
     this.#total("prefix_cache_tokens_total", "Prompt tokens not read again", () => engine.prefixCache?.tokens ?? 0);

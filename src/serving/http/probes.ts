@@ -14,7 +14,8 @@ export function probeRoutes(app: FastifyInstance, { state, metrics, scheduler, s
     "/readyz",
     { ...probe, schema: { ...schema, summary: "503 while the server drains, or its database is away" } },
     async (_, reply) => {
-      if (state.draining) return reply.status(503).header("retry-after", 5).send({ status: "draining" });
+      if (state.draining || state.leaving)
+        return reply.status(503).header("retry-after", 5).send({ status: "draining" });
       if (!store.reachable) return reply.status(503).header("retry-after", 1).send({ status: "database" });
       const { waiting, running } = scheduler.stats();
       return { status: "ready", waiting, running };

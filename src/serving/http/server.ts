@@ -5,9 +5,10 @@ import { InputError } from "../../base/index.ts";
 import { Engine, Scheduler } from "../../generation/index.ts";
 import { Backbone } from "../../models/index.ts";
 import { configureRuntime, requireDevice } from "../../runtime/index.ts";
-import { AdapterRegistry } from "../adapters/index.ts";
+import { AdapterRegistry, type AdapterStorage, adapterStorage } from "../adapters/index.ts";
 import { Owned } from "../owned.ts";
 import { openStore, type Principal, type Store, type StoreLocation } from "../store/index.ts";
+import { lockDirectory } from "../store/lock.ts";
 import { checkFolders } from "../studio/folders.ts";
 import { Sessions } from "../studio/sessions.ts";
 import { createApp, draining } from "./app.ts";
@@ -70,9 +71,10 @@ export class Server implements AsyncDisposable {
           ...(config.context !== undefined && { context: config.context }),
         }),
       );
+      const storage = await storageOf(config, store, log, owned);
       const registry = owned.add(
         await AdapterRegistry.open({
-          ...{ directory: config.data, adapters: store.adapters, backbone: backbone.config, bases: [base] },
+          ...{ storage, adapters: store.adapters, backbone: backbone.config, bases: [base] },
           backboneDigest: backbone.digest,
           ...{ engine, limits: config.residency, preload: config.preload, log },
         }),
@@ -88,7 +90,7 @@ export class Server implements AsyncDisposable {
         await registry.install({ directory }, { owner: null, name });
       }
       metrics.watch({ scheduler, engine, registry });
-      const state: ServerState = { draining: false, inFlight: 0, stop: new AbortController() };
+      const state: ServerState = { draining: false, leaving: false, inFlight: 0, stop: new AbortController() };
       const startedAt = Math.floor(Date.now() / 1000);
       const sessions = new Sessions(await store.secret("studio"));
       const services: Services = {
@@ -105,7 +107,7 @@ export class Server implements AsyncDisposable {
   }
 
   /**
-   * Takes no more requests, lets those under way end (those that take longer than `drainSeconds` are told so), then
+   * Is not ready any more, but answers for `drainDelaySeconds`; then takes no more requests, lets those under way end (those that take longer than `drainSeconds` are told so), then
    * closes everything. Calls after the first wait for the same end.
    */
   stop(): Promise<void> {
@@ -119,6 +121,12 @@ export class Server implements AsyncDisposable {
 
   async #stop(): Promise<void> {
     const { state, config, log } = this.services;
+    const { drainDelaySeconds } = config.http;
+    if (drainDelaySeconds > 0) {
+      state.leaving = true;
+      log.info({ inFlight: state.inFlight, seconds: drainDelaySeconds }, "not ready any more");
+      await sleep(drainDelaySeconds * 1000);
+    }
     state.draining = true;
     log.info({ inFlight: state.inFlight }, "draining");
     const end = performance.now() + config.http.drainSeconds * 1000;
@@ -137,6 +145,23 @@ export class Server implements AsyncDisposable {
 function locationOf({ data, database }: ServerConfig, { memory }: ServerOptions): StoreLocation {
   if (memory) return { memory };
   return database === undefined ? { directory: data } : { url: database, directory: data };
+}
+
+/** Where the adapters' files are; its cache is this process's as long as `owned`. @throws InputError, DATA_IN_USE */
+async function storageOf(config: ServerConfig, store: Store, log: Logger, owned: Owned): Promise<AdapterStorage> {
+  const { adapterStore, adapterCacheBytes: cacheBytes, data } = config;
+  const { storage, exclusive } = adapterStorage({ store: adapterStore, data, cacheBytes });
+  if (exclusive !== undefined)
+    owned.add(lockDirectory(exclusive, "give each server that uses --adapter-store a --data of its own"));
+  const before = await store.noteAdapterStore(adapterStore);
+  if (before !== undefined && before !== (adapterStore ?? "")) {
+    const [from, to] = [before || "a directory", adapterStore ?? storage.name];
+    log.warn(
+      { from, to },
+      "the adapters' files were kept elsewhere until now; copy them, or install the adapters again",
+    );
+  }
+  return storage;
 }
 
 /** Whether keys are needed. @throws InputError FLAG_INVALID */

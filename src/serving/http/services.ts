@@ -38,6 +38,8 @@ export interface Services {
 /** Changes while the server runs. */
 export interface ServerState {
   draining: boolean;
+  /** It was told to stop and goes on answering for `http.drainDelaySeconds`, while balancers notice. */
+  leaving: boolean;
   /** Requests that have arrived and are not answered to the end. */
   inFlight: number;
   /** Aborted when draining has taken too long. */

@@ -48,7 +48,7 @@ function statusOf({ startedAt, state, scheduler, engine, registry }: Services): 
   const { resident, residentBytes } = registry.stats;
   return {
     uptimeSeconds: Math.max(0, Math.floor(Date.now() / 1000) - startedAt),
-    draining: state.draining,
+    draining: state.draining || state.leaving,
     ...{ waiting, running, rows, adapters, kvTokens, kvBytes: engine.kvBytes },
     ...{ residentAdapters: resident, residentBytes, residentLimitBytes: registry.limits.maxResidentBytes },
     prefixCacheBytes: engine.prefixCache?.bytes ?? 0,

@@ -1,6 +1,21 @@
 /** @file Names of adapters and who may use them. The files are the registry's; every question here is a tenant's. */
 import { randomBytes } from "node:crypto";
-import { and, asc, count, eq, exists, getTableColumns, isNull, or, sql, sum } from "drizzle-orm";
+import {
+  and,
+  asc,
+  count,
+  eq,
+  exists,
+  getTableColumns,
+  gt,
+  ilike,
+  inArray,
+  isNotNull,
+  isNull,
+  or,
+  sql,
+  sum,
+} from "drizzle-orm";
 import { InputError } from "../../base/index.ts";
 import type { AdapterRecord, AdapterTable, NewAdapter } from "../adapters/index.ts";
 import type { Database, Queries } from "./database.ts";
@@ -18,6 +33,35 @@ const ownedBy = (owner: string | null) => (owner === null ? isNull(adapters.owne
 const named = (owner: string | null, name: string) => and(ownedBy(owner), eq(adapters.name, name));
 /** In the order of lists: shared ones first. */
 const order = [sql`${adapters.owner} NULLS FIRST`, asc(adapters.name)] as const;
+
+/** Some of the rows: what is not said does not matter. */
+export interface AdapterQuery {
+  /** What this tenant may use. */
+  readonly usableBy?: string | undefined;
+  /** Its own; null: everybody's. */
+  readonly owner?: string | null | undefined;
+  readonly name?: string | undefined;
+  /** In `owner/name`, or the whole name of the method. */
+  readonly text?: string | undefined;
+  readonly digests?: readonly string[] | undefined;
+  /** Only those that come after this one in lists. */
+  readonly after?: Pick<AdapterRecord, "owner" | "name"> | undefined;
+  readonly limit?: number | undefined;
+}
+
+export interface AdapterPage {
+  readonly rows: readonly AdapterRecord[];
+  /** Without `after` and `limit`. */
+  readonly total: number;
+  /** Whether others come after these. */
+  readonly more: boolean;
+}
+
+/** What comes later in that order. */
+const isAfter = ({ owner, name }: Pick<AdapterRecord, "owner" | "name">) =>
+  owner === null
+    ? or(isNotNull(adapters.owner), gt(adapters.name, name))
+    : or(gt(adapters.owner, owner), and(eq(adapters.owner, owner), gt(adapters.name, name)));
 
 /** Rows of adapters. */
 export class Adapters implements AdapterTable {
@@ -124,11 +168,10 @@ export class Adapters implements AdapterTable {
 
   /** All that `tenant` may use: shared, its own, granted. */
   async list(tenant: string): Promise<AdapterRecord[]> {
-    const usable = or(isNull(adapters.owner), eq(adapters.owner, tenant), this.#grantedTo(tenant));
     return this.#database
       .select(columns)
       .from(adapters)
-      .where(usable)
+      .where(this.#usableBy(tenant))
       .orderBy(...order);
   }
 
@@ -138,6 +181,32 @@ export class Adapters implements AdapterTable {
       .select(columns)
       .from(adapters)
       .orderBy(...order);
+  }
+
+  /** In the order of lists. */
+  async page({ usableBy, owner, name, text, digests, after, limit }: AdapterQuery): Promise<AdapterPage> {
+    const pattern = text === undefined || text === "" ? undefined : `%${text.replace(/[\\%_]/g, "\\$&")}%`;
+    const wanted = and(
+      usableBy === undefined ? undefined : this.#usableBy(usableBy),
+      owner === undefined ? undefined : ownedBy(owner),
+      name === undefined ? undefined : eq(adapters.name, name),
+      pattern === undefined
+        ? undefined
+        : or(
+            ilike(sql`coalesce(${adapters.owner} || '/', '') || ${adapters.name}`, pattern),
+            eq(adapters.method, text!),
+          ),
+      digests === undefined ? undefined : inArray(adapters.digest, [...digests]),
+    );
+    const [counted] = await this.#database.select({ n: count() }).from(adapters).where(wanted);
+    const select = this.#database
+      .select(columns)
+      .from(adapters)
+      .where(and(wanted, after && isAfter(after)))
+      .orderBy(...order);
+    const rows = await (limit === undefined ? select : select.limit(limit + 1));
+    const more = limit !== undefined && rows.length > limit;
+    return { rows: more ? rows.slice(0, limit) : rows, total: counted!.n, more };
   }
 
   async pinned(): Promise<AdapterRecord[]> {
@@ -164,6 +233,10 @@ export class Adapters implements AdapterTable {
   async digests(): Promise<ReadonlySet<string>> {
     const rows = await this.#database.selectDistinct({ digest: adapters.digest }).from(adapters);
     return new Set(rows.map(({ digest }) => digest));
+  }
+
+  #usableBy(tenant: string) {
+    return or(isNull(adapters.owner), eq(adapters.owner, tenant), this.#grantedTo(tenant));
   }
 
   #grantedTo(tenant: string) {

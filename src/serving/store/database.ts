@@ -7,6 +7,7 @@ import type { Logger } from "drizzle-orm";
 import type { PgDatabase, PgQueryResultHKT } from "drizzle-orm/pg-core";
 import { drizzle } from "drizzle-orm/pglite";
 import { InputError, reasonOf, writeDirectoryAtomic } from "../../base/index.ts";
+import { DurableFiles, durableParams } from "./durable.ts";
 import * as schema from "./schema.ts";
 
 /** Any database of drizzle that speaks PostgreSQL. */
@@ -36,12 +37,15 @@ const SETTINGS = ["shared_buffers=8MB", "max_connections=4", "max_wal_size=64MB"
  * @param logger told every query
  */
 export async function openDatabase(directory: string | undefined, logger?: Logger): Promise<OpenDatabase> {
-  const startParams = [...PGlite.defaultStartParams, ...SETTINGS.flatMap((setting) => ["-c", setting])];
+  const settings = SETTINGS.flatMap((setting) => ["-c", setting]);
   if (directory !== undefined) await prepareCluster(directory);
   const client = await PGlite.create(
     directory === undefined
-      ? { dataDir: "memory://", loadDataDir: new Blob([templateTar()]), startParams }
-      : { dataDir: directory, startParams },
+      ? {
+          ...{ dataDir: "memory://", loadDataDir: new Blob([templateTar()]) },
+          startParams: [...PGlite.defaultStartParams, ...settings],
+        }
+      : { fs: new DurableFiles(directory), startParams: [...durableParams(), ...settings] },
   );
   return {
     database: drizzle({ client, schema, ...(logger && { logger }) }) as unknown as Database,

@@ -18,9 +18,10 @@ const held = new Set<string>();
 /**
  * Takes the directory until disposed.
  *
+ * @param remedy what to do where another process has it
  * @throws MiloraError DATA_IN_USE when a living process, or this one, has it
  */
-export function lockDirectory(directory: string): Disposable {
+export function lockDirectory(directory: string, remedy = REMEDY): Disposable {
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   const path = join(directory, LOCK_FILE);
   const own = JSON.stringify({ pid: process.pid, started: startOf(process.pid) } satisfies Holder);
@@ -30,7 +31,7 @@ export function lockDirectory(directory: string): Disposable {
     // Linked, not written in place: nobody ever sees a lock without its holder.
     for (let attempt = 0; !link(draft, path); attempt++) {
       const holder = read(path);
-      if (attempt >= 10 || (holder !== undefined && holds(holder, path))) throw inUse(directory, holder);
+      if (attempt >= 10 || (holder !== undefined && holds(holder, path))) throw inUse(directory, holder, remedy);
       takeAway(path, holder);
     }
   } finally {
@@ -108,10 +109,9 @@ function startOf(pid: number): string | null {
   return null;
 }
 
-function inUse(directory: string, holder: Holder | undefined): MiloraError {
+const REMEDY = "ask a running server by --server URL with MILORA_ADMIN_KEY, or stop it";
+
+function inUse(directory: string, holder: Holder | undefined, remedy: string): MiloraError {
   const who = holder === undefined ? "another process" : `process ${holder.pid}`;
-  return new MiloraError(
-    "DATA_IN_USE",
-    `${directory} is in use by ${who}; ask a running server by --server URL with MILORA_ADMIN_KEY, or stop it`,
-  );
+  return new MiloraError("DATA_IN_USE", `${directory} is in use by ${who}; ${remedy}`);
 }

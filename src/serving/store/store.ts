@@ -8,7 +8,7 @@ import { Owned } from "../owned.ts";
 import { Adapters, Grants } from "./adapters.ts";
 import { bindDirectory, checkUnbound } from "./binding.ts";
 import { Changes, type Told } from "./changes.ts";
-import { type Database, EMBEDDED, openDatabase } from "./database.ts";
+import { type Database, EMBEDDED, openDatabase, type Queries } from "./database.ts";
 import { Keys, writeUses } from "./keys.ts";
 import { lockDirectory } from "./lock.ts";
 import { migrate } from "./migrations/index.ts";
@@ -22,6 +22,7 @@ import { Usage, type UsageCounts, writeUsage } from "./usage.ts";
 
 const FLUSH_MS = 1000;
 const LAST_FLUSH_MS = 10_000;
+const ADAPTER_STORE = "adapter_store";
 const FORGET_WRITERS_MS = 7 * 86_400_000;
 
 export interface StoreOptions {
@@ -217,8 +218,8 @@ export class Store implements AsyncDisposable {
   }
 
   /** What tells this database from others; made when it is first asked for. */
-  async id(): Promise<string> {
-    return this.#remembered("database_id", randomUUID());
+  id(): Promise<string> {
+    return databaseId(this.#database);
   }
 
   /** Where a tenant stands at all servers of the database. */
@@ -226,16 +227,31 @@ export class Store implements AsyncDisposable {
     return this.quotas.stateOfAll(tenant, this.#database);
   }
 
-  /** 256 random bits, made when they are first asked for; all servers of the database have the same. */
-  async secret(name: string): Promise<Buffer> {
-    return Buffer.from(await this.#remembered(`secret_${name}`, randomBytes(32).toString("base64")), "base64");
+  /**
+   * Notes where the files of the adapters are, for commands that are not told.
+   * @param name of a store of objects; undefined: in a directory
+   * @returns what was noted before, "" for a directory
+   */
+  async noteAdapterStore(name: string | undefined): Promise<string | undefined> {
+    const before = await this.adapterStore();
+    const value = name ?? "";
+    if (before !== value) {
+      const row = { key: ADAPTER_STORE, value };
+      await this.#database.insert(meta).values(row).onConflictDoUpdate({ target: meta.key, set: { value } });
+    }
+    return before;
   }
 
-  /** What the database has under `key`; at first `value`. */
-  async #remembered(key: string, value: string): Promise<string> {
-    await this.#database.insert(meta).values({ key, value }).onConflictDoNothing();
-    const [row] = await this.#database.select().from(meta).where(eq(meta.key, key));
-    return row!.value;
+  /** What `noteAdapterStore` noted last. */
+  async adapterStore(): Promise<string | undefined> {
+    const [row] = await this.#database.select().from(meta).where(eq(meta.key, ADAPTER_STORE));
+    return row?.value;
+  }
+
+  /** 256 random bits, made when they are first asked for; all servers of the database have the same. */
+  async secret(name: string): Promise<Buffer> {
+    const made = randomBytes(32).toString("base64");
+    return Buffer.from(await remembered(this.#database, `secret_${name}`, made), "base64");
   }
 
   /** Writes all that was counted until now. It happens each second by itself, and at the end. */
@@ -295,6 +311,18 @@ export class Store implements AsyncDisposable {
       await this.#owned[Symbol.asyncDispose]();
     }
   }
+}
+
+/** What tells a database from others, made when it is first asked for. */
+export function databaseId(database: Queries): Promise<string> {
+  return remembered(database, "database_id", randomUUID());
+}
+
+/** What a database has under `key`; at first `value`. */
+async function remembered(database: Queries, key: string, value: string): Promise<string> {
+  await database.insert(meta).values({ key, value }).onConflictDoNothing();
+  const [row] = await database.select().from(meta).where(eq(meta.key, key));
+  return row!.value;
 }
 
 /**

@@ -6,6 +6,7 @@ import { exploreRoutes } from "./explore/index.ts";
 import { studioPages } from "./pages.ts";
 import { RunLibrary, runRoutes } from "./runs/index.ts";
 import { sessionRoutes } from "./session-routes.ts";
+import { SweepWatch, sweepRoutes } from "./sweeps/index.ts";
 
 export async function studioRoutes(app: FastifyInstance, services: Services): Promise<void> {
   await app.register(async (scope) => studioPages(scope, "/docs"));
@@ -13,7 +14,9 @@ export async function studioRoutes(app: FastifyInstance, services: Services): Pr
   await app.register(async (scope) => exploreRoutes(scope, services));
   await app.register(async (scope) => {
     scope.addHook("onRequest", async ({ principal }) => requireAdmin(principal));
-    const { runs } = services.config;
-    if (runs.length > 0) await runRoutes(scope, new RunLibrary(runs));
+    const { runs, database } = services.config;
+    const library = runs.length > 0 ? new RunLibrary(runs) : undefined;
+    if (library) await runRoutes(scope, library);
+    if (database !== undefined) await sweepRoutes(scope, new SweepWatch(database, library));
   });
 }

@@ -25,7 +25,17 @@ export function sessionRoutes(app: FastifyInstance, services: Services, attempts
   const shown = (asker: Asker | undefined): StudioSession => {
     const { role = null, tenant = null } = asker?.principal ?? {};
     const runs = role === "admin" && config.runs.length > 0;
-    return { signedIn: asker !== undefined, byKey: asker?.by === "cookie", role, tenant, version, server, runs };
+    const sweeps = role === "admin" && config.database !== undefined;
+    return {
+      signedIn: asker !== undefined,
+      byKey: asker?.by === "cookie",
+      role,
+      tenant,
+      version,
+      server,
+      runs,
+      sweeps,
+    };
   };
   const options = { config: { public: true }, schema: { hide: true } };
   app.addHook("onRequest", async (_, reply) => void reply.header("cache-control", "no-store"));

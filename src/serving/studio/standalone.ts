@@ -7,14 +7,18 @@ import type { Logger } from "../http/logs.ts";
 import { refuseForeignPages } from "../http/principal.ts";
 import { listen } from "../http/server.ts";
 import type { Principal } from "../store/index.ts";
+import { checkDatabaseUrl } from "../store/postgres.ts";
 import { checkFolders } from "./folders.ts";
 import { studioPages } from "./pages.ts";
 import { RunLibrary, runRoutes } from "./runs/index.ts";
+import { SweepWatch, sweepRoutes } from "./sweeps/index.ts";
 import type { StudioSession } from "./types.ts";
 
 export interface RunStudioOptions {
   /** Folders of runs and reproductions. */
   readonly folders: readonly string[];
+  /** PostgreSQL that has grids which workers do. */
+  readonly database?: string | undefined;
   readonly host: string;
   readonly port: number;
   /** Told of requests that failed. */
@@ -22,7 +26,7 @@ export interface RunStudioOptions {
 }
 
 const SESSION: StudioSession = {
-  ...{ signedIn: true, byKey: false, role: "admin", tenant: null, version, server: null, runs: true },
+  ...{ signedIn: true, byKey: false, role: "admin", tenant: null, version, server: null, runs: true, sweeps: false },
 };
 
 /** Whoever may ask could as well read the files. */
@@ -39,12 +43,14 @@ export class RunStudio implements AsyncDisposable {
   }
 
   /** @throws InputError FLAG_INVALID for an address that others reach; FILE_UNREADABLE, SERVER_ADDRESS */
-  static async start({ folders, host, port, log }: RunStudioOptions): Promise<RunStudio> {
+  static async start({ folders, database, host, port, log }: RunStudioOptions): Promise<RunStudio> {
     if (!isLoopback(host)) {
       const problem = `${host} is reached by others, and there are no keys here; milora serve --runs DIR has them`;
       throw new InputError("FLAG_INVALID", "--host", problem);
     }
     checkFolders(folders);
+    if (database !== undefined) checkDatabaseUrl(database);
+    const shown: StudioSession = { ...SESSION, sweeps: database !== undefined };
     const app = await newApp(httpLimitsSchema.parse({}));
     app.addHook("onRequest", async (request, reply) => {
       request.facts = {};
@@ -59,9 +65,13 @@ export class RunStudio implements AsyncDisposable {
     });
     await app.register(async (scope) => studioPages(scope, "/studio/"));
     const session = { schema: { hide: true } };
-    app.get("/studio/v1/session", session, async (_, reply) => reply.header("cache-control", "no-store").send(SESSION));
-    app.delete("/studio/v1/session", session, async () => SESSION);
-    await app.register(async (scope) => runRoutes(scope, new RunLibrary(folders)));
+    app.get("/studio/v1/session", session, async (_, reply) => reply.header("cache-control", "no-store").send(shown));
+    app.delete("/studio/v1/session", session, async () => shown);
+    const library = new RunLibrary(folders);
+    await app.register(async (scope) => runRoutes(scope, library));
+    if (database !== undefined) {
+      await app.register(async (scope) => sweepRoutes(scope, new SweepWatch(database, library)));
+    }
     try {
       return new RunStudio(app, await listen(app, { host, port }));
     } catch (error) {

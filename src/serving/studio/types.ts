@@ -1,4 +1,5 @@
 /** @file What the studio's pages ask for and get: the one description that both sides are checked against. */
+export type * from "./sweep-types.ts";
 
 /** Who looks, and what there is to see. */
 export interface StudioSession {
@@ -20,6 +21,8 @@ export interface StudioSession {
   } | null;
   /** Whether runs are shown: administrators see them where the server was given folders of runs. */
   readonly runs: boolean;
+  /** Whether grids that workers do are shown: to administrators, where there is a PostgreSQL that may have them. */
+  readonly sweeps: boolean;
 }
 
 /** `running`: a process trains into it now; `finished`: it came to its end; `stopped`: it can be resumed. */

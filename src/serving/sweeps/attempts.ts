@@ -5,6 +5,7 @@ import { cellRecordSchema } from "../../evaluation/index.ts";
 import type { JobDatabase, Sql } from "./database.ts";
 import { bossDb, insertJobs, queueOf } from "./jobs.ts";
 import { BOSS } from "./schema.ts";
+import { scoreOf } from "./score.ts";
 import { type JobData, jobDataSchema } from "./spec.ts";
 
 export interface WorkerFacts {
@@ -158,6 +159,7 @@ export class Attempts {
    * @throws LeaseLost
    */
   async record({ job, number, worker, sweep }: Attempt, record: CellRecord): Promise<CellRecord> {
+    const score = scoreOf(record);
     return this.#database.transaction(async (tx) => {
       const held = await tx.query<{ host: string }>(
         `UPDATE milora_sweeps.attempts SET heard = now(), records = records + 1
@@ -166,9 +168,9 @@ export class Attempts {
       );
       if (held.length === 0) throw new LeaseLost();
       await tx.query(
-        `UPDATE milora_sweeps.cells SET record = $3, host = $4, recorded = now()
+        `UPDATE milora_sweeps.cells SET record = $3, host = $4, recorded = now(), seconds = $5, metric = $6, score = $7
          WHERE sweep = $1 AND id = $2 AND record IS NULL`,
-        [sweep, record.id, JSON.stringify(record), held[0]!.host],
+        [sweep, record.id, JSON.stringify(record), held[0]!.host, record.seconds, score?.metric, score?.value],
       );
       const [row] = await tx.query<{ record: unknown }>(
         "SELECT record FROM milora_sweeps.cells WHERE sweep = $1 AND id = $2",
@@ -224,14 +226,40 @@ export class Attempts {
     });
   }
 
+  /** Gives back all that workers of an earlier process have left: for who knows that none of them lives. */
+  async takeBack(): Promise<void> {
+    await this.#database.transaction(async (tx) => {
+      const left = await tx.query<{ job: string; number: number; sweep: string; worker: string }>(
+        "SELECT job, number, sweep, worker FROM milora_sweeps.attempts WHERE ended IS NULL",
+      );
+      for (const attempt of left) {
+        const [held] = await tx.query<{ data: unknown; retriesLeft: number }>(
+          `SELECT data, greatest(0, retry_limit - retry_count)::int AS "retriesLeft" FROM ${BOSS}.job WHERE name = $1 AND id = $2`,
+          [queueOf(attempt.sweep), attempt.job],
+        );
+        await this.#end(tx, attempt, "its process has ended");
+        if (held) await this.#putBack(tx, { ...attempt, ...held, data: jobDataSchema.parse(held.data) });
+      }
+      await tx.query("DELETE FROM milora_sweeps.workers");
+    });
+  }
+
   /** pg-boss counts every time that a job is taken; put in anew it has the retries that it had. */
-  async #putBack(tx: Sql, { job, sweep, data, retriesLeft }: Attempt, seconds?: number): Promise<void> {
+  async #putBack(
+    tx: Sql,
+    { job, sweep, data, retriesLeft }: Pick<Attempt, "job" | "sweep" | "data" | "retriesLeft">,
+    seconds?: number,
+  ): Promise<void> {
     await this.#boss.deleteJob(queueOf(sweep), job, { db: bossDb(tx) });
     const again = { id: job, data, retries: retriesLeft };
     await insertJobs(this.#boss, tx, sweep, [seconds === undefined ? again : { ...again, startAfterSeconds: seconds }]);
   }
 
-  async #end(tx: Sql, { job, number, worker }: Attempt, reason: string | undefined): Promise<void> {
+  async #end(
+    tx: Sql,
+    { job, number, worker }: Pick<Attempt, "job" | "number" | "worker">,
+    reason: string | undefined,
+  ): Promise<void> {
     const ended = await tx.query(
       `UPDATE milora_sweeps.attempts SET ended = now(), reason = $4
        WHERE job = $1 AND number = $2 AND worker = $3 AND ended IS NULL RETURNING job`,

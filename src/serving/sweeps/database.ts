@@ -26,6 +26,8 @@ export interface JobDatabase extends Sql, AsyncDisposable {
 /** Workers ask seldom and briefly. */
 const CONNECTIONS = 4;
 const ANSWER_MS = 30_000;
+/** At the start a database that is busy is asked again for so long; one that refuses is not. */
+const PATIENCE_MS = 60_000;
 
 /** @throws InputError DATABASE_URL_INVALID, DATABASE_UNREACHABLE */
 export async function openJobPostgres(url: string): Promise<JobDatabase> {
@@ -36,13 +38,18 @@ export async function openJobPostgres(url: string): Promise<JobDatabase> {
   });
   pool.on("error", () => {}); // an idle connection was lost, and the pool has removed it
   const opened = new Postgres(pool);
-  try {
-    await opened.query("SELECT 1");
-  } catch (error) {
-    await pool.end();
-    throw unreachableAtStart(url, error);
+  const started = Date.now();
+  for (;;) {
+    try {
+      await opened.query("SELECT 1");
+      return opened;
+    } catch (error) {
+      const failure = unreachableAtStart(url, error);
+      if (/timeout/i.test(failure.message) && Date.now() - started < PATIENCE_MS) continue;
+      await pool.end();
+      throw failure;
+    }
   }
-  return opened;
 }
 
 function translated(error: unknown): unknown {

@@ -11,13 +11,13 @@ import {
   type Outcome,
   openCells,
   type Part,
-  type Plan,
-  type PlannedCell,
   type PlannedRun,
   partsOf,
   pieceOf,
   type RunEvent,
   runPlan,
+  type Work,
+  type WorkCell,
   type World,
   writeRecord,
 } from "../../evaluation/index.ts";
@@ -35,6 +35,8 @@ export const RETRY_SECONDS = 10;
 export interface GridOptions {
   readonly spec: SweepSpec;
   readonly policy?: RetryPolicy | undefined;
+  /** A worker of this process ends leases, after it has renewed its own; otherwise they are ended here. */
+  readonly worked?: boolean | undefined;
   /** Waiting ends; the jobs stay. */
   readonly signal?: AbortSignal | undefined;
   readonly onEvent?: ((event: RunEvent) => void) | undefined;
@@ -53,9 +55,9 @@ export async function adoptRecords(sweeps: Sweeps, { id, directory }: SweepFacts
 export async function submitGrid(
   sweeps: Sweeps,
   sweep: SweepFacts,
-  plan: Plan,
+  plan: Work,
   { spec, policy = { retries: RETRIES, delaySeconds: RETRY_SECONDS } }: GridOptions,
-): Promise<Map<string, PlannedRun | PlannedCell>> {
+): Promise<Map<string, PlannedRun | WorkCell>> {
   const portable = portableSpec(spec);
   const key = createHash("sha256").update(JSON.stringify(portable)).digest("hex").slice(0, 16);
   const parts = partsOf(plan);
@@ -67,8 +69,8 @@ function newPart({ label, runs, cells }: Part): NewPart {
   return {
     label,
     cells: [
-      ...runs.map((run) => ({ id: run.id, kind: "training", label: run.label })),
-      ...cells.map(({ id, label: text, cell }) => ({ id, kind: cell.kind, label: text })),
+      ...runs.map(({ id, label: text }) => ({ id, kind: "training", label: text, run: id })),
+      ...cells.map(({ id, label: text, cell, run }) => ({ id, kind: cell.kind, label: text, run: run?.id })),
     ],
   };
 }
@@ -80,7 +82,7 @@ function newPart({ label, runs, cells }: Part): NewPart {
  * @throws the signal's reason
  */
 export async function runGrid(
-  plan: Plan,
+  plan: Work,
   world: World,
   sweeps: Sweeps,
   sweep: SweepFacts,
@@ -105,7 +107,7 @@ export async function runGrid(
 }
 
 class Waiting {
-  readonly #open: Map<string, PlannedRun | PlannedCell>;
+  readonly #open: Map<string, PlannedRun | WorkCell>;
   readonly #store: CellStore;
   readonly #sweeps: Sweeps;
   readonly #sweep: SweepFacts;
@@ -115,7 +117,7 @@ class Waiting {
   #measured = 0;
 
   constructor(
-    asked: ReadonlyMap<string, PlannedRun | PlannedCell>,
+    asked: ReadonlyMap<string, PlannedRun | WorkCell>,
     store: CellStore,
     sweeps: Sweeps,
     sweep: SweepFacts,
@@ -149,7 +151,8 @@ class Waiting {
     if (!(await this.#sweeps.has(id))) {
       throw new MiloraError("SWEEP_NOT_FOUND", "the sweep was removed while it was waited for", { exitCode: 1 });
     }
-    await this.#sweeps.attempts.reap(); // the last worker's death is noticed too
+    // The last worker's death is noticed too. After a pause of this process its own worker comes first.
+    if (!this.#options.worked) await this.#sweeps.attempts.reap();
     for (const recorded of await this.#sweeps.records(id, [...this.#open.keys()])) this.#take(recorded);
     const status = await this.#sweeps.status(this.#sweep);
     for (const dead of status.dead) this.#give(dead);

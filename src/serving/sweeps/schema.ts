@@ -5,12 +5,11 @@ import type { JobDatabase } from "./database.ts";
 /** Of pg-boss's own tables. */
 export const BOSS = "milora_jobs";
 
-const VERSION = 1;
 /** Of the advisory lock: of those that start at once one makes the tables. */
 export const LOCK = 7_164_673;
 
 /**
- * `cells`: trainings and measurements, each in one job, with the one result that it has had. `attempts`: who does a job,
+ * The first version of the tables. `cells`: trainings and measurements, each in one job, with the one result that it has had. `attempts`: who does a job,
  * and when that worker was last heard of; one of a job at most has not ended.
  */
 const TABLES = `
@@ -66,20 +65,39 @@ CREATE TABLE milora_sweeps.workers (
   lease interval NOT NULL,
   shunned jsonb NOT NULL DEFAULT '{}'
 );
-INSERT INTO milora_sweeps.meta VALUES (${VERSION});`;
+INSERT INTO milora_sweeps.meta VALUES (1);`;
 
-/** Makes the tables where they are missing. @throws InputError DATA_TOO_NEW */
+/**
+ * From each version to the next. 2: what pages show of a cell without reading its whole record, the run that it is of, its
+ * place in the grid; and requests as they were written, since jsonb forgets the order of axes.
+ */
+const MIGRATIONS: readonly string[] = [
+  `
+ALTER TABLE milora_sweeps.cells ADD COLUMN run text, ADD COLUMN place int,
+  ADD COLUMN metric text, ADD COLUMN score float8, ADD COLUMN seconds float8;
+UPDATE milora_sweeps.cells SET seconds = (record->>'seconds')::float8, metric = record->'value'->>'metric',
+  score = CASE WHEN json_typeof(record->'value'->'value') = 'number' THEN (record->'value'->>'value')::float8 END
+  WHERE record IS NOT NULL;
+ALTER TABLE milora_sweeps.requests ALTER COLUMN spec TYPE json USING spec::json;`,
+];
+
+const VERSION = 1 + MIGRATIONS.length;
+
+/** Makes the tables where they are missing, and brings older ones up to date. @throws InputError DATA_TOO_NEW */
 export async function makeTables(database: JobDatabase): Promise<void> {
   const [there] = await database.query<{ there: boolean }>(
     "SELECT to_regclass('milora_sweeps.meta') IS NOT NULL AS there",
   );
-  if (!there!.there) {
-    await database.transaction((tx) => tx.query(TABLES));
-    return;
-  }
+  if (!there!.there) await database.transaction((tx) => tx.query(TABLES));
   const [found] = await database.query<{ version: number }>("SELECT version FROM milora_sweeps.meta");
-  if (found!.version > VERSION) {
-    const problem = `were written by a newer milora (version ${found!.version}, this one knows ${VERSION}); use that one`;
+  const { version } = found!;
+  if (version > VERSION) {
+    const problem = `were written by a newer milora (version ${version}, this one knows ${VERSION}); use that one`;
     throw new InputError("DATA_TOO_NEW", "the database's sweeps", problem);
+  }
+  for (const [i, migration] of MIGRATIONS.entries()) {
+    const next = i + 2;
+    if (version >= next) continue;
+    await database.transaction((tx) => tx.query(`${migration}\nUPDATE milora_sweeps.meta SET version = ${next};`));
   }
 }

@@ -1,22 +1,12 @@
 /** @file The process that trains and measures for a worker: a job at a time, results told as they come, nothing after its lease. */
 
 import { MiloraError, reasonOf } from "../../base/index.ts";
-import {
-  type CellRecord,
-  openWorld,
-  type Plan,
-  pieceOf,
-  planOf,
-  problemsOf,
-  type RunEvent,
-  runPlan,
-  type World,
-} from "../../evaluation/index.ts";
+import { pieceOf, problemsOf, type RunEvent, runPlan } from "../../evaluation/index.ts";
 import { configureRuntime } from "../../runtime/index.ts";
 import { breakRunLock } from "../../training/index.ts";
 import type { Progress } from "./attempts.ts";
 import type { FromSlot, SlotJob, ToSlot } from "./messages.ts";
-import { presetOfSpec } from "./spec.ts";
+import { openSpec } from "./spec.ts";
 
 const CHECK_MS = 500;
 
@@ -27,28 +17,21 @@ const end = (): void => void process.kill(process.pid, "SIGKILL");
 
 interface Opened {
   readonly key: string;
-  readonly world: World & Disposable;
-  readonly plan: Plan;
+  readonly spec: Awaited<ReturnType<typeof openSpec>>;
 }
 
 let opened: Opened | undefined;
 let stop: AbortController | undefined;
 let heard = Date.now();
 
-async function open({ key, directory, spec }: SlotJob): Promise<Opened> {
+async function open({ key, directory, spec }: SlotJob): Promise<Opened["spec"]> {
   const whole = `${key} ${directory}`;
-  if (opened?.key === whole) return opened;
-  opened?.world[Symbol.dispose]();
+  if (opened?.key === whole) return opened.spec;
+  opened?.spec[Symbol.dispose]();
   opened = undefined;
-  const preset = presetOfSpec(spec);
-  const world = openWorld(preset, directory, undefined, (record: CellRecord) => tell({ type: "record", record }));
-  try {
-    opened = { key: whole, world, plan: await planOf(spec.names, preset, world) };
-    return opened;
-  } catch (error) {
-    world[Symbol.dispose]();
-    throw error;
-  }
+  const made = await openSpec(spec, directory, (record) => tell({ type: "record", record }));
+  opened = { key: whole, spec: made };
+  return made;
 }
 
 /** What is told of a job on its way, as far as it is news to those who watch. */
@@ -69,13 +52,13 @@ function progressOf(): (event: RunEvent) => void {
 }
 
 async function work(job: SlotJob, signal: AbortSignal): Promise<FromSlot> {
-  let prepared: Opened;
+  let prepared: Opened["spec"];
   try {
     prepared = await open(job);
   } catch (error) {
     return { type: "unsuited", reason: reasonOf(error) };
   }
-  const { plan, world } = prepared;
+  const { work: plan, world } = prepared;
   world.store.forget();
   for (const record of job.known) world.store.know(record);
   const piece = pieceOf(plan, world.store, new Set(job.cells));

@@ -11,7 +11,7 @@ const POLICY = { retries: 1, delaySeconds: 1 };
 const SPEC = { names: ["fig4"], preset: "smoke", changes: {} } as const;
 const NONE: ReadonlySet<string> = new Set();
 
-const worker = (leaseSeconds = 60): WorkerFacts => ({
+const worker = (leaseSeconds = 3600): WorkerFacts => ({
   ...{ id: randomUUID(), host: "there", pid: 1, slots: 1, version: "1", leaseSeconds },
 });
 const cell = (id: string, kind = "accuracy") => ({ id, kind, label: `label of ${id}` });
@@ -65,11 +65,12 @@ function core(open: () => Promise<Sweeps>, again: () => Promise<Sweeps>): void {
 
   test("failures are tried again with back-off, then given up with the reason, then tried again when asked", async () => {
     const sweeps = await open();
-    await submit(sweeps, [part("a")]);
+    await submit(sweeps, [part("a")], { retries: 1, delaySeconds: 3600 });
     const reason = { code: "NO_LUCK", message: "it did\0 not\ud800 work" };
     const first = await next(sweeps);
     await sweeps.attempts.fail(first, reason);
     expect(await sweeps.attempts.take(worker(), NONE)).toBeUndefined(); // not at once
+    await sweeps.database.query("UPDATE milora_jobs.job SET start_after = now() - interval '1 second'");
     const second = await next(sweeps);
     expect(second).toMatchObject({ job: first.job, number: 2, retriesLeft: 0, before: "there" });
     expect(await sweeps.dead("s1")).toEqual([]);
@@ -85,7 +86,10 @@ function core(open: () => Promise<Sweeps>, again: () => Promise<Sweeps>): void {
   });
 }
 
-describe("PGlite", () => {
+/** Generous: a database that starts may have to share its cores with other tests. */
+const SLOW = { timeout: 600_000 };
+
+describe("PGlite", SLOW, () => {
   let last: Sweeps;
   core(
     async () => {
@@ -96,7 +100,7 @@ describe("PGlite", () => {
   );
 });
 
-describe.skipIf(NO_POSTGRES)(`PostgreSQL ${NO_POSTGRES ?? ""}`, () => {
+describe.skipIf(NO_POSTGRES)(`PostgreSQL ${NO_POSTGRES ?? ""}`, SLOW, () => {
   const servers = new Servers();
   servers.use();
   let url: string;
@@ -139,7 +143,7 @@ describe.skipIf(NO_POSTGRES)(`PostgreSQL ${NO_POSTGRES ?? ""}`, () => {
     expect(await sweeps.attempts.heartbeat(silent, undefined)).toBe(false);
     await expect(sweeps.attempts.record(silent, record("b"))).rejects.toThrow(LeaseLost);
     await expect(sweeps.attempts.finish(silent)).rejects.toThrow(LeaseLost);
-    const held = await next(sweeps, worker(60)); // though no retry was allowed
+    const held = await next(sweeps, worker(3600)); // though no retry was allowed
     await sleep(300);
     expect(await sweeps.attempts.reap()).toBe(0);
     expect(await sweeps.attempts.heartbeat(held, undefined)).toBe(true);

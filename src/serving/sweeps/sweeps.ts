@@ -7,6 +7,7 @@ import { Owned } from "../owned.ts";
 import { EMBEDDED } from "../store/database.ts";
 import { lockDirectory } from "../store/lock.ts";
 import { Attempts } from "./attempts.ts";
+import { type CellPage, type CellQuery, cellsOf } from "./cells.ts";
 import { type JobDatabase, openJobPglite, openJobPostgres, type Sql } from "./database.ts";
 import {
   bossDb,
@@ -18,6 +19,8 @@ import {
   type RetryPolicy,
   removeQueues,
 } from "./jobs.ts";
+import { overviewOf, type SweepOverview } from "./overview.ts";
+import { paceOf, type SweepPace } from "./pace.ts";
 import { BOSS } from "./schema.ts";
 import { type JobData, jobDataSchema, type SweepSpec, sweepSpecSchema } from "./spec.ts";
 import {
@@ -33,7 +36,13 @@ import {
 /** Cells that are to be done in one go. */
 export interface NewPart {
   readonly label: string;
-  readonly cells: readonly { readonly id: string; readonly kind: string; readonly label: string }[];
+  readonly cells: readonly {
+    readonly id: string;
+    readonly kind: string;
+    readonly label: string;
+    /** The training that it is of. */
+    readonly run?: string | undefined;
+  }[];
 }
 
 /** A finished cell, and the machine on which it was. */
@@ -44,6 +53,24 @@ export interface Recorded {
 
 /** Where sweeps are: in a PostgreSQL, which many share, or in a directory of PGlite, which one process has at a time. */
 export type SweepLocation = { readonly url: string } | { readonly directory: string } | { readonly memory: true };
+
+/**
+ * Sweeps of a PostgreSQL, if any were ever made there: who only looks leaves a database as it is.
+ * @throws as `openSweeps`
+ */
+export async function findSweeps(url: string): Promise<Sweeps | undefined> {
+  const database = await openJobPostgres(url);
+  let there = false;
+  try {
+    const [found] = await database.query<{ there: boolean }>(
+      "SELECT to_regclass('milora_sweeps.meta') IS NOT NULL AS there",
+    );
+    there = found!.there;
+  } finally {
+    await database[Symbol.asyncDispose]();
+  }
+  return there ? await openSweeps({ url }) : undefined;
+}
 
 /** @throws InputError DATABASE_URL_INVALID, DATABASE_UNREACHABLE, DATA_TOO_NEW, MiloraError DATA_IN_USE */
 export async function openSweeps(location: SweepLocation): Promise<Sweeps> {
@@ -93,14 +120,16 @@ export class Sweeps implements AsyncDisposable {
         [...[sweep, key, JSON.stringify(spec)]],
       );
       const known = await knownCells(tx, sweep);
+      let at = known.size;
       for (const [place, { label, cells }] of parts.entries()) {
         const fresh = cells.filter(({ id }) => !known.has(id));
         if (fresh.length === 0) continue;
         const job = randomUUID();
-        for (const { id, kind, label: text } of fresh) {
-          await tx.query("INSERT INTO milora_sweeps.cells (sweep, id, kind, label, job) VALUES ($1, $2, $3, $4, $5)", [
-            ...[sweep, id, kind, text, job],
-          ]);
+        for (const { id, kind, label: text, run } of fresh) {
+          await tx.query(
+            "INSERT INTO milora_sweeps.cells (sweep, id, kind, label, job, run, place) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            [sweep, id, kind, text, job, run ?? null, at++],
+          );
           known.add(id);
         }
         const others = cells.filter((cell) => cell.kind === "training" && !fresh.includes(cell)).map(({ id }) => id);
@@ -112,11 +141,11 @@ export class Sweeps implements AsyncDisposable {
     });
   }
 
-  /** Tries again what was given up. @returns how many jobs */
-  async retry(sweep: string, retries: number): Promise<number> {
+  /** Tries again what was given up. @param only these jobs @returns how many jobs */
+  async retry(sweep: string, retries: number, only?: readonly string[]): Promise<number> {
     return this.database.transaction(async (tx) => {
       await tx.query("SELECT 1 FROM milora_sweeps.sweeps WHERE id = $1 FOR UPDATE", [sweep]);
-      return this.#revive(tx, sweep, retries, () => true);
+      return this.#revive(tx, sweep, retries, ({ job }) => only === undefined || only.includes(job));
     });
   }
 
@@ -185,6 +214,21 @@ export class Sweeps implements AsyncDisposable {
 
   status(sweep: SweepFacts): Promise<SweepStatus> {
     return statusOf(this.database, sweep);
+  }
+
+  /** All of them as far as lists show them, newest first. */
+  overview(only?: string): Promise<SweepOverview[]> {
+    return overviewOf(this.database, only);
+  }
+
+  /** Its trainings and cells one by one, in the order of the grid. */
+  cells(sweep: string, query?: CellQuery): Promise<CellPage> {
+    return cellsOf(this.database, sweep, query);
+  }
+
+  /** How fast it goes, and when it will be done. */
+  pace(sweep: string): Promise<SweepPace> {
+    return paceOf(this.database, sweep);
   }
 
   workers(): Promise<WorkerStatus[]> {

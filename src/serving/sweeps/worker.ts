@@ -32,7 +32,11 @@ export interface WorkerOptions {
 }
 
 export const LEASE_SECONDS = 30;
+/** Where nobody else can have the jobs: a machine that sleeps, or a process that is paused, loses nothing. */
+export const ALONE_LEASE_SECONDS = 30 * 86_400;
 const BEATS_PER_LEASE = 6;
+/** What is watched is no staler than this, however long leases are. */
+const MOST_BEAT_MS = 5000;
 const POLL_MS = 1000;
 /** A machine that could not do a sweep's jobs looks again after this: a directory may have been mounted. */
 const SHUN_MS = 60_000;
@@ -56,9 +60,9 @@ class Worker {
   readonly #facts: WorkerFacts;
   readonly #held = new Set<Held>();
   readonly #shunned = new Map<string, { readonly reason: string; readonly until: number }>();
+  readonly #done = new AbortController();
   #heard = Date.now();
   #unreachable = false;
-  #done = false;
   /** Something is wrong that no waiting helps: all jobs are given back. */
   #broken = false;
 
@@ -87,7 +91,7 @@ class Worker {
       const failed = (await Promise.allSettled(working)).find((result) => result.status === "rejected");
       if (failed) throw failed.reason;
     } finally {
-      this.#done = true;
+      this.#done.abort();
       signal?.removeEventListener("abort", onStop);
       await beating;
       await this.#sweeps.attempts.signOff(this.#facts.id).catch(() => {}); // it is forgotten when it is silent
@@ -120,7 +124,7 @@ class Worker {
   /** Leases last as long as this goes on; it also ends those of workers that have died. */
   async #beat(): Promise<void> {
     const lease = this.#facts.leaseSeconds * 1000;
-    while (!this.#done) {
+    while (!this.#done.signal.aborted) {
       const held = [...this.#held];
       const answered = await this.#asked(async () => {
         await this.#sweeps.attempts.sign(this.#facts, this.#reasons());
@@ -134,7 +138,8 @@ class Worker {
       if (answered) this.#heard = Date.now();
       // Others may have the jobs by now.
       if (Date.now() - this.#heard > lease) for (const one of this.#held) await this.#lose(one);
-      await sleep(Math.max(100, lease / BEATS_PER_LEASE));
+      const pause = Math.min(MOST_BEAT_MS, Math.max(100, lease / BEATS_PER_LEASE));
+      await sleep(pause, undefined, { signal: this.#done.signal }).catch(() => {});
     }
   }
 

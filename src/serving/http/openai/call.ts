@@ -123,7 +123,8 @@ export class Call {
     let generated = 0;
     let read = 0;
     using admission = await store.quotas.enter(principal, promptTokens + most);
-    using lease = record && (await registry.lease(record, { signal }));
+    const claim = (): number => scheduler.served(principal.tenant);
+    using lease = record && (await registry.lease(record, { signal, claim }));
     const adapter = lease?.adapter;
     const options = { ...ask.options, maxNewTokens: await this.#newTokens(ask, adapter) };
     this.#experts = adapter?.method.routing?.(adapter.config).experts;

@@ -56,7 +56,8 @@ async function apply(tx: Pick<Database, "execute">, statement: string, where: st
   }
 }
 
-async function versionOf(database: Pick<Database, "execute" | "select">): Promise<number> {
+/** 0: there are no tables of milora. */
+export async function versionOf(database: Pick<Database, "execute" | "select">): Promise<number> {
   const found = await database.execute(sql`SELECT to_regclass('meta') IS NOT NULL AS there`);
   const { there } = (found as { rows: { there: boolean }[] }).rows[0]!;
   if (!there) return 0;

@@ -1,5 +1,5 @@
 /** @file What the small files of a run say: its config, where it was computed, and whether it goes on, has ended or was stopped. */
-import { lstatSync } from "node:fs";
+import { existsSync, lstatSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { InputError, readJson } from "../../../base/index.ts";
@@ -134,13 +134,19 @@ export const newestCheckpoint = (run: string): Watched<Checkpoint | undefined> =
 export function stateOf(run: string, config: RunConfig, totals: Totals, saved: Checkpoint | undefined): RunState {
   if (isTraining(run)) return "running";
   const { lastStep, evaluations } = totals;
-  if (lastStep === 0 || saved === undefined || saved.step < lastStep) return "stopped";
+  // Of what is finished grids remove the checkpoints.
+  const bare = saved === undefined && hasBest(run) && !existsSync(join(run, "checkpoints"));
+  if (lastStep === 0 || (!bare && (saved === undefined || saved.step < lastStep))) return "stopped";
   const evaluated = evaluations.length === 0 ? hasBest(run) : evaluations.at(-1)!.step === lastStep;
   const planned = plannedSteps(config, totals);
   if (planned !== null && lastStep >= planned && evaluated) return "finished";
-  const early = config.patience > 0 && saved.evaluations_without_improvement >= config.patience;
+  const worse =
+    saved?.evaluations_without_improvement ?? evaluations.filter(({ step }) => step > bestStep(totals)).length;
+  const early = config.patience > 0 && worse >= config.patience;
   return early ? "finished" : "stopped";
 }
+
+const bestStep = ({ best }: Totals): number => best?.step ?? 0;
 
 function hasBest(run: string): boolean {
   return lstatSync(bestDirectory(run), { throwIfNoEntry: false })?.isDirectory() ?? false;

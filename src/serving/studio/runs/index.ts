@@ -1,9 +1,9 @@
 /** @file Routes of runs and reproductions; to be registered where everybody but administrators is refused. */
-import { createHash } from "node:crypto";
-import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import type { FastifyInstance } from "fastify";
 import { z } from "zod";
 import { parseRequest } from "../../http/errors.ts";
 import { jsonSchema } from "../../http/openapi.ts";
+import { sendTagged } from "../tagged.ts";
 import type { RunLibrary } from "./library.ts";
 
 export { RunLibrary } from "./library.ts";
@@ -25,15 +25,6 @@ const seriesQuery = z
 const expertsQuery = z.strictObject({ points });
 const noQuery = z.strictObject({});
 
-/** A page asks again and again; where nothing has changed it is told no more than that. */
-function send(request: FastifyRequest, reply: FastifyReply, body: unknown): FastifyReply {
-  const text = JSON.stringify(body);
-  const tag = `"${createHash("sha256").update(text).digest("base64url").slice(0, 22)}"`;
-  reply.header("etag", tag).header("cache-control", "private, no-cache");
-  const known = request.headers["if-none-match"]?.split(/, */).some((held) => held.replace(/^W\//, "") === tag);
-  return known ? reply.status(304).send() : reply.type("application/json; charset=utf-8").send(text);
-}
-
 /** The path below /studio/v1, what is answered, and what may be asked. */
 interface Route<Q extends z.ZodType> {
   readonly path: string;
@@ -48,7 +39,7 @@ export async function runRoutes(app: FastifyInstance, library: RunLibrary): Prom
     const schema = { tags: ["studio"], summary, querystring: jsonSchema(query) };
     app.get(`/studio/v1${path}`, { schema }, async (request, reply) => {
       const { id = "" } = request.params as { id?: string };
-      return send(request, reply, await answer(id, parseRequest(query, request.query)));
+      return sendTagged(request, reply, await answer(id, parseRequest(query, request.query)));
     });
   };
   const plain = (path: string, summary: string, answer: (id: string) => Promise<unknown>): void =>

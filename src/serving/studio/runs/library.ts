@@ -1,6 +1,6 @@
 /** @file All runs and reproductions below some folders: found again and again, read once, kept up to date by what is appended. */
 import { statSync } from "node:fs";
-import { basename, join } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { MiloraError } from "../../../base/index.ts";
 import { CURVE_RANGE, gelu } from "../../../methods/index.ts";
@@ -126,6 +126,13 @@ export class RunLibrary implements Disposable {
     await this.#within(this.#refreshAll(runs));
     this.#trim();
     return runs.map((run) => run.summary()).sort((a, b) => (a.id < b.id ? -1 : 1));
+  }
+
+  /** What runs in these directories are called; undefined for what is not below the folders. */
+  async idsOf(directories: readonly string[]): Promise<(string | undefined)[]> {
+    await this.#look();
+    const ids = new Map([...this.#runs.values()].map(({ id, directory }) => [resolve(directory), id]));
+    return directories.map((directory) => ids.get(resolve(directory)));
   }
 
   /** @throws ServingError RUN_NOT_FOUND */

@@ -1,6 +1,6 @@
 /** @file Runs as the studio's pages get them: real ones, broken ones, many, and what is none. */
 import { spawnSync } from "node:child_process";
-import { cpSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type StepMetrics, train } from "../../../training/index.ts";
@@ -100,6 +100,12 @@ describe("real runs", () => {
     expect(await stateNow()).toBe("running");
     writeFileSync(join(run, "training.lock"), `${spawnSync(process.execPath, ["-e", ""]).pid}\n`);
     expect(await stateNow()).toBe("stopped");
+    // Of another machine only heartbeats are seen.
+    writeFileSync(join(run, "training.lock"), `${process.ppid} elsewhere\n`);
+    expect(await stateNow()).toBe("running");
+    const silent = new Date(Date.now() - 120_000);
+    utimesSync(join(run, "training.lock"), silent, silent);
+    expect(await stateNow()).toBe("stopped");
   });
 
   test("early stopping is an end", async () => {
@@ -112,6 +118,10 @@ describe("real runs", () => {
     const [run] = await listed(get);
     expect(run!.state).toBe("finished");
     expect(run!.step).toBeLessThan(run!.plannedSteps!);
+    rmSync(join(output, "checkpoints"), { recursive: true }); // as grids do with what is finished
+    expect((await listed(get))[0]!.state).toBe("finished");
+    rmSync(join(output, "best"), { recursive: true });
+    expect((await listed(get))[0]!.state).toBe("stopped");
   });
 });
 

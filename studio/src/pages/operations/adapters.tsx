@@ -17,10 +17,23 @@ import {
   SelectField,
   TextField,
 } from "../../ui/index.ts";
-import { type AdapterRow, adapterPath, hoursAgo, modelName, useAdapters, useChange, useRefresh, useTenants, useUsage } from "./api.ts"; // biome-ignore format: one line
+import {
+  ADAPTERS,
+  type AdapterRow,
+  adapterPath,
+  hoursAgo,
+  modelName,
+  useAdapterExists,
+  useAdapters,
+  useChange,
+  useRefresh,
+  useTenants,
+  useUsage,
+} from "./api.ts";
 import { useFilters } from "./filters.ts";
 import { Operations } from "./frame.tsx";
 import { Grants } from "./grants.tsx";
+import { Pager, usePages } from "./pager.tsx";
 import { Upload } from "./upload.tsx";
 
 const EVERYBODY = "shared";
@@ -32,6 +45,8 @@ interface Used {
 
 interface Row extends AdapterRow, Used {}
 
+const UNUSED: Used = { requests: 0, tokens: 0 };
+
 type Action = "load" | "unload" | "pin" | "unpin";
 const CHANGES: Record<Action, readonly [method: "PUT" | "DELETE", below: string, done: string]> = {
   load: ["PUT", "/resident", "is in memory"],
@@ -41,18 +56,12 @@ const CHANGES: Record<Action, readonly [method: "PUT" | "DELETE", below: string,
 };
 
 export function Adapters() {
-  const adapters = useAdapters();
   const tenants = useTenants();
+  const owners = tenants.data?.map(({ id }) => id) ?? [];
   return (
     <Operations title="Adapters">
-      <Upload
-        owners={tenants.data?.map(({ id }) => id) ?? []}
-        exists={(owner, name) => adapters.data?.some((one) => one.owner === owner && one.name === name) ?? false}
-        pathOf={(owner, name) => adapterPath({ owner, name })}
-      />
-      <Loaded query={adapters} what="Asking for adapters">
-        {(all) => (all.length === 0 ? <NoAdapters /> : <Installed adapters={all} />)}
-      </Loaded>
+      <Upload owners={owners} useExists={useAdapterExists} pathOf={(owner, name) => adapterPath({ owner, name })} />
+      <Installed owners={owners} />
     </Operations>
   );
 }
@@ -66,10 +75,53 @@ function NoAdapters() {
   );
 }
 
-function Installed({ adapters }: { adapters: readonly AdapterRow[] }) {
+function Installed({ owners }: { owners: readonly string[] }) {
+  const { get, set } = useFilters();
+  const [text, owner, inMemory] = [get("q"), get("owner"), get("memory") !== ""];
+  const whose = owner === EVERYBODY ? ({ shared: "1" } as const) : { owner: owner === "" ? undefined : owner };
+  const filter = { q: text === "" ? undefined : text, ...whose, ...(inMemory && { resident: "1" as const }) };
+  const pages = usePages(JSON.stringify(filter));
+  const query = useAdapters({ ...filter, cursor: pages.cursor });
+  const filtered = text !== "" || owner !== "" || inMemory;
+  if (query.data?.total === 0 && !filtered) return <NoAdapters />;
+  return (
+    <>
+      <div className="filters">
+        <TextField label="Find" value={text} type="search" onChange={(event) => set("q", event.target.value)} />
+        <SelectField
+          label="Whose"
+          options={[["", "all"], [EVERYBODY, "everybody"], ...owners.map((id) => [id, id] as const)]}
+          value={owner}
+          onChange={(event) => set("owner", event.target.value)}
+        />
+        <Checkbox
+          label="Only those in memory"
+          checked={inMemory}
+          onChange={(event) => set("memory", event.target.checked ? "1" : "")}
+        />
+      </div>
+      <Loaded query={query} what="Asking for adapters">
+        {({ adapters, total, next }) =>
+          adapters.length === 0 && pages.before === 0 ? (
+            <Empty title="No adapter fits">
+              <p>Take something off the filters.</p>
+            </Empty>
+          ) : (
+            <>
+              <Listed adapters={adapters} whole={next === null && pages.before === 0} />
+              <Pager {...{ pages, size: ADAPTERS, shown: adapters.length, total, next, what: "adapters" }} />
+            </>
+          )
+        }
+      </Loaded>
+    </>
+  );
+}
+
+/** @param whole whether these are all that fit: of a page nothing can be sorted */
+function Listed({ adapters, whole }: { adapters: readonly AdapterRow[]; whole: boolean }) {
   const [from] = useState(() => hoursAgo(24));
   const usage = useUsage(["adapter"], from);
-  const { get, set } = useFilters();
   const [removing, setRemoving] = useState<AdapterRow>();
   const [granting, setGranting] = useState<AdapterRow>();
   const [told, setTold] = useState("");
@@ -81,20 +133,11 @@ function Installed({ adapters }: { adapters: readonly AdapterRow[] }) {
     setTold(`${modelName(adapter)} ${done}.`);
   });
 
-  const text = get("q");
-  const owner = get("owner");
-  const inMemory = get("memory") !== "";
-
   const used = new Map<string, Used>();
   for (const { adapter = "", requests, promptTokens, completionTokens } of usage.data ?? []) {
     used.set(adapter, { requests, tokens: promptTokens + completionTokens });
   }
-  const rows: Row[] = adapters
-    .filter((adapter) => modelName(adapter).toLowerCase().includes(text.toLowerCase()) || adapter.method === text)
-    .filter((adapter) => owner === "" || (adapter.owner ?? EVERYBODY) === owner)
-    .filter((adapter) => !inMemory || adapter.resident)
-    .map((adapter) => ({ ...adapter, ...(used.get(modelName(adapter)) ?? { requests: 0, tokens: 0 }) }));
-  const owners = [...new Set(adapters.map((adapter) => adapter.owner ?? EVERYBODY))].sort();
+  const rows = adapters.map((adapter): Row => ({ ...adapter, ...(used.get(modelName(adapter)) ?? UNUSED) }));
 
   const act = (adapter: Row, action: Action, label: string) => (
     <Button
@@ -107,7 +150,7 @@ function Installed({ adapters }: { adapters: readonly AdapterRow[] }) {
     </Button>
   );
   const columns: Column<Row>[] = [
-    ...COLUMNS,
+    ...(whole ? COLUMNS : COLUMNS.map(({ value: _, ...column }) => column)),
     {
       key: "actions",
       title: "Actions",
@@ -129,37 +172,17 @@ function Installed({ adapters }: { adapters: readonly AdapterRow[] }) {
   ];
   return (
     <>
-      <div className="filters">
-        <TextField label="Find" value={text} type="search" onChange={(event) => set("q", event.target.value)} />
-        <SelectField
-          label="Whose"
-          options={[["", "all"], ...owners.map((id) => [id, id === EVERYBODY ? "everybody" : id] as const)]}
-          value={owner}
-          onChange={(event) => set("owner", event.target.value)}
-        />
-        <Checkbox
-          label="Only those in memory"
-          checked={inMemory}
-          onChange={(event) => set("memory", event.target.checked ? "1" : "")}
-        />
-      </div>
       {change.error && <ErrorNote error={change.error} />}
       <p role="status" className={told === "" ? "unseen" : "muted"}>
         {told}
       </p>
-      {rows.length === 0 ? (
-        <Empty title="No adapter fits">
-          <p>{adapters.length} are installed; take something off the filters.</p>
-        </Empty>
-      ) : (
-        <DataTable
-          caption="Adapters"
-          rows={rows}
-          columns={columns}
-          keyOf={modelName}
-          initialSort={{ key: "name", down: false }}
-        />
-      )}
+      <DataTable
+        caption="Adapters"
+        rows={rows}
+        columns={columns}
+        keyOf={modelName}
+        {...(whole && { initialSort: { key: "name", down: false } })}
+      />
       {removing && (
         <ConfirmDialog
           title={`Remove ${modelName(removing)}?`}

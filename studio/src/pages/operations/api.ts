@@ -58,12 +58,46 @@ export function useStatus() {
   });
 }
 
-export function useAdapters() {
+/** Adapters of a page. */
+export const ADAPTERS = 100;
+
+export interface AdapterFilter {
+  readonly q?: string | undefined;
+  readonly owner?: string | undefined;
+  readonly shared?: "1" | undefined;
+  readonly resident?: "1" | undefined;
+  readonly name?: string | undefined;
+  readonly cursor?: string | undefined;
+}
+
+export interface AdapterList {
+  readonly adapters: readonly AdapterRow[];
+  /** Of all pages. */
+  readonly total: number;
+  /** Where the next page begins. */
+  readonly next: string | null;
+}
+
+export function useAdapters(filter: AdapterFilter = {}) {
+  const path = withQuery(adminPath("adapters"), { ...filter, limit: ADAPTERS });
   return useQuery({
-    queryKey: ["admin", "adapters"],
-    queryFn: async ({ signal }) => (await ask<{ adapters: AdapterRow[] }>(adminPath("adapters"), { signal })).adapters,
+    queryKey: ["admin", "adapters", path],
+    queryFn: ({ signal }) => ask<AdapterList>(path, { signal }),
+    placeholderData: keepPreviousData,
     refetchInterval: SOON,
   });
+}
+
+/** Whether there is one of this owner and name. */
+export function useAdapterExists(owner: string | null, name: string): boolean {
+  const whose = owner === null ? ({ shared: "1" } as const) : { owner };
+  const path = withQuery(adminPath("adapters"), { ...whose, name, limit: 1 });
+  const { data } = useQuery({
+    queryKey: ["admin", "adapters", "exists", path],
+    queryFn: ({ signal }) => ask<AdapterList>(path, { signal }),
+    enabled: name !== "",
+  });
+  return (data?.total ?? 0) > 0;
 }
 
 export function useTenants() {

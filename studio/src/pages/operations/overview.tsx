@@ -128,43 +128,50 @@ function Charts({ history }: { history: ServerHistory }) {
 }
 
 function Residents() {
-  const adapters = useAdapters();
+  const adapters = useAdapters({ resident: "1" });
   return (
     <Card title="Adapters in memory" tools={<Link href="/operations/adapters">All adapters</Link>}>
       <Loaded query={adapters} what="Asking for adapters">
-        {(all) => {
-          const resident = all.filter((adapter) => adapter.resident);
+        {({ adapters: resident, total }) => {
           if (resident.length === 0) return <p className="muted">None: each is loaded by the first request for it.</p>;
           return (
-            <DataTable
-              caption="Memory of each adapter"
-              rows={resident}
-              keyOf={modelName}
-              initialSort={{ key: "bytes", down: true }}
-              columns={[
-                { key: "name", title: "Adapter", head: true, cell: modelName, value: modelName },
-                { key: "method", title: "Method", cell: ({ method }) => method, value: ({ method }) => method },
-                {
-                  key: "bytes",
-                  title: "Memory",
-                  numeric: true,
-                  cell: (adapter) => bytes(adapter.residentBytes),
-                  value: (adapter) => adapter.residentBytes,
-                },
-                {
-                  key: "inFlight",
-                  title: "Under way",
-                  numeric: true,
-                  cell: (adapter) => number(adapter.inFlight),
-                  value: (adapter) => adapter.inFlight,
-                },
-                {
-                  key: "pinned",
-                  title: "Pinned",
-                  cell: ({ pinned }) => (pinned ? <Badge kind="accent">pinned</Badge> : "no"),
-                },
-              ]}
-            />
+            <>
+              <DataTable
+                caption="Memory of each adapter"
+                rows={resident}
+                keyOf={modelName}
+                initialSort={{ key: "bytes", down: true }}
+                columns={[
+                  { key: "name", title: "Adapter", head: true, cell: modelName, value: modelName },
+                  { key: "method", title: "Method", cell: ({ method }) => method, value: ({ method }) => method },
+                  {
+                    key: "bytes",
+                    title: "Memory",
+                    numeric: true,
+                    cell: (adapter) => bytes(adapter.residentBytes),
+                    value: (adapter) => adapter.residentBytes,
+                  },
+                  {
+                    key: "inFlight",
+                    title: "Under way",
+                    numeric: true,
+                    cell: (adapter) => number(adapter.inFlight),
+                    value: (adapter) => adapter.inFlight,
+                  },
+                  {
+                    key: "pinned",
+                    title: "Pinned",
+                    cell: ({ pinned }) => (pinned ? <Badge kind="accent">pinned</Badge> : "no"),
+                  },
+                ]}
+              />
+              {total > resident.length && (
+                <p className="muted">
+                  {resident.length} of {total}; all of them are under{" "}
+                  <Link href="/operations/adapters?memory=1">adapters</Link>.
+                </p>
+              )}
+            </>
           );
         }}
       </Loaded>

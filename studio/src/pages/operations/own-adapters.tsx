@@ -1,9 +1,12 @@
 /** @file A tenant's adapters: its own, those granted to it, and everybody's. */
-import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { keepPreviousData, useQuery, useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
-import { ask } from "../../api/client.ts";
+import { ask, withQuery } from "../../api/client.ts";
 import { useSession } from "../../api/session.tsx";
-import { ago, Badge, Button, bytes, type Column, ConfirmDialog, DataTable, Empty, Loaded, number, Page } from "../../ui/index.ts"; // biome-ignore format: one line
+import { ago, Badge, Button, bytes, type Column, ConfirmDialog, DataTable, Empty, Loaded, number, Page, TextField } from "../../ui/index.ts"; // biome-ignore format: one line
+import { ADAPTERS } from "./api.ts";
+import { useFilters } from "./filters.ts";
+import { Pager, usePages } from "./pager.tsx";
 import { Upload } from "./upload.tsx";
 import "./operations.css";
 
@@ -21,6 +24,12 @@ interface OwnRow {
   readonly last_used?: number | null;
 }
 
+interface OwnList {
+  readonly data: readonly OwnRow[];
+  readonly total: number;
+  readonly next: string | null;
+}
+
 const PATH = "/v1/adapters";
 const pathOf = (name: string): string => `${PATH}/${encodeURIComponent(name)}`;
 
@@ -28,10 +37,15 @@ export function OwnAdapters() {
   const { tenant } = useSession();
   const [removing, setRemoving] = useState<OwnRow>();
   const queries = useQueryClient();
+  const { get, set } = useFilters();
+  const text = get("q");
+  const pages = usePages(text);
+  const path = withQuery(PATH, { q: text === "" ? undefined : text, cursor: pages.cursor, limit: ADAPTERS });
   const queryKey = ["adapters"];
   const adapters = useQuery({
-    queryKey,
-    queryFn: async ({ signal }) => (await ask<{ data: OwnRow[] }>(PATH, { signal })).data,
+    queryKey: [...queryKey, path],
+    queryFn: ({ signal }) => ask<OwnList>(path, { signal }),
+    placeholderData: keepPreviousData,
     refetchInterval: 5000,
   });
   const actions: Column<OwnRow> = {
@@ -46,25 +60,27 @@ export function OwnAdapters() {
   };
   return (
     <Page title="Adapters">
-      <Upload
-        owners={undefined}
-        exists={(_, name) => adapters.data?.some((one) => one.owner === tenant && one.name === name) ?? false}
-        pathOf={(_, name) => pathOf(name)}
-      />
+      <Upload owners={undefined} useExists={useOwnExists} pathOf={(_, name) => pathOf(name)} />
       <Loaded query={adapters} what="Asking for adapters">
-        {(all) =>
-          all.length === 0 ? (
+        {({ data, total, next }) =>
+          total === 0 && text === "" ? (
             <Empty title="You have no adapter yet">
               <p>Drop one above. Until then requests can ask for the backbone.</p>
             </Empty>
           ) : (
-            <DataTable
-              caption="Adapters"
-              rows={all}
-              columns={[...columnsFor(tenant), actions]}
-              keyOf={({ id }) => id}
-              initialSort={{ key: "id", down: false }}
-            />
+            <>
+              <div className="filters">
+                <TextField label="Find" value={text} type="search" onChange={({ target }) => set("q", target.value)} />
+              </div>
+              <DataTable
+                caption="Adapters"
+                rows={data}
+                columns={[...columnsFor(tenant, next === null && pages.before === 0), actions]}
+                keyOf={({ id }) => id}
+                {...(next === null && pages.before === 0 && { initialSort: { key: "id", down: false } })}
+              />
+              <Pager {...{ pages, size: ADAPTERS, shown: data.length, total, next, what: "adapters" }} />
+            </>
           )
         }
       </Loaded>
@@ -88,10 +104,27 @@ export function OwnAdapters() {
   );
 }
 
+/** Whether the caller has one of this name. */
+function useOwnExists(_owner: string | null, name: string): boolean {
+  const path = withQuery(PATH, { own: "1", name, limit: 1 });
+  const { data } = useQuery({
+    queryKey: ["adapters", path],
+    queryFn: ({ signal }) => ask<OwnList>(path, { signal }),
+    enabled: name !== "",
+  });
+  return (data?.total ?? 0) > 0;
+}
+
 /** What requests call it: its own by the bare name. */
 const calledBy = (tenant: string | null, { id, owner, name }: OwnRow): string => (owner === tenant ? name : id);
 
-const columnsFor = (tenant: string | null): readonly Column<OwnRow>[] => [
+/** @param whole whether these are all that fit: of a page nothing can be sorted */
+function columnsFor(tenant: string | null, whole: boolean): readonly Column<OwnRow>[] {
+  const columns = allColumns(tenant);
+  return whole ? columns : columns.map(({ value: _, ...column }) => column);
+}
+
+const allColumns = (tenant: string | null): readonly Column<OwnRow>[] => [
   {
     key: "id",
     title: "Adapter",

@@ -13,7 +13,7 @@ export interface UploadProps {
   /** Tenants that it can be for; undefined: it is the caller's own. */
   readonly owners: readonly string[] | undefined;
   /** Whether there is one of this name. */
-  readonly exists: (owner: string | null, name: string) => boolean;
+  readonly useExists: (owner: string | null, name: string) => boolean;
   /** Where it is sent. */
   readonly pathOf: (owner: string | null, name: string) => string;
 }
@@ -24,7 +24,7 @@ type State =
   | { readonly at: "refused"; readonly error: unknown }
   | { readonly at: "installed"; readonly name: string; readonly installed: InstalledRow };
 
-export function Upload({ owners, exists, pathOf }: UploadProps) {
+export function Upload({ owners, useExists, pathOf }: UploadProps) {
   const queries = useQueryClient();
   const [picked, setPicked] = useState<Picked>();
   const [name, setName] = useState("");
@@ -32,6 +32,7 @@ export function Upload({ owners, exists, pathOf }: UploadProps) {
   const [over, setOver] = useState(false);
   const [state, setState] = useState<State>({ at: "choosing" });
   const tenant = owners && owner !== SHARED ? owner : null;
+  const exists = useExists(tenant, name);
 
   const take = async (reading: Promise<readonly FileAt[]>) => {
     try {
@@ -97,7 +98,7 @@ export function Upload({ owners, exists, pathOf }: UploadProps) {
             <TextField
               label="Name"
               hint={
-                exists(tenant, name)
+                exists
                   ? "There is one of this name: it is replaced. Requests under way end with the old one."
                   : "What requests call it: letters, digits, '.', '_' and '-'."
               }

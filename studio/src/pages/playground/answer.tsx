@@ -19,7 +19,7 @@ export const AnswerCard = memo(function AnswerCard({
   /** Where it can be asked for once more. */
   onAgain: (() => void) | null;
 }) {
-  const { model, state, text, problem, route } = answer;
+  const { model, state, text, more, problem, route } = answer;
   const running = isRunning(answer);
   return (
     <article className="answer stack" aria-label={`Answer of ${model}`} aria-busy={running}>
@@ -34,6 +34,18 @@ export const AnswerCard = memo(function AnswerCard({
           {state === "waiting" && <span className="muted">…</span>}
           {state === "done" && text === "" && <span className="muted">(an empty answer)</span>}
         </p>
+      )}
+      {more.length > 0 && (
+        <ol className="more" start={2} aria-label={`Further answers of ${model}`}>
+          {more.map((other, i) => (
+            // biome-ignore lint/suspicious/noArrayIndexKey: an answer is known by its place
+            <li key={i} className="said">
+              {lead !== null && <span className="muted">{lead}</span>}
+              {other}
+              {!running && other === "" && <span className="muted">(an empty answer)</span>}
+            </li>
+          ))}
+        </ol>
       )}
       {problem && <ErrorNote error={errorOf(problem)} />}
       <Numbers answer={answer} />

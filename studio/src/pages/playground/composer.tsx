@@ -93,6 +93,14 @@ export function SettingsCard({ state, playground }: { state: State; playground: 
           value={settings.stop ?? ""}
           onChange={({ target }) => playground.set("stop", target.value)}
         />
+        <TextArea
+          label="Logit bias"
+          hint="A token a line: its id, and −100 (never) to 100 that is added to its logit; 42: -5."
+          rows={2}
+          problem={own.logit_bias ?? refused("logit_bias")}
+          value={settings.logit_bias ?? ""}
+          onChange={({ target }) => playground.set("logit_bias", target.value)}
+        />
         <Checkbox
           label="Ignore the end token"
           checked={goOn}

@@ -31,6 +31,12 @@ export function requestOf(state: State, column: string, model: string, turn: Tur
   return { path: "/v1/chat/completions", body: { model, messages, ...fields, ...extra } };
 }
 
+/** What is best is known at the end only: such a request is no stream. */
+export function isWhole({ body: { n = 1, best_of: candidates, beam_width: beams } }: SentRequest): boolean {
+  const searching = typeof beams === "number" && beams > 1;
+  return !searching && typeof candidates === "number" && candidates > Number(n);
+}
+
 /** What a request needs to be answered as a stream, with the usage at its end. */
 export function streamed({ path, body }: SentRequest): SentRequest {
   return { path, body: { ...body, stream: true, stream_options: { include_usage: true } } };
@@ -45,14 +51,14 @@ export function asCurl({ path, body }: SentRequest, origin: string, keyed: boole
 
 /** Fields that OpenAI's client knows; others travel in an object of their own, which its types let through. */
 const OPENAI = new Set(
-  "model prompt messages max_tokens max_completion_tokens temperature top_p seed stop presence_penalty frequency_penalty".split(
+  "model prompt messages max_tokens max_completion_tokens temperature top_p seed stop presence_penalty frequency_penalty n logit_bias".split(
     " ",
   ),
 );
 
 /** JSON as one would write it in a program: names without quotes. What is within texts stays, their quotes are escaped. */
 function literal(value: unknown): string {
-  return JSON.stringify(value, null, 2).replace(/^(\s*)"([a-z_]+)":/gm, "$1$2:");
+  return JSON.stringify(value, null, 2).replace(/^(\s*)"([a-z_]+|\d+)":/gm, "$1$2:");
 }
 
 export function asTypeScript({ path, body }: SentRequest, origin: string, keyed: boolean): string {
@@ -60,6 +66,15 @@ export function asTypeScript({ path, body }: SentRequest, origin: string, keyed:
   const more = Object.fromEntries(Object.entries(body).filter(([name]) => !OPENAI.has(name)));
   const chat = path.endsWith("/chat/completions");
   const key = keyed ? "process.env.MILORA_KEY" : '"none"';
+  const several = isWhole({ path, body }) || Number(body.n ?? 1) > 1;
+  const text = chat ? (several ? "message.content" : "delta.content") : "text";
+  const call = `await client.${chat ? "chat.completions" : "completions"}.create({
+${literal(known).slice(2, -2)},${several ? "" : "\n  stream: true,"}
+  ...more,
+})`;
+  const shown = several
+    ? `const { choices } = ${call};\nfor (const choice of choices) console.log(choice.${text});`
+    : `const stream = ${call};\nfor await (const { choices } of stream) process.stdout.write(choices[0]?.${text} ?? "");`;
   return `import OpenAI from "openai";
 
 const client = new OpenAI({ baseURL: ${JSON.stringify(`${origin}/v1`)}, apiKey: ${key} });
@@ -67,11 +82,6 @@ const client = new OpenAI({ baseURL: ${JSON.stringify(`${origin}/v1`)}, apiKey: 
 /** What milora understands beyond OpenAI's API. */
 const more = ${literal(more)};
 
-const stream = await client.${chat ? "chat.completions" : "completions"}.create({
-${literal(known).slice(2, -2)},
-  stream: true,
-  ...more,
-});
-for await (const { choices } of stream) process.stdout.write(choices[0]?.${chat ? "delta.content" : "text"} ?? "");
+${shown}
 `;
 }

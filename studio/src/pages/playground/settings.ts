@@ -31,13 +31,25 @@ export const SETTINGS: readonly Setting[] = [
     most: 64,
     whole: true,
   },
+  { name: "n", label: "Answers", hint: "to one question", least: 1, most: 128, whole: true },
+  {
+    name: "best_of",
+    label: "Best of",
+    hint: "so many are drawn, the likeliest shown at the end",
+    least: 1,
+    most: 128,
+    whole: true,
+  },
   { name: "length_penalty", label: "Length penalty", hint: "of beams", least: -10, most: 10 },
 ];
 
 /** What is wrong with each setting that is. */
 export function problemsOf(settings: Settings): Record<string, string> {
-  return Object.fromEntries(
-    SETTINGS.flatMap(({ name, least, most, whole, above }) => {
+  const bias = biasOf(settings.logit_bias ?? "");
+  const more = typeof bias === "string" ? [["logit_bias", bias] as const] : [];
+  return Object.fromEntries([
+    ...more,
+    ...SETTINGS.flatMap(({ name, least, most, whole, above }) => {
       const text = settings[name]?.trim() ?? "";
       if (text === "") return [];
       const value = Number(text);
@@ -45,9 +57,9 @@ export function problemsOf(settings: Settings): Record<string, string> {
         most >= 1e6 ? `at least ${least}` : `${above ? `above ${least}, at most` : `from ${least} to`} ${most}`;
       const good =
         value >= least && value <= most && !(above && value === least) && (!whole || Number.isInteger(value));
-      return good ? [] : [[name, `must be a ${whole ? "whole " : ""}number ${range}`]];
+      return good ? [] : [[name, `must be a ${whole ? "whole " : ""}number ${range}`] as const];
     }),
-  );
+  ]);
 }
 
 /** The part of a body that the settings make. */
@@ -58,7 +70,33 @@ export function fieldsOf(settings: Settings, goOn: boolean, mode: Mode): Record<
     return text === "" ? [] : [[key, Number(text)]];
   });
   const stop = stopsOf(settings.stop ?? "");
-  return { ...Object.fromEntries(numbers), ...(stop.length > 0 && { stop }), ...(goOn && { ignore_eos: true }) };
+  const bias = biasOf(settings.logit_bias ?? "");
+  const biased = typeof bias === "object" && Object.keys(bias).length > 0;
+  return {
+    ...Object.fromEntries(numbers),
+    ...(stop.length > 0 && { stop }),
+    ...(biased && { logit_bias: bias }),
+    ...(goOn && { ignore_eos: true }),
+  };
+}
+
+/** Most tokens that may have one, as the server has it. */
+const MOST_BIASED = 4096;
+const MOST_BIAS = 100;
+
+/** A line for each token: its id, and what is added to its logit. @returns what is wrong with them, as a text */
+function biasOf(text: string): Record<string, number> | string {
+  const lines = text.split("\n").filter((line) => line.trim() !== "");
+  if (lines.length > MOST_BIASED) return `has more than ${MOST_BIASED} tokens`;
+  const bias: Record<string, number> = {};
+  for (const line of lines) {
+    const parts = /^\s*(\d{1,10})\s*[:=\s]\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*$/.exec(line);
+    if (!parts || Math.abs(Number(parts[2])) > MOST_BIAS) {
+      return `"${line.trim()}" must be a token's id and a number from −${MOST_BIAS} to ${MOST_BIAS}, such as 42: -5`;
+    }
+    bias[parts[1]!] = Number(parts[2]);
+  }
+  return bias;
 }
 
 /** A line is a text; `\n` and `\t` in it stand for what they do in programs. */

@@ -35,6 +35,8 @@ export interface Answer {
   readonly model: string;
   readonly state: "waiting" | "streaming" | "done" | "stopped" | "failed";
   readonly text: string;
+  /** Further answers, where several were asked for. */
+  readonly more: readonly string[];
   /** As it was sent, without what only streaming needs. */
   readonly request: SentRequest;
   readonly finish: string | null;
@@ -125,7 +127,8 @@ export function keep(storage: Kept, who: string, state: State): void {
 
 /** What was under way when the window was left has been stopped. */
 function ended(answer: Answer): Answer {
-  return isRunning(answer) ? { ...answer, state: "stopped" } : answer;
+  const whole = { ...answer, more: answer.more ?? [] }; // an earlier version knew of one only
+  return isRunning(whole) ? { ...whole, state: "stopped" } : whole;
 }
 
 export function mapped<A, B>(of: Readonly<Record<string, A>>, change: (value: A) => B): Record<string, B> {

@@ -1,6 +1,6 @@
 /** @file The playground at work: asks all columns at once, takes in what comes, and can be told to stop. */
-import { ApiError, send } from "../../api/client.ts";
-import { requestOf, streamed } from "./request.ts";
+import { ApiError, ask, send } from "../../api/client.ts";
+import { isWhole, requestOf, streamed } from "./request.ts";
 import {
   type Answer,
   type Column,
@@ -23,7 +23,9 @@ const KEEP_MS = 500;
 /** An event of either API. */
 interface Piece {
   readonly choices?: readonly {
+    readonly index?: number;
     readonly text?: string;
+    readonly message?: { readonly content?: string | null };
     readonly delta?: { readonly content?: string | null };
     readonly finish_reason?: string | null;
   }[];
@@ -127,11 +129,27 @@ export class Playground {
     this.#running.set(name, controller);
     const put = (changes: Partial<Answer>): void => this.#put(turnId, id, changes);
     put({
-      ...{ model, request, state: "waiting", text: "", finish: null, firstTokenMs: null, decodeMs: null, tokens: 0 },
+      ...{
+        model,
+        request,
+        state: "waiting",
+        text: "",
+        more: [],
+        finish: null,
+        firstTokenMs: null,
+        decodeMs: null,
+        tokens: 0,
+      },
       ...{ promptTokens: null, cachedTokens: null, route: null, problem: null },
     });
     try {
       const started = performance.now();
+      if (isWhole(request)) {
+        const { path, body } = request;
+        const answer = await ask<Piece>(path, { method: "POST", json: body, signal: controller.signal });
+        put({ ...changesOf(answer, this.#answer(turnId, id)), state: "done" });
+        return;
+      }
       const { path, body } = streamed(request);
       const response = await send(path, { method: "POST", json: body, signal: controller.signal });
       let first: number | undefined;
@@ -182,11 +200,16 @@ export class Playground {
 }
 
 function changesOf({ choices, usage, x_milora: extra }: Piece, answer: Answer | undefined): Partial<Answer> {
-  const choice = choices?.[0];
-  const text = choice?.text ?? choice?.delta?.content ?? "";
+  const texts = [answer?.text ?? "", ...(answer?.more ?? [])];
+  for (const { index = 0, text, delta, message } of choices ?? []) {
+    while (texts.length <= index) texts.push("");
+    texts[index] += text ?? delta?.content ?? message?.content ?? "";
+  }
+  const [text = "", ...more] = texts;
+  const finish = choices?.find(({ index = 0, finish_reason }) => index === 0 && finish_reason)?.finish_reason;
   return {
-    ...(choice && { text: (answer?.text ?? "") + text, tokens: (answer?.tokens ?? 0) + 1 }),
-    ...(choice?.finish_reason && { finish: choice.finish_reason }),
+    ...(choices && choices.length > 0 && { text, more, tokens: (answer?.tokens ?? 0) + choices.length }),
+    ...(finish && { finish }),
     ...(usage && {
       ...{ promptTokens: usage.prompt_tokens, tokens: usage.completion_tokens },
       cachedTokens: usage.prompt_tokens_details?.cached_tokens ?? null,

@@ -1,5 +1,6 @@
-/** @file The pages of runs: all of them, one, several beside each other, and the paper's tables as measured. */
-import { Route, Switch } from "wouter";
+/** @file The pages of runs: all of them, one, several beside each other, the paper's tables as measured, and grids that workers do. */
+import { Redirect, Route, Switch } from "wouter";
+import { useSession } from "../../api/session.tsx";
 import { Empty, Page, PageTabs } from "../../ui/index.ts";
 import { useAddress } from "./address.ts";
 import { ComparePage } from "./compare.tsx";
@@ -7,21 +8,38 @@ import { RunPage } from "./detail.tsx";
 import { RunList } from "./list.tsx";
 import { ReproductionPage } from "./reproduction.tsx";
 import { ReproductionList } from "./reproductions.tsx";
+import { SweepPage } from "./sweep.tsx";
+import { SweepList } from "./sweeps.tsx";
 import "./runs.css";
 
-const TABS = [
-  ["/runs", "Runs"],
-  ["/runs/reproductions", "Reproductions"],
-] as const;
+/** Of a server without folders of runs there are only sweeps. */
+function useTabs(): readonly (readonly [path: string, text: string])[] {
+  const { runs, sweeps } = useSession();
+  return [
+    ...(runs
+      ? ([
+          ["/runs", "Runs"],
+          ["/runs/reproductions", "Reproductions"],
+        ] as const)
+      : []),
+    ...(sweeps ? ([["/runs/sweeps", "Sweeps"]] as const) : []),
+  ];
+}
 
 export default function Runs() {
+  const { runs, sweeps } = useSession();
+  const tabs = useTabs();
   return (
     <Switch>
       <Route path="/runs">
-        <Page title="Runs">
-          <PageTabs label="Runs" tabs={TABS} />
-          <RunList />
-        </Page>
+        {runs ? (
+          <Page title="Runs">
+            <PageTabs label="Runs" tabs={tabs} />
+            <RunList />
+          </Page>
+        ) : (
+          <Redirect to="/runs/sweeps" replace />
+        )}
       </Route>
       <Route path="/runs/run">
         <Named what="run">{(id) => <RunPage key={id} id={id} />}</Named>
@@ -31,13 +49,26 @@ export default function Runs() {
       </Route>
       <Route path="/runs/reproductions">
         <Page title="Reproductions">
-          <PageTabs label="Runs" tabs={TABS} />
+          <PageTabs label="Runs" tabs={tabs} />
           <ReproductionList />
         </Page>
       </Route>
       <Route path="/runs/reproduction">
         <Named what="reproduction">{(id) => <ReproductionPage key={id} id={id} />}</Named>
       </Route>
+      {sweeps && (
+        <Route path="/runs/sweeps">
+          <Page title="Sweeps">
+            <PageTabs label="Runs" tabs={tabs} />
+            <SweepList />
+          </Page>
+        </Route>
+      )}
+      {sweeps && (
+        <Route path="/runs/sweep">
+          <Named what="sweep">{(id) => <SweepPage key={id} id={id} />}</Named>
+        </Route>
+      )}
       <Route>
         <Page title="There is no such page">
           <Empty title="Nothing here" />

@@ -61,26 +61,30 @@ export function float32ToBfloat16(source: Float32Array): Uint16Array {
   return result;
 }
 
-/** Rounds float32 to float16 bit patterns, ties to even; what is too large becomes infinite, NaN stays NaN. */
-export function float32ToFloat16(source: Float32Array): Uint16Array {
-  const bits = new Uint32Array(source.buffer, source.byteOffset, source.length);
-  const result = new Uint16Array(source.length);
-  const half = new Float32Array(1);
-  const halfBits = new Uint32Array(half.buffer);
-  for (let i = 0; i < bits.length; i++) {
-    const value = bits[i]!;
-    const size = value & 0x7fffffff;
-    let rounded: number;
-    if (size > 0x7f800000) rounded = 0x7e00;
-    else if (size >= 0x477ff000)
-      rounded = 0x7c00; // 65520 and more
-    else if (size >= 0x38800000) rounded = (size - 0x38000000 + 0xfff + ((size >>> 13) & 1)) >>> 13;
-    else {
-      // Below 2^-14: added to 1/2, whose last bit is worth 2^-24, the sum is rounded to a multiple of that.
-      half[0] = Math.abs(source[i]!) + 0.5;
-      rounded = halfBits[0]! - 0x3f000000;
-    }
-    result[i] = ((value >>> 16) & 0x8000) | rounded;
+const single = new Float32Array(2);
+const singleBits = new Uint32Array(single.buffer);
+
+/** The float16 bit pattern nearest to a float32 number, ties to even; what is too large becomes infinite, NaN stays NaN. */
+export function float16Bits(value: number): number {
+  single[0] = value;
+  const bits = singleBits[0]!;
+  const size = bits & 0x7fffffff;
+  let rounded: number;
+  if (size > 0x7f800000) rounded = 0x7e00;
+  else if (size >= 0x477ff000)
+    rounded = 0x7c00; // 65520 and more
+  else if (size >= 0x38800000) rounded = (size - 0x38000000 + 0xfff + ((size >>> 13) & 1)) >>> 13;
+  else {
+    // Below 2^-14: added to 1/2, whose last bit is worth 2^-24, the sum is rounded to a multiple of that.
+    single[1] = Math.abs(single[0]) + 0.5;
+    rounded = singleBits[1]! - 0x3f000000;
   }
+  return ((bits >>> 16) & 0x8000) | rounded;
+}
+
+/** Rounds float32 to float16 bit patterns, see `float16Bits`. */
+export function float32ToFloat16(source: Float32Array): Uint16Array {
+  const result = new Uint16Array(source.length);
+  for (let i = 0; i < source.length; i++) result[i] = float16Bits(source[i]!);
   return result;
 }
