@@ -123,6 +123,18 @@ describe.skipIf(CHROMIUM === undefined)("runs", () => {
     expect(Number(smoothed)).not.toBeCloseTo(stepsOf("subjects/milora")[3]!.lm_loss, 3);
   });
 
+  test("where the part that draws cannot be loaded the numbers are still there", async () => {
+    await using visited = await open("/runs");
+    const { page } = visited;
+    // The chart's library is a file of its own, named by what it is made of.
+    await page.route(/\/assets\/src-/, (route) => route.abort());
+    await page.goto(`${studio.url}/studio/runs/run?id=subjects/milora`);
+    const loss = chart(page, "Loss, nats a token");
+    await loss.getByRole("status").filter({ hasText: "could not be loaded" }).waitFor();
+    await loss.getByRole("button", { name: "Table" }).click();
+    expect(await loss.getByRole("row").count()).toBe(5);
+  });
+
   test("a part of the steps: drawn over, typed in, and let go", async () => {
     await using visited = await open("/runs/run?id=subjects/milora");
     const { page } = visited;

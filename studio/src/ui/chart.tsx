@@ -47,10 +47,14 @@ export function Chart({
   const [plot, setPlot] = useState<Plot>();
   const [width, setWidth] = useState(0);
   const [asTable, setAsTable] = useState(false);
+  const [lost, setLost] = useState(false);
 
   useEffect(() => {
     let here = true;
-    void import("@observablehq/plot").then((loaded) => here && setPlot(loaded));
+    import("@observablehq/plot").then(
+      (loaded) => here && setPlot(loaded),
+      () => here && setLost(true),
+    );
     return () => {
       here = false;
     };
@@ -98,6 +102,11 @@ export function Chart({
             </li>
           ))}
         </ul>
+      )}
+      {lost && (
+        <p role="status">
+          The part that draws could not be loaded: load this page again{table && ", or read the numbers as a table"}.
+        </p>
       )}
       {asTable && table ? <NumbersTable title={title} {...table()} /> : <div className="canvas" ref={canvas} />}
     </figure>
