@@ -19,7 +19,9 @@ class Symbols {
 
   constructor(symbols: readonly string[]) {
     for (const symbol of symbols.filter(Boolean).sort((a, b) => b.length - a.length)) {
-      this.#byFirst.set(symbol[0]!, [...(this.#byFirst.get(symbol[0]!) ?? []), symbol]);
+      const others = this.#byFirst.get(symbol[0]!);
+      if (others) others.push(symbol);
+      else this.#byFirst.set(symbol[0]!, [symbol]);
     }
   }
 

@@ -94,6 +94,38 @@ test("a long text takes time in proportion to its length", () => {
   expect(tokenizer.decode(ids)).toHaveLength(200_000);
 });
 
+/** A field of bytes of a protobuf. */
+function field(number: number, bytes: Uint8Array): Buffer {
+  const head = [(number << 3) | 2];
+  let length = bytes.length;
+  for (; length > 127; length = Math.floor(length / 128)) head.push((length % 128) + 128);
+  return Buffer.concat([Buffer.from([...head, length]), bytes]);
+}
+
+test("a field that is there half a million times is read once through, and the last of them counts", () => {
+  const model = readFileSync(join(MODELS, "llama.model"));
+  // model_type, of words but for the last one; each copied with those before it they would take an hour.
+  const types = Buffer.alloc(1_000_000, Buffer.from([0x18, 3]));
+  types[types.length - 1] = 2;
+  const { vocabulary } = readSentencePiece(Buffer.concat([model, field(2, types)]), "repeated");
+  expect(vocabulary.kind).toBe("bpe");
+  expect(vocabulary.pieces).toEqual(readSentencePiece(model, "llama").vocabulary.pieces);
+});
+
+test("a hundred thousand symbols that begin alike", () => {
+  const { vocabulary } = readSentencePiece(readFileSync(join(MODELS, "unigram.model")), "unigram");
+  const symbols = Array.from({ length: 100_000 }, (_, i) => `<${i}>`);
+  const tokenizerJson = sentencePieceJson({
+    ...vocabulary,
+    pieces: [...vocabulary.pieces, ...symbols],
+    scores: [...Array.from(vocabulary.scores), ...symbols.map(() => 0)],
+    types: [...Array.from(vocabulary.types), ...symbols.map(() => 4)],
+  });
+  const tokenizer = Tokenizer.from({ tokenizerJson });
+  const id = tokenizer.tokenToId("<99999>");
+  expect(tokenizer.encode("and<99999>", { addSpecialTokens: false }).at(-1)).toBe(id);
+});
+
 test.each([
   ["tiktoken", Buffer.from("IQ== 0\nIg== 1\n"), /damaged, or no SentencePiece model|has no pieces/],
   ["empty", Buffer.alloc(0), /has no pieces/],

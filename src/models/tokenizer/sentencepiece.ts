@@ -31,16 +31,16 @@ export interface SentencePieceModelFile {
   readonly special: Readonly<Record<string, string>>;
 }
 
-/** Fields of a message by number; a later one of the same number comes after. */
-function fields(bytes: Uint8Array): Map<number, (number | Uint8Array)[]> {
+/** Fields of a message by number; of several of one number the last, as protobuf has it. */
+function fields(bytes: Uint8Array): Map<number, number | Uint8Array> {
   const reader = new BinaryReader(bytes);
-  const found = new Map<number, (number | Uint8Array)[]>();
+  const found = new Map<number, number | Uint8Array>();
   while (reader.pos < reader.len) {
     const [number, wire] = reader.tag();
     // Varints are numbers and flags, 32 bits are floats, the rest are texts, bytes and messages.
     const value = wire === 0 ? reader.int32() : wire === 5 ? reader.float() : wire === 2 ? reader.bytes() : undefined;
     if (value === undefined) reader.skip(wire, number);
-    else found.set(number, [...(found.get(number) ?? []), value]);
+    else found.set(number, value);
   }
   return found;
 }
@@ -49,20 +49,20 @@ const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 type Message = ReturnType<typeof fields>;
 
-/** The last value of a field that may be missing. */
+/** A field that may be missing. */
 function numberOf(message: Message, number: number, missing: number): number {
-  const value = message.get(number)?.at(-1) ?? missing;
+  const value = message.get(number) ?? missing;
   if (typeof value !== "number") throw new TypeError(`field ${number} is no number`);
   return value;
 }
 
 function bytesOf(message: Message, number: number): Uint8Array {
-  const value = message.get(number)?.at(-1) ?? new Uint8Array();
+  const value = message.get(number) ?? new Uint8Array();
   if (typeof value === "number") throw new TypeError(`field ${number} is a number`);
   return value;
 }
 
-/** Top-level fields are many pieces; a list that is copied for each of them would take minutes. */
+/** Of the fields at the top, pieces are many. */
 function topLevel(bytes: Uint8Array): { pieces: Uint8Array[]; specs: Map<number, Uint8Array> } {
   const reader = new BinaryReader(bytes);
   const pieces: Uint8Array[] = [];
