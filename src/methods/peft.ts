@@ -29,15 +29,28 @@ export const layersToTransform = z.union([z.int().min(0), z.array(z.int().min(0)
 
 /** What matching with the patterns of one field may take in all: hostile patterns take for ever, and others wait meanwhile. */
 const MATCH_MS = 1000;
-/** Of each path, not counted: however busy the machine, an honest pattern has its time. */
+/** Of each search, not counted: however busy the machine, an honest pattern has its time. */
 const UNCOUNTED_MS = 20;
 /** Characters of those that have to be compiled, which cannot be cut short. */
 const MOST_CHARACTERS = 16_384;
 /** A name, in which each dot stands for any character: needs no expression. */
 const PLAIN = /^[\w.-]*$/;
 
-const sandbox = createContext({ patterns: [] as RegExp[], path: "" });
-const search = new Script("patterns.findIndex((pattern) => pattern.test(path))");
+// A search that can be cut short starts a thread, which takes longer than to match: all paths are searched at once.
+const sandbox = createContext({ patterns: [] as RegExp[], paths: [] as string[] });
+const search = new Script("paths.map((path) => patterns.findIndex((pattern) => pattern.test(path)))");
+
+/** What was found for a path, by patterns: a config is gone through several times, and adapters have theirs in common. */
+const searched = new Map<string, Map<string, number>>();
+const MOST_SEARCHED = 16;
+
+function foundBy(patterns: string): Map<string, number> {
+  const found = searched.get(patterns) ?? new Map<string, number>();
+  searched.delete(patterns);
+  searched.set(patterns, found);
+  if (searched.size > MOST_SEARCHED) searched.delete(searched.keys().next().value!);
+  return found;
+}
 
 /** Whether a plain pattern matches all of a path, or with `ending` its end after a dot. */
 function matchesPlain(pattern: string, path: string, ending: boolean): boolean {
@@ -56,6 +69,7 @@ export class Patterns {
   /** Those that are not plain, and which of the sources they are. */
   readonly #compiled: readonly RegExp[];
   readonly #places: readonly number[];
+  readonly #found: Map<string, number>;
   #left = MATCH_MS;
 
   /** @param ending they may match the end of a path after a dot @throws InputError CONFIG_INVALID for what is none */
@@ -77,21 +91,29 @@ export class Patterns {
         throw this.#invalid(`"${sources[i]}" is not a regular expression`);
       }
     });
+    this.#found = foundBy(JSON.stringify(this.#compiled.map(({ source }) => source)));
+  }
+
+  /** Looks for several paths at once. @throws InputError CONFIG_INVALID for patterns that take too long */
+  look(paths: readonly string[]): void {
+    const unknown = paths.filter((path) => !this.#found.has(path));
+    if (this.#compiled.length === 0 || unknown.length === 0) return;
+    for (const [i, found] of this.#search(unknown).entries()) this.#found.set(unknown[i]!, found);
   }
 
   /** Index of the first that matches a path, or -1. @throws InputError CONFIG_INVALID for those that take too long */
   first(path: string): number {
     const plain = this.#sources.findIndex((source, i) => this.#plain[i] && matchesPlain(source, path, this.#ending));
-    const compiled = this.#places[this.#search(path)] ?? -1;
+    this.look([path]);
+    const compiled = this.#places[this.#found.get(path) ?? -1] ?? -1;
     return plain < 0 || (compiled >= 0 && compiled < plain) ? compiled : plain;
   }
 
-  #search(path: string): number {
-    if (this.#compiled.length === 0) return -1;
+  #search(paths: readonly string[]): readonly number[] {
     const started = performance.now();
     try {
-      Object.assign(sandbox, { patterns: this.#compiled, path });
-      return search.runInContext(sandbox, { timeout: Math.ceil(this.#left) }) as number;
+      Object.assign(sandbox, { patterns: this.#compiled, paths });
+      return search.runInContext(sandbox, { timeout: Math.ceil(this.#left) }) as number[];
     } catch (cause) {
       const late = (cause as { code?: unknown }).code === "ERR_SCRIPT_EXECUTION_TIMEOUT";
       const what = this.#sources.length === 1 ? `"${this.#sources[0]}"` : "its patterns";
@@ -107,10 +129,18 @@ export class Patterns {
   }
 }
 
-/** Tells which paths are meant: those that end in one of the names, or that a regular expression matches. */
-export function pathsMeant(target: string | readonly string[], field: string): (path: string) => boolean {
+/**
+ * Tells which paths are meant: those that end in one of the names, or that a regular expression matches.
+ * @param paths that will be asked for
+ */
+export function pathsMeant(
+  target: string | readonly string[],
+  field: string,
+  paths: readonly string[],
+): (path: string) => boolean {
   if (typeof target === "string") {
     const patterns = new Patterns([target], field);
+    patterns.look(paths);
     return (path) => patterns.first(path) === 0;
   }
   const names = new Set(target);
@@ -134,13 +164,15 @@ export interface Targeting {
 export function targetedSites(config: Targeting, backbone: BackboneConfig): Site[] {
   const { target_modules: target, exclude_modules: exclude, layers_to_transform: only } = config;
   const layers = only === null || only === undefined ? undefined : new Set(typeof only === "number" ? [only] : only);
-  const isTarget = target === "all-linear" ? () => true : pathsMeant(target, "target_modules");
-  const isExcluded = exclude ? pathsMeant(exclude, "exclude_modules") : () => false;
-  const found = sitesOf(backbone).filter(
+  const sites = sitesOf(backbone);
+  const paths = sites.map(({ path }) => path);
+  const isTarget = target === "all-linear" ? () => true : pathsMeant(target, "target_modules", paths);
+  const isExcluded = exclude ? pathsMeant(exclude, "exclude_modules", paths) : () => false;
+  const found = sites.filter(
     (site) => isTarget(site.path) && !isExcluded(site.path) && (layers === undefined || layers.has(site.layer)),
   );
   if (found.length === 0) {
-    const known = [...new Set(sitesOf(backbone).map((site) => site.module))].join(", ");
+    const known = [...new Set(sites.map((site) => site.module))].join(", ");
     throw new InputError(
       "ADAPTER_TARGETS_NOTHING",
       "adapter_config.json",

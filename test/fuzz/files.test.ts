@@ -6,7 +6,7 @@ import { expect, test } from "vitest";
 import { GgufModel } from "../../src/models/gguf/model.ts";
 import { hasTokenizer, tokenizerFiles } from "../../src/models/gguf/tokenizer.ts";
 import { SafetensorsFile, Tokenizer } from "../../src/models/index.ts";
-import { byteDamage, damageBytes, damageJson, jsonDamage, scratch, settings, Tally, TIMEOUT } from "./support.ts";
+import { byteDamage, damageBytes, damageJson, hold, jsonDamage, scratch, settings, Tally, TIMEOUT } from "./support.ts";
 
 const directory = scratch();
 const damages = <T>(one: fc.Arbitrary<T>) => fc.array(one, { minLength: 1, maxLength: 4 });
@@ -16,7 +16,7 @@ function readSafetensorsFile(path: string): void {
   for (const entry of file.entries.values()) {
     if (entry.dtype === undefined) continue;
     const { data, shape } = file.read(entry.name);
-    expect(data.length).toBe(shape.reduce((a, b) => a * b, 1));
+    hold(data.length === shape.reduce((a, b) => a * b, 1), entry.name);
   }
 }
 
@@ -70,7 +70,7 @@ function readGguf(path: string): void {
   for (const [name, { shape, storedDType }] of model.tensors) {
     if (!model.readable.includes(storedDType)) continue;
     const size = shape.reduce((a, b) => a * b, 1);
-    expect(model.readFloat32(name, new Float32Array(size))).toHaveLength(size);
+    hold(model.readFloat32(name, new Float32Array(size)).length === size, name);
   }
   if (!hasTokenizer(model.metadata)) return;
   const tokenizer = Tokenizer.from({ ...tokenizerFiles(model.metadata, path), where: path });

@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 import { Adapter } from "../../src/methods/index.ts";
 import { Backbone, parametersOf, readBackboneConfig, sitesOf, Tokenizer } from "../../src/models/index.ts";
-import { damageJson, jsonDamage, scratch, settings, Tally, TIMEOUT } from "./support.ts";
+import { damageJson, hold, jsonDamage, scratch, settings, Tally, TIMEOUT } from "./support.ts";
 
 const directory = scratch();
 const damages = fc.array(jsonDamage, { minLength: 1, maxLength: 3 });
@@ -24,18 +24,18 @@ async function fuzz(source: string, name: string, runs: number, read: (directory
     }),
     settings(runs),
   );
-  tally.conclude(`${name} of ${source.slice(source.lastIndexOf("/") + 1)}`);
+  tally.conclude();
 }
 
 function readConfig(path: string): void {
   const config = readBackboneConfig(path);
   for (const key of ["hiddenSize", "numLayers", "numHeads", "headDim", "vocabSize", "maxPositions"] as const) {
-    expect(Number.isSafeInteger(config[key]) && config[key] > 0, `${key} ${config[key]}`).toBe(true);
+    hold(Number.isSafeInteger(config[key]) && config[key] > 0, `${key} ${config[key]}`);
   }
-  expect(Number.isFinite(config.ropeTheta) && config.rmsNormEps > 0).toBe(true);
+  hold(Number.isFinite(config.ropeTheta) && config.rmsNormEps > 0, "numbers are finite");
   // What is made of it has sizes, and is listed in no time.
-  for (const { inFeatures, outFeatures } of sitesOf(config)) expect(inFeatures * outFeatures).toBeGreaterThan(0);
-  for (const { shape } of parametersOf(config)) expect(shape.every((size) => size > 0)).toBe(true);
+  for (const { path, inFeatures, outFeatures } of sitesOf(config)) hold(inFeatures * outFeatures > 0, path);
+  for (const { name, shape } of parametersOf(config)) hold(shape.every((size) => size > 0), `${name} [${shape.join()}]`); // biome-ignore format: one line
 }
 
 const loadModel = async (path: string): Promise<void> => {
@@ -97,12 +97,13 @@ const lengthOf = (tokenizer: Tokenizer): number => {
   return ids.length;
 };
 
-test(
-  "tokenizer.json and tokenizer_config.json",
-  async () => {
-    const source = "test/fixtures/sentencepiece";
-    await fuzz(source, "tokenizer.json", 300, (path) => lengthOf(Tokenizer.load(path)));
-    await fuzz(source, "tokenizer_config.json", 200, (path) => lengthOf(Tokenizer.load(path)));
+test.each([
+  ["tokenizer.json", 300],
+  ["tokenizer_config.json", 200],
+])(
+  "%s of sentencepiece",
+  async (name, runs) => {
+    await fuzz("test/fixtures/sentencepiece", name, runs, (path) => lengthOf(Tokenizer.load(path)));
   },
   TIMEOUT,
 );

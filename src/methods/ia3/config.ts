@@ -44,14 +44,13 @@ export interface ScaledSite {
 export function scaledSites(config: Ia3Config, backbone: BackboneConfig): ScaledSite[] {
   const targets = config.target_modules ?? ["k_proj", "v_proj", "down_proj"];
   const forward = config.feedforward_modules ?? ["down_proj"];
+  const sites = targetedSites({ target_modules: targets, exclude_modules: config.exclude_modules }, backbone);
+  const paths = sites.map(({ path }) => path);
   const isForward =
     typeof forward === "string"
-      ? pathsMeant(forward, "feedforward_modules")
+      ? pathsMeant(forward, "feedforward_modules", paths)
       : (path: string) => forward.some((name) => path.endsWith(name));
-  return targetedSites({ target_modules: targets, exclude_modules: config.exclude_modules }, backbone).map((site) => ({
-    site,
-    feedforward: isForward(site.path),
-  }));
+  return sites.map((site) => ({ site, feedforward: isForward(site.path) }));
 }
 
 /** Size of the trained vectors; undefined where the scales themselves are what the tensors hold. */
