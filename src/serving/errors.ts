@@ -16,6 +16,8 @@ export type ServingErrorCode =
   | "RUN_NOT_ROUTED"
   /** No such reproduction below the folders that are shown. */
   | "REPRODUCTION_NOT_FOUND"
+  /** No such grid below the folders that are shown. */
+  | "GRID_NOT_FOUND"
   /** No such grid in the database, or no longer. */
   | "SWEEP_NOT_FOUND"
   /** The body is larger than the server takes. */

@@ -156,12 +156,15 @@ describe.skipIf(CHROMIUM === undefined || NO_POSTGRES)(`sweeps ${NO_POSTGRES ?? 
     expect(await other.page.getByRole("link", { name: "Runs" }).count()).toBe(0);
   });
 
-  test("what is not there is said; without a database there is no such page", async () => {
+  test("what is not there is said; without a database the same grid is one of its folder", async () => {
     await using visited = await open("/runs/sweep?id=0000");
     await visited.page.getByText('there is no sweep "0000"').waitFor();
     await using bare = await RunStudio.start({ folders: [directory], host: "127.0.0.1", port: 0, log: log as never });
-    await using other = await visit(browser, bare.url, "/runs");
-    await other.page.getByRole("link", { name: "Reproductions" }).waitFor();
-    expect(await other.page.getByRole("link", { name: "Sweeps" }).count()).toBe(0);
+    await using other = await visit(browser, bare.url, "/runs/sweeps");
+    await other.page.getByRole("link", { name: "runs/grid", exact: true }).waitFor();
+    expect(await other.page.getByRole("table", { name: "Workers" }).count()).toBe(0);
+    await using both = await open("/runs/sweeps");
+    await both.page.getByRole("link", { name: "grid", exact: true }).waitFor();
+    expect(await both.page.getByRole("table", { name: "Grids in folders" }).count()).toBe(0); // it is there once
   });
 });

@@ -1,22 +1,12 @@
 /** @file What the pages of sweeps get; a part of types.ts. */
+import type { SweepCounts } from "../sweeps/counts.ts";
 
 /** A grid of trainings and measurements, which workers do. */
-export interface SweepSummary {
-  readonly id: string;
+export interface SweepSummary extends SweepCounts {
   /** Last part of its directory. */
   readonly name: string;
-  readonly directory: string;
   /** ISO 8601. */
   readonly createdAt: string;
-  readonly trainings: { readonly total: number; readonly done: number };
-  /** Measurements. */
-  readonly cells: { readonly total: number; readonly done: number };
-  readonly jobs: {
-    readonly waiting: number;
-    readonly retrying: number;
-    readonly running: number;
-    readonly failed: number;
-  };
 }
 
 export interface SweepWorker {
@@ -76,4 +66,36 @@ export interface SweepDetail extends SweepSummary {
   readonly matching: number;
   readonly from: number;
   readonly list: readonly SweepCell[];
+}
+
+/** A grid that `milora sweep` has put into a directory below a folder of runs. */
+export interface GridSummary extends Pick<SweepCounts, "directory" | "trainings" | "cells"> {
+  readonly id: string;
+  readonly axes: readonly string[];
+  readonly evaluations: readonly string[];
+  /** When something was last finished, ISO 8601. */
+  readonly updatedAt: string;
+}
+
+export interface GridPoint {
+  /** By columns. */
+  readonly values: Readonly<Record<string, string | number | null | undefined>>;
+  /** Its training, as runs are shown; null where none is. */
+  readonly run: string | null;
+  /** Null without a training. */
+  readonly trained: boolean | null;
+  readonly devPerplexity: number | null;
+}
+
+export interface GridDetail extends GridSummary {
+  /** Finished cells whose numbers have been read; fewer than are done while files are read. */
+  readonly read: number;
+  readonly columns: readonly {
+    readonly key: string;
+    readonly title: string;
+    readonly digits?: number | "plain" | undefined;
+  }[];
+  readonly points: readonly GridPoint[];
+  /** What failed when it was last worked on. */
+  readonly failures: readonly { readonly label: string; readonly code: string; readonly reason: string }[];
 }

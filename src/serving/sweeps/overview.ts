@@ -1,19 +1,10 @@
 /** @file All sweeps in few questions, however many there are. */
+import type { SweepCounts } from "./counts.ts";
 import type { Sql } from "./database.ts";
 import { BOSS } from "./schema.ts";
 
-export interface SweepOverview {
-  readonly id: string;
-  readonly directory: string;
+export interface SweepOverview extends SweepCounts {
   readonly created: Date;
-  readonly trainings: { readonly total: number; readonly done: number };
-  readonly cells: { readonly total: number; readonly done: number };
-  readonly jobs: {
-    readonly waiting: number;
-    readonly retrying: number;
-    readonly running: number;
-    readonly failed: number;
-  };
 }
 
 interface Counted {

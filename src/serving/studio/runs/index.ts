@@ -1,4 +1,4 @@
-/** @file Routes of runs and reproductions; to be registered where everybody but administrators is refused. */
+/** @file Routes of runs, reproductions and grids; to be registered where everybody but administrators is refused. */
 import type { FastifyInstance } from "fastify";
 import { z } from "zod";
 import { parseRequest } from "../../http/errors.ts";
@@ -64,4 +64,6 @@ export async function runRoutes(app: FastifyInstance, library: RunLibrary): Prom
     reproductions: await library.reproductions(),
   }));
   plain("/reproductions/:id", "Tables and figures of the paper, measured", (id) => library.reproduction(id));
+  plain("/grids", "Grids that milora sweep has put into folders", async () => ({ grids: await library.grids() }));
+  plain("/grids/:id", "A grid's table of results", (id) => library.grid(id));
 }

@@ -1,4 +1,4 @@
-/** @file All runs and reproductions below some folders: found again and again, read once, kept up to date by what is appended. */
+/** @file All runs, reproductions and grids below some folders: found again and again, read once, kept up to date by what is appended. */
 import { statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -7,6 +7,8 @@ import { CURVE_RANGE, gelu } from "../../../methods/index.ts";
 import { metricsPath } from "../../../training/index.ts";
 import { ServingError } from "../../errors.ts";
 import type {
+  GridDetail,
+  GridSummary,
   Reproduction,
   ReproductionSummary,
   RunActivations,
@@ -28,6 +30,7 @@ import {
   stateOf,
   type Watched,
 } from "./files.ts";
+import { GridFolder } from "./grids.ts";
 import { MetricsIndex } from "./metrics-index.ts";
 import { reproductionFile, summaryOf } from "./reproductions.ts";
 
@@ -111,6 +114,7 @@ export class RunLibrary implements Disposable {
   readonly #stop = new AbortController();
   readonly #runs = new Map<string, Run>();
   readonly #reports = new Map<string, { directory: string; report: Watched<Reproduction | undefined> }>();
+  readonly #grids = new Map<string, GridFolder>();
   /** When the folders are to be looked through again. */
   #due = Number.NEGATIVE_INFINITY;
   #finding: Promise<void> | undefined;
@@ -200,6 +204,29 @@ export class RunLibrary implements Disposable {
     );
   }
 
+  /** Those in which something was finished last come first. */
+  async grids(): Promise<GridSummary[]> {
+    await this.#look();
+    const grids = await Promise.all([...this.#grids.values()].map((grid) => grid.summary()));
+    return grids.flatMap((grid) => grid ?? []).sort((a, b) => (a.updatedAt < b.updatedAt ? 1 : -1));
+  }
+
+  /** @throws ServingError GRID_NOT_FOUND */
+  async grid(id: string): Promise<GridDetail> {
+    await this.#look();
+    const found = await this.#grids.get(id)?.detail((work) => this.#within(work));
+    if (!found) {
+      throw new ServingError("GRID_NOT_FOUND", 404, `there is no grid ${JSON.stringify(id.slice(0, 200))}`);
+    }
+    const { lines, ...rest } = found;
+    const runs = await this.idsOf(lines.map(({ directory }) => directory ?? ""));
+    const points = lines.map(({ directory, ...line }, i) => ({
+      ...line,
+      run: (directory === undefined ? undefined : runs[i]) ?? null,
+    }));
+    return { ...rest, points };
+  }
+
   /** Ends what is being read. */
   [Symbol.dispose](): void {
     this.#stop.abort();
@@ -255,9 +282,10 @@ export class RunLibrary implements Disposable {
 
   async #find(): Promise<void> {
     const started = performance.now();
-    const { runs, results } = await discover(this.#folders);
+    const { runs, results, grids } = await discover(this.#folders);
     keep(this.#runs, runs, (found) => new Run(found, this.#stop.signal));
     keep(this.#reports, results, ({ id, directory }) => ({ directory, report: reproductionFile(id, directory) }));
+    keep(this.#grids, grids, (found) => new GridFolder(found));
     const now = performance.now();
     this.#due = now + Math.max(FOUND_MS, FOUND_TIMES * (now - started));
   }

@@ -1,10 +1,11 @@
-/** @file The pages of runs: all of them, one, several beside each other, the paper's tables as measured, and grids that workers do. */
+/** @file The pages of runs: all of them, one, several beside each other, the paper's tables as measured, and grids. */
 import { Redirect, Route, Switch } from "wouter";
 import { useSession } from "../../api/session.tsx";
 import { Empty, Page, PageTabs } from "../../ui/index.ts";
 import { useAddress } from "./address.ts";
 import { ComparePage } from "./compare.tsx";
 import { RunPage } from "./detail.tsx";
+import { GridList, GridPage, SweepsAndGrids } from "./grids.tsx";
 import { RunList } from "./list.tsx";
 import { ReproductionPage } from "./reproduction.tsx";
 import { ReproductionList } from "./reproductions.tsx";
@@ -14,7 +15,7 @@ import "./runs.css";
 
 /** Of a server without folders of runs there are only sweeps. */
 function useTabs(): readonly (readonly [path: string, text: string])[] {
-  const { runs, sweeps } = useSession();
+  const { runs } = useSession();
   return [
     ...(runs
       ? ([
@@ -22,7 +23,7 @@ function useTabs(): readonly (readonly [path: string, text: string])[] {
           ["/runs/reproductions", "Reproductions"],
         ] as const)
       : []),
-    ...(sweeps ? ([["/runs/sweeps", "Sweeps"]] as const) : []),
+    ["/runs/sweeps", "Sweeps"],
   ];
 }
 
@@ -56,14 +57,15 @@ export default function Runs() {
       <Route path="/runs/reproduction">
         <Named what="reproduction">{(id) => <ReproductionPage key={id} id={id} />}</Named>
       </Route>
-      {sweeps && (
-        <Route path="/runs/sweeps">
-          <Page title="Sweeps">
-            <PageTabs label="Runs" tabs={tabs} />
-            <SweepList />
-          </Page>
-        </Route>
-      )}
+      <Route path="/runs/sweeps">
+        <Page title="Sweeps">
+          <PageTabs label="Runs" tabs={tabs} />
+          {!sweeps ? <GridList /> : runs ? <SweepsAndGrids /> : <SweepList />}
+        </Page>
+      </Route>
+      <Route path="/runs/grid">
+        <Named what="grid">{(id) => <GridPage key={id} id={id} />}</Named>
+      </Route>
       {sweeps && (
         <Route path="/runs/sweep">
           <Named what="sweep">{(id) => <SweepPage key={id} id={id} />}</Named>
