@@ -164,6 +164,9 @@ INLINE vec scales_of(const uint16_t *s, const int block, int64_t count) {
 #endif
 }
 
+/* Bytes of weights that are asked for before they are met. */
+enum { AHEAD = 8192 };
+
 /* A step of activations in registers. */
 typedef struct {
   ivec first, second, start;
@@ -202,7 +205,7 @@ INLINE void add_step(vec sums[4][8], const Step *x, int64_t row, const uint8_t *
   Levels levels[4];
   vec factors[4];
   for (int j = 0; j < NR; j++) {
-    ahead(weights + j * rowBytes, 4096);
+    well_ahead(weights + j * rowBytes, AHEAD);
     levels[j] = levels_of(weights + j * rowBytes, bits, bytes);
     factors[j] = scales_of(scales + j * rowScales, block, count);
   }
@@ -239,7 +242,7 @@ INLINE void tile(const Step *x, int64_t row, const Quantized *w, const float *bi
   const int64_t stepBytes = STEP * bits / 8, whole = rowBytes / stepBytes, rest = rowBytes % stepBytes;
   const uint8_t *weights = w->weights + n * rowBytes;
   const uint16_t *scales = w->scales + n * rowScales;
-  for (int64_t i = 0; i < NR * rowScales; i += 32) ahead(scales + i, 4096 * 2 / block * 2);
+  for (int64_t i = 0; i < NR * rowScales; i += 32) well_ahead(scales + i, AHEAD * 8 / bits / block * 2);
   if (soon && soon->lines) ask(soon, steps_of(w->K) / (CHUNK / STEP));
   vec sums[4][8];
   for (int j = 0; j < NR; j++)

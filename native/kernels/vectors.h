@@ -83,6 +83,11 @@ INLINE __m128 totals(vec a, vec b, vec c, vec d) {
 
 /* Asks for memory that is read soon: what is read once comes from far away, and the processor does not look beyond a page. */
 INLINE void ahead(const void *p, int64_t bytes) { __builtin_prefetch((const char *)p + bytes, 0, 3); }
+/*
+ * The same into the second cache, for what is read in a long row: the first one can wait for some twenty lines at a time, too
+ * few where memory is slow to answer.
+ */
+INLINE void well_ahead(const void *p, int64_t bytes) { __builtin_prefetch((const char *)p + bytes, 0, 2); }
 
 /* exp for x <= 0, to 2 units in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]. */
 INLINE vec exp_of(vec x) {
