@@ -205,7 +205,7 @@ INLINE void add_step(vec sums[4][8], const Step *x, int64_t row, const uint8_t *
   Levels levels[4];
   vec factors[4];
   for (int j = 0; j < NR; j++) {
-    well_ahead(weights + j * rowBytes, AHEAD);
+    for (int i = 0; i < STEP * bits / 8; i += 64) well_ahead(weights + j * rowBytes, AHEAD + i);
     levels[j] = levels_of(weights + j * rowBytes, bits, bytes);
     factors[j] = scales_of(scales + j * rowScales, block, count);
   }
