@@ -24,6 +24,12 @@ export class MiloraError extends Error {
 const MOST_PROBLEMS = 100;
 const LONGEST_PROBLEM = 4000;
 
+/** How a list ends of which only the beginning is given. */
+const MORE = /^and (\d+) more$/;
+
+const countOf = (problems: readonly string[]): number =>
+  problems.length - 1 + Number(MORE.exec(problems.at(-1) ?? "")?.[1] ?? 1);
+
 function shortened(problems: readonly string[]): readonly string[] {
   const more = problems.length - MOST_PROBLEMS;
   const told = more > 0 ? [...problems.slice(0, MOST_PROBLEMS), `and ${more} more`] : problems;
@@ -39,7 +45,7 @@ export class InputError extends MiloraError {
   constructor(code: string, where: string, problems: string | readonly string[], options: { cause?: unknown } = {}) {
     const all = typeof problems === "string" ? [problems] : problems;
     const list = shortened(all);
-    const text = list.length === 1 ? list[0] : `${all.length} problems: ${list.join("; ")}`;
+    const text = list.length === 1 ? list[0] : `${countOf(all)} problems: ${list.join("; ")}`;
     super(code, `${where}: ${text}`, options);
     this.problems = list;
   }

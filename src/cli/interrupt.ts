@@ -13,23 +13,34 @@ export class InterruptError extends MiloraError {
   }
 }
 
+/** What Ctrl-C would save, or stop so that it can go on; the innermost last. */
+const underWay: (() => void)[] = [];
+
+/** As Ctrl-C, where that saves something. @returns whether the command ends by itself now */
+export function interruptWork(): boolean {
+  underWay.at(-1)?.();
+  return underWay.length > 0;
+}
+
 /**
  * From now until disposal SIGINT and SIGTERM abort `signal` instead of ending the process.
  *
- * @param message what the person is told, e.g. `saving the run …`
+ * @param message what the person is told, e.g. `saving the run …`; by default nothing is saved
  */
-export function onInterrupt(message = "stopping …"): Interrupt {
+export function onInterrupt(message?: string): Interrupt {
   const controller = new AbortController();
   const handler = () => {
     if (controller.signal.aborted) process.exit(130);
-    note(`\n${message} (Ctrl-C again to quit at once)`);
+    note(`\n${message ?? "stopping …"} (Ctrl-C again to quit at once)`);
     controller.abort(new InterruptError());
   };
   process.on("SIGINT", handler);
   process.on("SIGTERM", handler);
+  if (message !== undefined) underWay.push(handler);
   return {
     signal: controller.signal,
     [Symbol.dispose]() {
+      if (message !== undefined) underWay.splice(underWay.indexOf(handler), 1);
       process.off("SIGINT", handler);
       process.off("SIGTERM", handler);
     },

@@ -27,7 +27,7 @@ const COMMANDS: Record<string, { summary: string; load(): Promise<CommandModule>
     load: () => import("./commands/serve.ts"),
   },
   studio: {
-    summary: "show training runs and reproductions in the browser",
+    summary: "show training runs, grids and reproductions in the browser",
     load: () => import("./commands/studio.ts"),
   },
   bench: {
@@ -57,7 +57,7 @@ const COMMANDS: Record<string, { summary: string; load(): Promise<CommandModule>
     load: () => import("./commands/reproduce.ts"),
   },
   sweep: {
-    summary: "show how grids of jobs stand, try again what failed",
+    summary: "train and measure grids of settings, here or on many machines",
     load: () => import("./commands/sweep.ts"),
   },
   worker: { summary: "do jobs of grids on this machine", load: () => import("./commands/worker.ts") },

@@ -193,7 +193,7 @@ export class PromptAdmission implements Admission {
     const needed = Math.max(...prompts.map(({ longest }) => longest ?? this.#batch.longest));
     if (prefix + needed <= context) return;
     const text = `the adapter's prefix takes ${prefix} of ${context} positions, prompt and new tokens up to ${needed}`;
-    throw new InputError("PROMPT_TOO_LONG", "generation", `${text}: shorten the prompt or lower maxNewTokens`);
+    throw new InputError("PROMPT_TOO_LONG", "generation", `${text}: shorten the prompt or ask for fewer new tokens`);
   }
 
   #close(): void {

@@ -233,7 +233,7 @@ export function checkRequests(requests: readonly GenerationRequest[], backbone: 
       problems.add(
         "PROMPT_TOO_LONG",
         `${label} has ${prompt.length} tokens, with ${options.maxNewTokens} new ones ${prompt.length + options.maxNewTokens}; ` +
-          `the context holds ${context}: shorten the prompt or lower maxNewTokens`,
+          `the context holds ${context}: shorten the prompt or ask for fewer new tokens`,
       );
     }
   });

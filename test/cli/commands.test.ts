@@ -73,6 +73,32 @@ test("every command in the documents parses", async () => {
   }
 });
 
+/** Command lines between words: `milora x --flag`. What only names a command need not have all that it takes. */
+function inlineCommandsOf(markdown: string): string[][] {
+  const prose = markdown.replaceAll(/^```.*?^```/gms, "");
+  return [...prose.matchAll(/`((?:npx )?milora [^`]+)`/g)].flatMap(([, line]) =>
+    miloraArguments(line!.replaceAll("\n", " ")),
+  );
+}
+
+/** A command that is not whole is right as far as it goes; `--help`, and NAME for any name, are no mistakes. */
+const UNFINISHED = /missing required argument|argument missing|needs --|needs an? |\(outputHelp\)|argument 'NAME' is/;
+
+test("every command that prose names is there, with its flags", async () => {
+  let found = 0;
+  const wrong: string[] = [];
+  for (const document of [...documents, "CHANGELOG.md"]) {
+    for (const argv of inlineCommandsOf(readFileSync(join(root, document), "utf8"))) {
+      found++;
+      const problem = await parses(argv).then(() => undefined, String);
+      if (problem && !UNFINISHED.test(problem)) wrong.push(`${document}: milora ${argv.join(" ")}: ${problem}`);
+    }
+  }
+  expect(wrong).toEqual([]);
+  expect(found).toBeGreaterThan(50);
+  expect(inlineCommandsOf("a `milora serve\n--port 1` and `miloras`")).toEqual([["serve", "--port", "1"]]);
+});
+
 test("README.md and docs/cli.md show commands", () => {
   for (const document of ["README.md", "docs/cli.md"]) {
     expect(commandsOf(readFileSync(join(root, document), "utf8")).length).toBeGreaterThan(2);

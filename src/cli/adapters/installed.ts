@@ -63,13 +63,14 @@ class Local implements InstalledAdapters {
   }
 
   async install(source: string, as: QualifiedName, given: string | undefined): Promise<Installed> {
+    const from = sourceOf(source);
     const model = this.#model(given);
     await using place = await this.#storage();
     await using registry = await AdapterRegistry.open({
       ...{ storage: place.storage, adapters: this.#store.adapters, backbone: readBackboneConfig(model) },
       ...{ bases: [modelNameOf(model)], load: false },
     });
-    const installed = await registry.install(sourceOf(source), as);
+    const installed = await registry.install(from, as);
     if (given !== undefined) remember(this.#directory, given);
     return installed;
   }

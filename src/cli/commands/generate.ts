@@ -123,7 +123,10 @@ function encodePrompt(flags: Flags, tokenizer: Tokenizer): number[] {
     return renderPrompt({ ...row, instruction: flags.instruction }, tokenizer, { template: "alpaca" });
   }
   const text = flags.prompt ?? readStdin();
-  if (text === "") throw new InputError("PROMPT_INVALID", "prompt", "is empty");
+  if (text === "") {
+    const problem = flags.prompt === undefined ? "is empty: stdin held nothing, and no --prompt, --instruction or --chat is given" : "is empty"; // biome-ignore format: one line
+    throw new InputError("PROMPT_INVALID", "prompt", problem);
+  }
   return renderPrompt({ ...row, instruction: text }, tokenizer, { template: "none" });
 }
 

@@ -52,7 +52,8 @@ export function configure(command: Command): void {
     "Show what is finished, running, waiting and failed, and which workers are there; of one sweep, each cell.",
     "milora sweep status",
   ).action(async (name: string | undefined, flags: Flags) => {
-    await using sweeps = await openNamed("milora sweep", flags);
+    const hint = "; milora sweep results DIR and milora studio show what was done without one";
+    await using sweeps = await openNamed("milora sweep status", flags, hint);
     const which = name === undefined ? await sweeps.list() : [await find(sweeps, name)];
     const all = [];
     for (const sweep of which) all.push({ ...(await sweeps.status(sweep)), pace: await sweeps.pace(sweep.id) });
@@ -68,7 +69,7 @@ export function configure(command: Command): void {
   add(results, "Show what a grid gave so far, as one table.", "milora sweep results runs/grid").action(
     async (name: string, flags: Flags) => {
       if (existsSync(join(name, "grid.json"))) return show(resultsAt(name), name, flags.json);
-      await using sweeps = await openNamed("milora sweep", flags);
+      await using sweeps = await openNamed(name, flags, ": it is no directory of a grid");
       const { id, directory } = await find(sweeps, name);
       const records = new Map((await sweeps.records(id)).map(({ record }) => [record.id, record]));
       const failures = (await sweeps.dead(id)).map(({ label, code, reason }) => ({ label, code, reason }));
@@ -80,7 +81,7 @@ export function configure(command: Command): void {
     },
   );
   const retry = command.command("retry").argument("<sweep>", NAME);
-  add(retry, "Try again what was given up.", "milora sweep retry runs/paper")
+  add(retry, "Try again what was given up.", "milora sweep retry /shared/paper")
     .option("--retries <n>", "attempts after the first before a job is given up", integer(0), RETRIES)
     .action(async (name: string, { retries, ...flags }: Flags & { readonly retries: number }) => {
       await using sweeps = await openNamed("milora sweep", flags);
@@ -93,7 +94,7 @@ export function configure(command: Command): void {
   add(
     remove,
     "Take a sweep out of the database; workers leave it. Its directory stays as it is.",
-    "milora sweep remove runs/paper",
+    "milora sweep remove /shared/paper",
   ).action(async (name: string, flags: Flags) => {
     await using sweeps = await openNamed("milora sweep", flags);
     const { id } = await find(sweeps, name);

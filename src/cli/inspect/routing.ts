@@ -26,7 +26,7 @@ export async function routingOf({ model, adapter: directory, data, template, lim
     : undefined;
   if (!experts) throw new InputError("FLAG_INVALID", "--data", `${adapter.method.name} does not route prompts`);
   const prompts = rows.map((row) => renderPrompt(row, backbone.tokenizer, { template: templateOf(template) }));
-  using interrupt = onInterrupt("stopping …");
+  using interrupt = onInterrupt();
   using progress = startProgress("routing", rows.length);
   const results = await engine.generate(
     prompts.map((prompt) => ({ prompt, adapter, options: { maxNewTokens: 1 }, signal: interrupt.signal })),

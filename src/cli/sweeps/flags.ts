@@ -18,9 +18,9 @@ export function databaseUrl(
   return database ?? (env.DATABASE_URL || undefined);
 }
 
-/** @throws InputError FLAG_INVALID where none is named */
-export async function openNamed(command: string, flags: SweepFlags): Promise<Sweeps> {
+/** @param hint what else there is @throws InputError FLAG_INVALID where none is named */
+export async function openNamed(command: string, flags: SweepFlags, hint = ""): Promise<Sweeps> {
   const url = databaseUrl(flags);
-  if (url === undefined) throw new InputError("FLAG_INVALID", command, "needs --database or DATABASE_URL");
+  if (url === undefined) throw new InputError("FLAG_INVALID", command, `needs --database or DATABASE_URL${hint}`);
   return openSweeps({ url });
 }

@@ -126,7 +126,11 @@ export class Intake {
     const most = Math.min(maxKvTokens, maxTokensPerTenant);
     if (tokens > most) {
       const text = `prompt and new tokens are ${tokens} in all answers, and at most ${most} run together`;
-      throw new InputError("PROMPT_TOO_LONG", "generation", `${text}: shorten the prompt, lower maxNewTokens or n`);
+      throw new InputError(
+        "PROMPT_TOO_LONG",
+        "generation",
+        `${text}: shorten the prompt, or ask for fewer new tokens or a smaller n`,
+      );
     }
   }
 
