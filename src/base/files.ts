@@ -115,10 +115,10 @@ export async function writeStreamAtomic(path: string, chunks: AsyncIterable<Uint
 }
 
 /**
- * Puts right what a killed process left of a directory that it was writing: gives the old one its name back where neither it
- * nor what was to replace it has the name, and removes drafts.
+ * Puts right what a killed process left of a directory or file that it was writing: gives the old one its name back where
+ * neither it nor what was to replace it has the name, and removes drafts.
  */
-export function restoreDirectory(path: string): void {
+export function restoreOutput(path: string): void {
   if (!existsSync(dirname(path))) return;
   for (const name of readdirSync(dirname(path))) {
     const [, of, pid, ending] = /^\.(.+)\.(\d+)\.[0-9a-f]{8}\.(old|tmp)$/.exec(name) ?? [];
@@ -138,7 +138,7 @@ export async function writeDirectoryAtomic(
   fill: (directory: string) => void | Promise<void>,
 ): Promise<void> {
   makeDirectory(dirname(path));
-  restoreDirectory(path);
+  restoreOutput(path);
   const temporary = temporaryName(path);
   mkdirSync(temporary);
   try {

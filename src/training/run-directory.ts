@@ -2,7 +2,7 @@
 import { existsSync, linkSync, readdirSync, readFileSync, rmSync, statSync, writeFile, writeFileSync } from "node:fs";
 import { cpus, hostname, totalmem } from "node:os";
 import { dirname, join, resolve } from "node:path";
-import { isAlive, makeDirectory, readJson, reasonOf, restoreDirectory, writeFileAtomic } from "../base/index.ts";
+import { isAlive, makeDirectory, readJson, reasonOf, restoreOutput, writeFileAtomic } from "../base/index.ts";
 import { runtimeVersion } from "../runtime/index.ts";
 import { checkpointsDirectory, listCheckpoints } from "./checkpoint.ts";
 import { type TrainingConfig, trainingConfigSchema } from "./config.ts";
@@ -177,7 +177,7 @@ export class RunDirectory implements Disposable {
     makeDirectory(path);
     lock(lockPath(path));
     held.add(lockPath(path));
-    restoreDirectory(bestDirectory(path));
+    restoreOutput(bestDirectory(path));
     sweep(path);
     sweep(checkpointsDirectory(path));
     return new RunDirectory(path, listCheckpoints(path).at(-1));

@@ -1,7 +1,9 @@
 /** @file GGUF files against llama.cpp's own Python package: metadata, every block type, names and order of weights, lossless int4 and int8. */
+import { spawnSync } from "node:child_process";
 import {
   closeSync,
   copyFileSync,
+  existsSync,
   fstatSync,
   mkdtempSync,
   openSync,
@@ -267,7 +269,12 @@ describe("models", () => {
       return { name, shape, type: type.name, bytes: () => bytesOf(file, tensor) };
     });
     const path = join(scratch, "blocks.gguf");
+    // What a process that was killed while it wrote has left, and what one that lives is writing.
+    const dead = join(scratch, `.blocks.gguf.${spawnSync(process.execPath, ["--version"]).pid}.0123abcd.tmp`);
+    const alive = join(scratch, `.blocks.gguf.${process.ppid}.0123abcd.tmp`);
+    for (const draft of [dead, alive]) writeFileSync(draft, "GGUF");
     writeGguf(path, new Map(), toWrite);
+    expect([existsSync(dead), existsSync(alive)]).toEqual([false, true]);
     const written = readFileSync(path);
     const found = headerOf(path).tensors;
     expect([...found.keys()]).toEqual([...tensors.keys()]);

@@ -1,5 +1,5 @@
 /** @file Writes GGUF files, version 3, as llama.cpp reads them. */
-import { float32ToFloat16, writeFileAtomic } from "../../base/index.ts";
+import { float32ToFloat16, restoreOutput, writeFileAtomic } from "../../base/index.ts";
 import { BLOCK_TYPES } from "./types.ts";
 
 /** A metadata value: numbers say how they are stored. */
@@ -113,11 +113,12 @@ function* serialize(
   }
 }
 
-/** Writes a GGUF file, atomically; one tensor is asked for at a time. */
+/** Writes a GGUF file, atomically; one tensor is asked for at a time. What a killed process left of it goes. */
 export function writeGguf(
   path: string,
   metadata: ReadonlyMap<string, GgufValue>,
   tensors: readonly GgufTensorToWrite[],
 ): void {
+  restoreOutput(path);
   writeFileAtomic(path, serialize(metadata, tensors));
 }
