@@ -78,8 +78,8 @@ function takeAway(path: string, dead: Holder | undefined): void {
     mkdirSync(guard);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
-    const until = Date.now() + 100;
-    while (Date.now() < until); // the other needs microseconds; one that was killed just here leaves the guard behind
+    const until = performance.now() + 100;
+    while (performance.now() < until); // the other needs microseconds; one that was killed just here leaves the guard behind
     rmSync(guard, { recursive: true, force: true });
     return;
   }

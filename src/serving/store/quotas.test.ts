@@ -179,6 +179,20 @@ test("a clock that jumps takes no quota away and gives no day back", () => {
   expect(quotas.admit(tenant({ requestsPerMinute: 60 }), 0)).toMatchObject({ retryAfterSeconds: 1 });
 });
 
+test("a clock that was ahead by more than a week keeps nobody waiting for the day that it told", () => {
+  const clock = new Clock("2027-03-01T12:00:00Z");
+  const quotas = new Quotas(clock.now);
+  const limits = { tokensPerDay: 100 };
+  admitted(quotas.admit(tenant(limits), 100)).settle(100);
+  clock.pass(-365 * 86_400);
+  admitted(quotas.admit(tenant(limits), 60)).settle(60);
+  expect(quotas.admit(tenant(limits), 60)).toMatchObject({ which: "tokensPerDay", retryAfterSeconds: 43_200 });
+  expect(quotas.take()).toEqual([
+    { tenant: "acme", day: Date.parse("2027-03-01"), tokens: 100 },
+    { tenant: "acme", day: Date.parse("2026-03-01"), tokens: 60 },
+  ]);
+});
+
 onBoth((place) => {
   test("a day's tokens survive a restart, those of other tenants and days apart", async () => {
     const location = await place.lasting();

@@ -239,10 +239,13 @@ export class Quotas {
     return state;
   }
 
-  /** A clock that is set back does not bring a day back that is over. */
+  /**
+   * A clock that is set back does not bring a day back that is over; by more than a week, and it was wrong before: nobody is
+   * to wait for a day that is far away.
+   */
   #turnDay(tenant: string, state: State, now: number): void {
     const day = dayOf(now);
-    if (day <= state.day) return;
+    if (day <= state.day && state.day - day <= KEPT_DAYS * DAY) return;
     if (state.pending > 0) this.#ended.push({ tenant, day: state.day, tokens: state.pending });
     Object.assign(state, { day, used: 0, pending: 0, writing: 0 });
   }

@@ -49,6 +49,8 @@ export interface Reason {
   readonly message: string;
 }
 
+/** What a clock is put right by without anything being wrong. */
+const SLACK = "1 minute";
 /** Until it is looked again whether what a job waits for is there. */
 const WAIT_SECONDS = 2;
 
@@ -268,9 +270,21 @@ export class Attempts {
     if (ended.length === 0) throw new LeaseLost();
   }
 
-  /** Ends the attempts of workers that are not heard of any more. @returns how many */
+  /**
+   * Ends the attempts of workers that are not heard of any more. Times that are to come, since the database's clock was set
+   * back, would have jobs wait for them: from now on they count from now.
+   * @returns how many
+   */
   async reap(): Promise<number> {
     return this.#database.transaction(async (tx) => {
+      await tx.query("UPDATE milora_sweeps.attempts SET heard = now() WHERE ended IS NULL AND heard > now() + $1::interval", [SLACK]); // biome-ignore format: one line
+      await tx.query("UPDATE milora_sweeps.workers SET heard = now() WHERE heard > now() + $1::interval", [SLACK]);
+      await tx.query(
+        `UPDATE ${BOSS}.job SET created_on = now(), start_after = now(),
+           started_on = CASE WHEN started_on IS NOT NULL THEN least(started_on, now()) END
+         WHERE name LIKE 'sweep-%' AND state < 'active' AND greatest(created_on, started_on) > now() + $1::interval`,
+        [SLACK],
+      );
       const silent = await tx.query<{ job: string; number: number; sweep: string; reason: string }>(
         `UPDATE milora_sweeps.attempts SET ended = now(), reason =
            'its worker on ' || host || ' was not heard of for ' || extract(epoch FROM lease)::int || ' seconds'

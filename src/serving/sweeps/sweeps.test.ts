@@ -156,6 +156,26 @@ describe.skipIf(NO_POSTGRES)(`PostgreSQL ${NO_POSTGRES ?? ""}`, SLOW, () => {
     expect(dead!.reason).toMatch(/^its worker on there was not heard of for \d+ seconds$/);
   });
 
+  test("a database whose clock was set back by a year keeps nobody waiting for a year", async () => {
+    const sweeps = await open();
+    await submit(sweeps, [part("a"), part("b"), part("c")]);
+    const [silent, failed] = [await next(sweeps, worker(0.2)), await next(sweeps)];
+    await sweeps.attempts.sign(worker(0.01), {});
+    await sweeps.attempts.fail(failed, { code: "NO_LUCK", message: "it did not work" });
+    const year = "+ interval '1 year'";
+    await sweeps.database.query(`UPDATE milora_sweeps.attempts SET heard = heard ${year}`);
+    await sweeps.database.query(`UPDATE milora_sweeps.workers SET heard = heard ${year}`);
+    await sweeps.database.query(`UPDATE milora_jobs.job SET created_on = created_on ${year}, started_on = started_on ${year}, start_after = start_after ${year}`); // biome-ignore format: one line
+    expect(await sweeps.attempts.take(worker(), NONE)).toBeUndefined();
+    while ((await sweeps.attempts.reap()) === 0) await sleep(50); // whoever lives could have said so
+    const jobs = [await next(sweeps), await next(sweeps), await next(sweeps)];
+    expect(jobs.map(({ job }) => job)).toEqual(expect.arrayContaining([silent.job, failed.job]));
+    expect(jobs.map(({ retriesLeft }) => retriesLeft).sort()).toEqual([0, 0, 1]);
+    await sleep(200);
+    await sweeps.attempts.reap();
+    expect(await sweeps.database.query("SELECT id FROM milora_sweeps.workers")).toEqual([]);
+  });
+
   test("a job whose cells have no result is not finished; a removed sweep is nobody's", async () => {
     const sweeps = await open();
     await submit(sweeps, [part("a"), part("b")], { ...POLICY, retries: 0 });

@@ -176,7 +176,7 @@ export class ObjectStorage implements AdapterStorage {
     using _place = await this.#gate.enter();
     signal.throwIfAborted();
     const known = this.#damaged.get(digest);
-    if (known && known.until > Date.now()) throw known.error;
+    if (known && known.until > performance.now()) throw known.error;
     this.#damaged.delete(digest);
     this.#fetched++;
     try {
@@ -221,7 +221,7 @@ export class ObjectStorage implements AdapterStorage {
 
   #damage(digest: string, reason: string): MiloraError {
     const error = corrupt(digest, reason);
-    this.#damaged.set(digest, { error, until: Date.now() + REMEMBER_DAMAGED_MS });
+    this.#damaged.set(digest, { error, until: performance.now() + REMEMBER_DAMAGED_MS });
     return error;
   }
 
