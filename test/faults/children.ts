@@ -1,7 +1,7 @@
 /** @file The command line as a child that is killed at a random time, and what is left of it. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -36,8 +36,8 @@ export function must(holds: boolean, what: string): asserts holds {
   if (!holds) throw new FaultError(what);
 }
 
-export function count(seen: Record<string, number>, what: string): void {
-  seen[what] = (seen[what] ?? 0) + 1;
+export function count(seen: Record<string, number>, what: string, times = 1): void {
+  seen[what] = (seen[what] ?? 0) + times;
 }
 
 export interface Ended {
@@ -47,8 +47,6 @@ export interface Ended {
   readonly stderr: string;
   readonly ms: number;
 }
-
-const environment = { ...process.env, NO_COLOR: "1", MILORA_DEBUG: undefined };
 
 const started = new Set<ChildProcess>();
 
@@ -60,6 +58,7 @@ export function killAll(): void {
 /** @param shell put before the command, such as `ulimit -n 64;` */
 export function start(dist: string, args: readonly string[], { shell = "", node = [] as string[] } = {}): ChildProcess {
   const command = [...node, join(dist, "cli/main.js"), ...args];
+  const environment = { ...process.env, NO_COLOR: "1", MILORA_DEBUG: undefined };
   const options = { cwd: ROOT, env: environment, stdio: ["ignore", "pipe", "pipe"] as ("ignore" | "pipe")[] };
   const child =
     shell === ""
@@ -69,8 +68,15 @@ export function start(dist: string, args: readonly string[], { shell = "", node 
   return child.once("close", () => started.delete(child));
 }
 
-/** Runs a command; kills it with SIGKILL so many milliseconds after its start, if it still runs. */
-export async function run(settings: Settings, args: readonly string[], killAfter?: number): Promise<Ended> {
+/** When a command is killed: so many milliseconds after its start, or after a sign that it gives. */
+export interface Moment {
+  readonly ms: number;
+  /** Asked about every millisecond. */
+  readonly since?: () => boolean;
+}
+
+/** Runs a command; kills it with SIGKILL at a moment, if it still runs. */
+export async function run(settings: Settings, args: readonly string[], kill?: Moment): Promise<Ended> {
   const started = performance.now();
   const child = start(settings.dist, args);
   let [stdout, stderr, killed] = ["", "", false];
@@ -80,8 +86,20 @@ export async function run(settings: Settings, args: readonly string[], killAfter
   child.stderr!.setEncoding("utf8").on("data", (text) => {
     stderr += text;
   });
-  const timer = killAfter === undefined ? undefined : setTimeout(() => (killed = child.kill("SIGKILL")), killAfter);
+  let timer: NodeJS.Timeout | undefined;
+  const begin = (ms: number): void => {
+    timer = setTimeout(() => (killed = child.kill("SIGKILL")), ms);
+  };
+  const look =
+    kill?.since &&
+    setInterval(() => {
+      if (!kill.since!()) return;
+      clearInterval(look);
+      begin(kill.ms);
+    }, 1);
+  if (kill && !kill.since) begin(kill.ms);
   const code = await new Promise<number | null>((resolve) => child.on("close", resolve));
+  clearInterval(look);
   clearTimeout(timer);
   return { code, killed: killed && code === null, stdout, stderr, ms: performance.now() - started };
 }
@@ -92,9 +110,10 @@ export function told({ code, stderr }: Ended): boolean {
   return (code === 1 || code === 2) && errors.length === 1 && !/\n\s+at /.test(stderr);
 }
 
-/** Names and contents of everything below a directory. */
+/** Names and contents of everything below a directory, or the contents of a file. */
 export function sumOf(directory: string): string {
   const hash = createHash("sha256");
+  if (statSync(directory).isFile()) return hash.update(readFileSync(directory)).digest("hex");
   for (const name of readdirSync(directory, { recursive: true, encoding: "utf8" }).sort()) {
     const path = join(directory, name);
     try {
@@ -106,11 +125,34 @@ export function sumOf(directory: string): string {
   return hash.digest("hex");
 }
 
-/** Waits until something holds. */
+/** Waits until something holds. Time in which all of this is paused does not count. */
 export async function until(holds: () => boolean | Promise<boolean>, what: string, seconds = 120): Promise<void> {
-  const end = performance.now() + seconds * 1000;
+  using patience = new Patience(seconds);
   while (!(await holds())) {
-    must(performance.now() < end, `${what}: not after ${seconds} s`);
+    must(!patience.signal.aborted, `${what}: not after ${seconds} s`);
     await sleep(20);
+  }
+}
+
+const TICK_MS = 250;
+
+/** Aborts after so many seconds in which this process ran: whoever pauses the machine is no fault. */
+export class Patience implements Disposable {
+  readonly #abort = new AbortController();
+  readonly #timer: NodeJS.Timeout;
+
+  constructor(seconds: number) {
+    let left = (seconds * 1000) / TICK_MS;
+    this.#timer = setInterval(() => {
+      if (--left <= 0) this.#abort.abort(new FaultError(`nothing came for ${seconds} s`));
+    }, TICK_MS);
+  }
+
+  get signal(): AbortSignal {
+    return this.#abort.signal;
+  }
+
+  [Symbol.dispose](): void {
+    clearInterval(this.#timer);
   }
 }

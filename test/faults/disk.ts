@@ -117,6 +117,60 @@ export async function fullWhileServing(settings: Settings): Promise<Outcome> {
   return { scenario: "disk full while serving and uploading", faults: settings.times, seen };
 }
 
+/** The data directory can be read only for a while: uploads are refused, answers go on, and all is well afterwards. */
+export async function readOnlyWhileServing(settings: Settings): Promise<Outcome> {
+  const seen: Record<string, number> = {};
+  const archives = archivesOf(settings, 3);
+  using disk = new Disk(join(settings.directory, "disk"), 1 << 28);
+  const data = join(disk.path, "data");
+  const key = await newData(data);
+  const { url, child, ended } = await serve(settings, data);
+  must((await ask(url, key, "PUT", "/v1/adapters/x", archives[0])).status === 201, "no upload");
+  let [answered, kept] = [0, (await ask(url, key, "GET", "/v1/adapters")).body.data![0]!.digest];
+  const answers = async (model: string): Promise<void> => {
+    const { status, body } = await ask(url, key, "POST", "/v1/completions", {
+      model,
+      prompt: "The cell",
+      max_tokens: 2,
+    });
+    must(status === 200, `${model}: ${status} ${body.error?.code}`);
+    answered++;
+  };
+  for (let i = 0; i < settings.times; i++) {
+    // What is open for writing, as the log of the database, forbids it for the whole; a second mount above it does not.
+    const place = i % 2 ? data : join(data, "adapters");
+    execFileSync("mount", ["--bind", place, place]);
+    execFileSync("mount", ["-o", "remount,ro,bind", place]);
+    try {
+      await ask(url, key, "DELETE", "/admin/v1/adapters/x/resident");
+      const refused = await ask(url, key, "PUT", "/v1/adapters/x", archives[1 + (i % 2)]);
+      must(refused.status === 507 && refused.body.error?.code === "OUTPUT_UNWRITABLE", `an upload: ${refused.status} ${refused.body.error?.code}`); // biome-ignore format: one line
+      count(seen, "uploads refused (507)");
+      for (const model of ["tiny", "x"]) await answers(model);
+      count(seen, "completions", 2);
+      const made = await ask(url, key, "POST", "/admin/v1/tenants", { id: `t${i}` });
+      count(seen, `tenants, ${made.status}`);
+    } finally {
+      execFileSync("umount", ["-l", place]);
+    }
+    const listed = (await ask(url, key, "GET", "/v1/adapters")).body.data!;
+    must(listed.length === 1 && listed[0]!.digest === kept, "a refused upload is there");
+    const uploaded = await ask(url, key, "PUT", "/v1/adapters/x", archives[i % 3]);
+    must(uploaded.status === 201, `no upload afterwards: ${uploaded.status}`);
+    kept = uploaded.body.digest!;
+    await answers("x");
+    await until(() => readdirSync(join(data, "adapters/.drafts")).length === 0, "no drafts");
+  }
+  const usage = async (): Promise<number> => {
+    const told = (await ask(url, key, "GET", "/admin/v1/usage?by=tenant")).body as unknown as { usage: { requests: number }[] }; // biome-ignore format: one line
+    return told.usage.reduce((sum, { requests }) => sum + requests, 0);
+  };
+  await until(async () => (await usage()) === answered, `usage says ${await usage()} requests of ${answered}`, 20);
+  child.kill("SIGTERM");
+  must((await ended) === 0, "the server did not end in peace");
+  return { scenario: "the data directory read-only while serving", faults: settings.times, seen };
+}
+
 /** One bit, or the end. */
 export function damage(path: string, random: () => number): string {
   const bytes = readFileSync(path);
@@ -151,7 +205,7 @@ export async function damagedCheckpoints(settings: Settings): Promise<Outcome> {
   ) {
     // biome-ignore format: one line
     rmSync(half, { recursive: true, force: true });
-    await run(settings, trainArgs(settings, half), first.ms * share);
+    await run(settings, trainArgs(settings, half), { ms: first.ms * share });
   }
   rmSync(join(half, "training.lock"), { force: true });
   const newest = readdirSync(join(half, "checkpoints")).filter((name) => name.startsWith("step-")).sort().at(-1)!; // biome-ignore format: one line

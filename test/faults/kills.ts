@@ -61,14 +61,15 @@ export async function trainThrough(
 export async function killTraining(settings: Settings): Promise<Outcome> {
   const seen: Record<string, number> = {};
   const straight = join(settings.directory, "straight");
-  const { code, ms, stderr } = await run(settings, trainArgs(settings, straight));
+  let { code, ms, stderr } = await run(settings, trainArgs(settings, straight));
   must(code === 0, stderr);
   const wanted = outcomeOf(straight);
   for (let kills = 0, round = 0; kills < settings.times; round++) {
     const output = join(settings.directory, `train-${round}`);
     await trainThrough(settings, output, async (args) => {
-      const ended = await run(settings, args, kills < settings.times ? settings.random() * ms * 1.05 : undefined);
+      const ended = await run(settings, args, kills < settings.times ? { ms: settings.random() * ms * 1.05 } : undefined); // biome-ignore format: one line
       if (ended.killed) kills++;
+      else if (ended.ms < ms && !args.includes("--resume")) ms = ended.ms; // the first one may have been slow by chance
       count(seen, ended.killed ? `killed with ${listCheckpoints(output).length} checkpoints` : "came to its end");
       return ended;
     });
@@ -80,30 +81,51 @@ export async function killTraining(settings: Settings): Promise<Outcome> {
   return { scenario: "training, killed and resumed", faults: settings.times, seen };
 }
 
-/** Commands that write a directory or nothing. */
+/** Commands that write a directory, or a file, or nothing. */
 export const WRITERS: Readonly<Record<string, (settings: Settings, output: string) => string[]>> = {
   "preparing a model": ({ model }, output) => ["model", "prepare", model, "--weights", "int4", "--output", output],
   "merging an adapter": ({ model, adapter }, output) => ["adapters", "merge", "--model", model, "--adapter", adapter, "--output", output], // biome-ignore format: one line
+  "exporting an adapter (GGUF)": (settings, output) => exportArgs(settings, output, "gguf"),
+  "converting an adapter (PEFT)": (settings, output) => exportArgs(settings, output, "peft"),
 };
 
+const exportArgs = ({ model, adapter }: Settings, output: string, format: string): string[] =>
+  ["adapters", "export", "--model", model, "--adapter", adapter, "--format", format, "--output", output]; // biome-ignore format: one line
+
+/** Three of four kills come while it writes, which takes it a moment at the end; the others at any time. */
 export async function killWriter(settings: Settings, name: string): Promise<Outcome> {
   const seen: Record<string, number> = {};
   const parent = join(settings.directory, name.replaceAll(" ", "-"));
   mkdirSync(parent);
   const output = join(parent, "output");
   const args = WRITERS[name]!(settings, output);
-  const { code, ms, stderr } = await run(settings, args);
+  const drafts = (): string[] => readdirSync(parent).filter((entry) => entry.startsWith("."));
+  let began = Number.NaN;
+  const since = (): boolean => {
+    if (drafts().length === 0) return false;
+    if (Number.isNaN(began)) began = performance.now();
+    return true;
+  };
+  let { code, ms, stderr } = await run(settings, args, { ms: 600_000, since });
   must(code === 0, stderr);
+  let writing = Number.isNaN(began) ? 5 : performance.now() - began;
   const wanted = sumOf(output);
   for (let kills = 0; kills < settings.times; ) {
     rmSync(output, { recursive: true, force: true });
-    // Writing comes last: most kills are to come then.
-    const ended = await run(settings, args, ms * (settings.random() < 0.3 ? settings.random() : 0.7 + 0.35 * settings.random())); // biome-ignore format: one line
+    const before = new Set(drafts());
+    const begun = (): boolean => drafts().some((entry) => !before.has(entry));
+    const anywhere = settings.random() < 0.25;
+    const moment = anywhere ? { ms: ms * settings.random() } : { ms: writing * settings.random(), since: begun };
+    const ended = await run(settings, args, moment);
     if (ended.killed) kills++;
-    else must(ended.code === 0, ended.stderr);
-    const drafts = readdirSync(parent).some((entry) => entry.startsWith("."));
+    else {
+      must(ended.code === 0, ended.stderr);
+      if (ended.ms < ms) ms = ended.ms;
+      writing *= 0.9;
+    }
     if (existsSync(output)) must(sumOf(output) === wanted, `${output} is there and not whole`);
-    count(seen, existsSync(output) ? "all there" : drafts ? "a hidden draft" : "nothing there");
+    const left = existsSync(output) ? "all there" : drafts().length > 0 ? "a hidden draft" : "nothing there";
+    count(seen, ended.killed ? left : "done sooner");
   }
   rmSync(output, { recursive: true, force: true });
   must((await run(settings, args)).code === 0, "the last attempt failed");

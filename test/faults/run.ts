@@ -1,5 +1,5 @@
 /** @file `npm run faults`: kills, full disks, damaged files, jumping clocks and bad clients, again and again, on the built package. */
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
@@ -9,29 +9,34 @@ import { readBackboneConfig } from "../../src/models/index.ts";
 import { cutModel, writeRows } from "../../src/training/testing.ts";
 import { killAll, type Outcome, ROOT, type Settings } from "./children.ts";
 import { damagedAdapters, databaseGone, noDatabase } from "./database.ts";
-import { damagedCheckpoints, damagedModels, fullWhileServing, fullWhileTraining, fullWhileWriting, noDisks } from "./disk.ts"; // biome-ignore format: one line
+import { damagedCheckpoints, damagedModels, fullWhileServing, fullWhileTraining, fullWhileWriting, noDisks, readOnlyWhileServing } from "./disk.ts"; // biome-ignore format: one line
 import { killTraining, killWriter, WRITERS } from "./kills.ts";
 import { noStrace, powerCuts } from "./power.ts";
-import { badClients, fewHandles, jumpingClock, killServer } from "./server.ts";
+import { badClients, fewHandles, killServer } from "./server.ts";
+import { clockSetBack, jumpingClock } from "./time.ts";
 
-const [PREPARE, MERGE] = Object.keys(WRITERS) as [string, string];
+const [PREPARE, MERGE, GGUF, PEFT] = Object.keys(WRITERS) as [string, string, string, string];
 
 /** By name: what is done, and how much of `--times` it gets. */
 const SCENARIOS: Readonly<Record<string, (settings: Settings) => Promise<Outcome>>> = {
   "kill-training": killTraining,
   "kill-preparing": (settings) => killWriter(settings, PREPARE),
   "kill-merging": (settings) => killWriter(settings, MERGE),
+  "kill-exporting": (settings) => killWriter(settings, GGUF),
+  "kill-converting": (settings) => killWriter(settings, PEFT),
   "kill-serving": killServer,
   "disk-training": fullWhileTraining,
   "disk-preparing": (settings) => fullWhileWriting(settings, PREPARE),
   "disk-merging": (settings) => fullWhileWriting(settings, MERGE),
   "disk-serving": fullWhileServing,
+  "disk-read-only": readOnlyWhileServing,
   "damage-checkpoints": damagedCheckpoints,
   "damage-models": damagedModels,
   "damage-adapters": damagedAdapters,
   database: databaseGone,
   handles: fewHandles,
   clock: jumpingClock,
+  "clock-back": clockSetBack,
   clients: badClients,
   power: powerCuts,
 };
@@ -43,6 +48,7 @@ const USAGE = `npm run faults -- [options] [scenario …]      (after npm run bu
   --times N      faults of each scenario (100)
   --seed N       the same faults again (drawn by the clock)
   --dist DIR     the built package (dist)
+  --place DIR    where it happens (/dev/shm where there is one, in which fsync costs nothing; power: always on the disk)
   scenario       ${Object.keys(SCENARIOS).join(", ")} (all)
 `;
 
@@ -50,6 +56,7 @@ const options = {
   times: { type: "string", default: "100" },
   seed: { type: "string", default: String(Date.now() % 1_000_000) },
   dist: { type: "string", default: join(ROOT, "dist") },
+  place: { type: "string" },
   help: { type: "boolean" },
 } as const;
 const { values, positionals } = parseArgs({ args: process.argv.slice(process.argv[1] === "--" ? 2 : 1), options, allowPositionals: true }); // biome-ignore format: one line
@@ -60,7 +67,13 @@ if (values.help || !Number.isSafeInteger(times) || times < 1 || chosen.some((nam
   process.exit(values.help ? 0 : 2);
 }
 
-const top = mkdtempSync(join(tmpdir(), "milora-faults-"));
+const MEMORY = "/dev/shm";
+const DISK = tmpdir();
+const top = mkdtempSync(join(values.place ?? (existsSync(MEMORY) ? MEMORY : DISK), "milora-faults-"));
+chmodSync(top, 0o711); // PostgreSQL, which is another user, has its files in it
+// Starting the command is most of a run, and not what is tried here: it is compiled once.
+process.env.NODE_COMPILE_CACHE = join(top, "compiled");
+process.env.TMPDIR = top;
 const shared = join(top, "shared");
 mkdirSync(shared);
 const model = cutModel(shared);
@@ -78,8 +91,8 @@ const random = new Random(Number(values.seed));
 process.stdout.write(`seed ${values.seed}\n\n| fault | times | what was seen | minutes |\n|---|---|---|---|\n`);
 let failed = 0;
 for (const name of chosen) {
-  const directory = join(top, name);
-  mkdirSync(directory);
+  const directory = name === "power" ? mkdtempSync(join(DISK, "milora-faults-")) : join(top, name);
+  mkdirSync(directory, { recursive: true });
   const settings: Settings = { times, dist: resolve(values.dist), directory, model, adapter, random: () => random.integer(2 ** 30) / 2 ** 30 }; // biome-ignore format: one line
   const skipped = name.startsWith("disk-") ? noDisks(settings) : MISSING[name]?.();
   if (skipped) {
