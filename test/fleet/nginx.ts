@@ -14,10 +14,19 @@ export const NO_NGINX: string | undefined = existsSync(BINARY) ? undefined : "no
 
 /** A request as nginx saw it. */
 export interface Passed {
+  /** As the client named it. */
+  readonly id: string;
+  /** When it ended, seconds since 1970. */
+  readonly at: number;
   readonly status: number;
-  /** How each server that it was passed to answered, in order. */
+  /** How each server that it was passed to answered, in order; `-` where it did not. */
   readonly upstream: readonly string[];
+  /** Which servers these were, and how many seconds each took. */
+  readonly servers: readonly string[];
+  readonly seconds: readonly string[];
 }
+
+const FORMAT = "$http_x_request_id|$msec|$status|$upstream_status|$upstream_addr|$upstream_response_time";
 
 export class Nginx implements AsyncDisposable {
   readonly url: string;
@@ -43,9 +52,9 @@ export class Nginx implements AsyncDisposable {
     }
     const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map((name) => `${name}_temp_path ${directory}/${name};`); // biome-ignore format: one line
     const main = [
-      ...[`pid ${directory}/pid;`, "daemon off;", `user ${userInfo().username};`, "error_log stderr crit;"],
+      ...[`pid ${directory}/pid;`, "daemon off;", `user ${userInfo().username};`, `error_log ${directory}/error.log;`],
       ...["events { worker_connections 512; }", "http {", ...temporary],
-      `log_format passed '$status $upstream_status'; access_log ${directory}/access.log passed;`,
+      `log_format passed '${FORMAT}'; access_log ${directory}/access.log passed;`,
       ...[site, "}"],
     ];
     const path = join(directory, "nginx.conf");
@@ -69,9 +78,15 @@ export class Nginx implements AsyncDisposable {
   get passed(): Passed[] {
     const lines = readFileSync(join(this.#directory, "access.log"), "utf8").trim().split("\n");
     return lines.map((line) => {
-      const [status, ...upstream] = line.split(/[ ,:]+/);
-      return { status: Number(status), upstream };
+      const [id = "", at, status, ...lists] = line.split("|");
+      const [upstream = [], servers = [], seconds = []] = lists.map((list) => list.split(/, | : /));
+      return { id, at: Number(at), status: Number(status), upstream, servers, seconds };
     });
+  }
+
+  /** What it had to complain about. */
+  get complaints(): string {
+    return readFileSync(join(this.#directory, "error.log"), "utf8");
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -58,21 +58,32 @@ describe.skipIf(MISSING)(`a fleet ${MISSING ?? ""}`, () => {
 
       let ended = false;
       let answered = 0;
+      let moment = "before";
+      /** Servers that are gone, too. */
+      const all = [...replicas];
       const failures: string[] = [];
+      /** All that is known of a request that failed. */
+      const toldOf = (id: string, failure: string, when: string): string => {
+        const seen = nginx.passed.find((passed) => passed.id === id);
+        const lines = all.flatMap(({ output, url }) => output.split("\n").filter((line) => line.includes(id)).map((line) => `${url} ${line}`)); // biome-ignore format: one line
+        const nearby = all.flatMap(({ output, url }) => output.split("\n").filter((line) => /"level":"(warn|error)"|draining|stopped/.test(line)).map((line) => `${url} ${line}`)); // biome-ignore format: one line
+        return [`${id} began ${when}, ended ${moment}: ${failure}`, `nginx: ${JSON.stringify(seen)}`, ...lines, "besides:", ...nearby.slice(-20), nginx.complaints.slice(-4000)].join("\n"); // biome-ignore format: one line
+      };
       const expected = new Map<string, string>();
       const client = async (tenant: number, stream: boolean): Promise<void> => {
         const model = tenant % 3 === 0 ? MODEL : "own";
         for (let i = 0; !ended; i++) {
           // Streams that last longer than a server's delay, and short answers.
           const body = { model, prompt: "The cell", max_tokens: stream ? 40 : 8, temperature: 0, ignore_eos: true, stream }; // biome-ignore format: one line
-          const failure = await ask(nginx.url, keys[tenant]!, body, (text) => {
-            const id = `${tenant} ${stream}`;
-            const first = expected.get(id) ?? text;
-            expected.set(id, first);
+          const kind = `tenant${tenant}-${stream ? "stream" : "answer"}`;
+          const [id, when] = [`${kind}-${i}`, `${moment} (${new Date().toISOString()})`];
+          const failure = await ask(nginx.url, keys[tenant]!, id, body, (text) => {
+            const first = expected.get(kind) ?? text;
+            expected.set(kind, first);
             return text === first;
           });
           if (failure === undefined) answered++;
-          else failures.push(`tenant ${tenant}, ${stream ? "stream" : "answer"} ${i}: ${failure}`);
+          else failures.push(toldOf(id, failure, when));
         }
       };
       const load = keys.flatMap((_, tenant) => [client(tenant, true), client(tenant, false)]);
@@ -83,8 +94,12 @@ describe.skipIf(MISSING)(`a fleet ${MISSING ?? ""}`, () => {
       await goesOn();
       const codes: (number | null)[] = [];
       for (const which of [0, 1, 0, 1] as const) {
+        moment = `while server ${which} ended`;
         codes.push(await replicas[which]!.end("SIGTERM"));
+        moment = `while server ${which} was away`;
         replicas[which] = await start(which);
+        all.push(replicas[which]!);
+        moment = `when server ${which} was back`;
         await goesOn();
       }
       ended = true;
@@ -105,6 +120,7 @@ describe.skipIf(MISSING)(`a fleet ${MISSING ?? ""}`, () => {
 async function ask(
   url: string,
   key: string,
+  id: string,
   body: { stream: boolean; max_tokens: number },
   same: (text: string) => boolean,
 ): Promise<string | undefined> {
@@ -112,7 +128,7 @@ async function ask(
   try {
     const response = await fetch(`${url}/v1/completions`, {
       method: "POST",
-      headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },
+      headers: { authorization: `Bearer ${key}`, "content-type": "application/json", "x-request-id": id },
       body: JSON.stringify(body),
     });
     const text = await response.text();
