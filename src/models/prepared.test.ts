@@ -170,6 +170,23 @@ describe("a directory of its own", () => {
     await expect(Backbone.load(output)).rejects.toThrow(/another config.json/);
   });
 
+  test("whose numbers begin between two addresses at which there can be any is refused", async () => {
+    const output = join(root, "shifted");
+    await prepareModel(model, { output });
+    const path = join(output, PREPARED);
+    const bytes = readFileSync(path);
+    const header = bytes.readBigUInt64LE(0);
+    for (const more of [1, 2, 4]) {
+      const size = Buffer.alloc(8);
+      size.writeBigUInt64LE(header + BigInt(more));
+      const end = 8 + Number(header);
+      writeFileSync(path, Buffer.concat([size, bytes.subarray(8, end), Buffer.alloc(more, " "), bytes.subarray(end)]));
+      const loaded = Backbone.load(output).then((backbone) => backbone[Symbol.dispose]());
+      if (more < 4) await expect(loaded).rejects.toThrow(/begins between two numbers/);
+      else await loaded;
+    }
+  });
+
   test.each(["llama-gqa-q4_0.gguf", "gemma2.gguf", "phi3.gguf"])("of a GGUF file: %s", async (name) => {
     const file = join("test/fixtures/gguf", name);
     const output = join(root, `own-${name}`);

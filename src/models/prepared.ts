@@ -152,6 +152,8 @@ export function openPrepared(path: string, config: BackboneConfig): { info: Prep
     else if (entry.storedDType !== stored || String(entry.shape) !== String(shape)) {
       const [is, should] = [`${entry.storedDType} [${entry.shape}]`, `${stored} [${shape}]`];
       problems.push(`${name} is ${is}, not ${should}`);
+    } else if ((file.dataStart + entry.begin) % storedDType(dtype).bytes !== 0) {
+      problems.push(`${name} begins between two numbers, where it cannot be mapped`);
     }
   }
   for (const name of file.entries.keys()) if (!layout.has(name)) problems.push(`${name} is not a weight of this model`);
