@@ -7,7 +7,7 @@ import { InputError } from "../../base/index.ts";
 import { problemsOf } from "../paper/work.ts";
 import { openWorld } from "../paper/world.ts";
 import { planGrid } from "./plan.ts";
-import { gridResults, gridTable, indexOf } from "./results.ts";
+import { gridResults, gridTable, indexOf, readIndex, writeIndex } from "./results.ts";
 import { type Grid, gridSchema, pointsOf, portableGrid, readGrid } from "./schema.ts";
 
 const model = "assets/tiny-llama";
@@ -200,4 +200,12 @@ test.each<[string, Record<string, unknown>, RegExp]>([
 ])("refuses %s", (_, changes, message) => {
   const { train, axes, evaluate } = grid();
   expect(problems({ train, axes, evaluate, ...changes })).toContainEqual(expect.stringMatching(message));
+});
+
+test("the index of a directory with more cells than there are evaluations is none", () => {
+  const point = { settings: { lr: 1e-3, seed: 0 }, run: "r", cells: ["a"] };
+  writeIndex(directory, { grid: grid(), points: [point] });
+  expect(readIndex(directory).points).toEqual([point]);
+  writeIndex(directory, { grid: grid(), points: [{ ...point, cells: ["a", "b"] }] });
+  expect(() => readIndex(directory)).toThrow(/more cells than there are evaluations/);
 });

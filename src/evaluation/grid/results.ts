@@ -37,16 +37,21 @@ export interface GridResults {
   readonly failures: readonly Failure[];
 }
 
-const indexSchema = z.object({
-  grid: gridSchema,
-  points: z.array(
-    z.object({
-      settings: z.record(z.string(), z.unknown()),
-      run: z.string().nullable(),
-      cells: z.array(z.string()),
-    }),
-  ),
-});
+const indexSchema = z
+  .object({
+    grid: gridSchema,
+    points: z.array(
+      z.object({
+        settings: z.record(z.string(), z.unknown()),
+        run: z.string().nullable(),
+        cells: z.array(z.string()),
+      }),
+    ),
+  })
+  .refine(({ grid, points }) => points.every(({ cells }) => cells.length <= grid.evaluate.length), {
+    path: ["points"],
+    error: "one has more cells than there are evaluations",
+  });
 
 /** A plan without all that it takes to do it: the ids of its runs and cells. */
 export type GridIndex = z.infer<typeof indexSchema>;
