@@ -1,16 +1,17 @@
 /** @file `npm run fuzz`: every target of test/fuzz for far longer than in `make test`, with seeds of its own, and a table of what was run. */
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { availableParallelism, tmpdir } from "node:os";
+import { availableParallelism } from "node:os";
 import { join, relative } from "node:path";
 import { parseArgs } from "node:util";
+import { quickDisk } from "./disk.ts";
 
 const USAGE = `npm run fuzz -- [options] [file …]
   --runs N       cases of each target (100000)
   --seconds N    at most so long for each target (no limit)
   --only TEXT    targets whose name holds it
   --jobs N       targets at a time, a process each (one a core)
-  file           data, files, archives, settings, http, keys (all)`;
+  file           data, files, archives, settings, records, http, keys (all)`;
 
 interface Target {
   readonly name: string;
@@ -38,9 +39,7 @@ if (values.help || !(Number(values.runs) > 0) || !(Number(values.jobs) > 0)) {
   process.exit(values.help ? 0 : 2);
 }
 
-// Each case writes a file anew: where there is a disk in memory, that is a tenth of the time.
-const memory = "/dev/shm";
-const scratch = mkdtempSync(join(existsSync(memory) ? memory : tmpdir(), "fuzz-run-"));
+const scratch = mkdtempSync(join(quickDisk(), "fuzz-run-"));
 const report = join(scratch, "report.jsonl");
 const env = { ...process.env, TMPDIR: scratch, MILORA_FUZZ_RUNS: values.runs, MILORA_FUZZ_SECONDS: values.seconds, MILORA_FUZZ_REPORT: report }; // biome-ignore format: one line
 const vitest = ["node_modules/vitest/vitest.mjs"];

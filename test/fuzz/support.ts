@@ -1,11 +1,11 @@
 /** @file Damages files as untrusted ones may be damaged, and holds what reads them to typed errors, bounded memory and a clean Object.prototype. */
 import { appendFileSync, mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { getHeapStatistics } from "node:v8";
 import fc from "fast-check";
 import { afterAll, beforeAll, expect } from "vitest";
 import { MiloraError } from "../../src/base/index.ts";
+import { quickDisk } from "./disk.ts";
 
 /** Cases of each target, and seconds for them: `npm run fuzz` looks longer, with seeds of its own. */
 export const GIVEN = Number(process.env.MILORA_FUZZ_RUNS);
@@ -25,7 +25,7 @@ export const TIMEOUT = GIVEN > 0 ? 24 * 60 * 60 * 1000 : 60_000;
 export function scratch(): { readonly path: string } {
   const holder = { path: "" };
   beforeAll(() => {
-    holder.path = mkdtempSync(join(tmpdir(), "fuzz-"));
+    holder.path = mkdtempSync(join(quickDisk(), "fuzz-"));
   });
   afterAll(() => rmSync(holder.path, { recursive: true, force: true }));
   return holder;
