@@ -45,15 +45,17 @@ typedef struct {
 enum { FLOAT32, FLOAT16, INT8 };
 static inline int64_t bytes_of(int64_t form) { return form == INT8 ? 1 : form == FLOAT16 ? 2 : 4; }
 
+/* Memory that is read from beginning to end. */
+typedef struct {
+  const char *at, *stop;
+} Stretch;
+
 /*
- * What is read after this product: memory of items, line by line. Products are bound by arithmetic, items by memory, so
- * that each has what the other does not need; `lines` are asked for with every chunk of weights.
+ * What is read after this product, numbers of items: products are bound by arithmetic or by one long row of weights, items by
+ * the many places that they begin at, which nobody foresees. `lines` are asked for with every chunk of weights.
  */
 typedef struct {
-  const Item *item, *end;  /* what is left */
-  int64_t in;              /* columns of A */
-  const char *at, *stop;   /* what is left of an A or B */
-  int second;              /* that was a B */
+  Stretch *next, *end; /* what is left */
   int lines;
 } Soon;
 

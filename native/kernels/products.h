@@ -218,20 +218,13 @@ INLINE void add_step(vec sums[4][8], const Step *x, int64_t row, const uint8_t *
 /* Once for a tile: among its sums there is no register left for this. */
 static __attribute__((noinline)) void ask(Soon *soon, int64_t chunks) {
   for (int64_t i = soon->lines * chunks; i > 0; i--) {
-    if (soon->at >= soon->stop) {
-      if (soon->item == soon->end) {
-        soon->lines = 0;
-        return;
-      }
-      const Item *item = soon->item;
-      const int64_t bytes = bytes_of(item->form);
-      soon->at = soon->second ? item->b : item->a;
-      soon->stop = soon->at + (soon->at ? bytes * item->rank * (soon->second ? item->outputs : soon->in) : 0);
-      soon->item += soon->second;
-      soon->second = !soon->second;
+    while (soon->next < soon->end && soon->next->at >= soon->next->stop) soon->next++;
+    if (soon->next == soon->end) {
+      soon->lines = 0;
+      return;
     }
-    __builtin_prefetch(soon->at, 0, 2);
-    soon->at += 64;
+    well_ahead(soon->next->at, 0);
+    soon->next->at += 64;
   }
 }
 

@@ -54,11 +54,49 @@ static void begin_few(void *data, size_t t) {
   }
 }
 
+/* Lines of memory asked for at a time: more would wait for each other. */
+enum { MOST_LINES = 4 };
+
+/* Stretches that a thread asks for during a product. */
+enum { MOST_STRETCHES = 32 };
+
+static void stretch(Stretch *stretches, int *count, const void *numbers, int64_t bytes) {
+  if (numbers && bytes > 0 && *count < MOST_STRETCHES) stretches[(*count)++] = (Stretch){numbers, (const char *)numbers + bytes};
+}
+
+/* `sums` that are kept at a time by the tiles of a product of `outputs` and M rows. */
+static Soon soon_of(const Linear *run, Stretch *stretches, int count, int64_t outputs, int64_t sums) {
+  const int64_t tiles = 1 + outputs * run->M * run->w.K / CHUNK / sums;
+  int64_t lines = 0;
+  for (int i = 0; i < count; i++) lines += (stretches[i].stop - stretches[i].at) / 64;
+  return (Soon){stretches, stretches + count, (int)least((lines + tiles - 1) / tiles, MOST_LINES)};
+}
+
+/* What this thread reads of the items of these outputs, and of those of the next product. */
+static Soon soon_of_few(const Linear *run, size_t t, int64_t from, int64_t to, Stretch *stretches) {
+  int count = 0;
+  for (const Item *item = run->items; item < run->items + run->count; item++) {
+    const Span own = outputs_of(item, from, to);
+    const int64_t bytes = bytes_of(item->form) * item->rank;
+    if (item->a && gate_of(run, item) != 0) stretch(stretches, &count, (const char *)item->b + bytes * own.from, bytes * (own.to - own.from));
+  }
+  for (const Item *item = run->next; item < run->next + run->nextCount; item++) {
+    const int64_t first = part(item->rank, (int64_t)t, run->parts, 4), end = part(item->rank, (int64_t)t + 1, run->parts, 4);
+    const int64_t bytes = bytes_of(item->form) * run->kernel->nextK;
+    if (item->a) stretch(stretches, &count, (const char *)item->a + bytes * first, bytes * (end - first));
+  }
+  return soon_of(run, stretches, count, to - from, 4 * run->M);
+}
+
 static void end_few(void *data, size_t t) {
   const Linear *run = data;
   const int64_t N = run->w.N;
   const int64_t from = part(N, (int64_t)t, run->parts, BAND), to = part(N, (int64_t)t + 1, run->parts, BAND);
-  if (run->multiplies) kernels->multiply(run->chunks, run->M, &run->w, run->bias, from, to, run->y, N, NULL);
+  if (run->multiplies) {
+    Stretch stretches[MOST_STRETCHES];
+    Soon soon = soon_of_few(run, t, from, to, stretches);
+    kernels->multiply(run->chunks, run->M, &run->w, run->bias, from, to, run->y, N, soon.lines ? &soon : NULL);
+  }
   for (int64_t i = 0; i < run->count; i++) {
     const Item *item = run->items + i;
     const Span own = outputs_of(item, from, to);
@@ -96,9 +134,6 @@ static void begin_rows(void *data, size_t t) {
   }
 }
 
-/* Lines of memory asked for at a time: more would wait for each other. */
-enum { MOST_LINES = 4 };
-
 /* Rows at a time, so that their chunks stay in the cache while weights pass. */
 enum { ROWS = 64 };
 
@@ -108,13 +143,15 @@ static void end_rows(void *data, size_t t) {
   const int64_t from = part(N, (int64_t)t, run->parts, BAND), to = part(N, (int64_t)t + 1, run->parts, BAND);
   if (run->multiplies) {
     /* The items that this part reads from beginning to end in the next operator. */
-    Soon soon = {.item = run->next + part(run->nextCount, (int64_t)t, run->parts, 1), .in = run->kernel->nextK};
-    soon.end = run->next + part(run->nextCount, (int64_t)t + 1, run->parts, 1);
-    int64_t lines = 0;
-    for (const Item *item = soon.item; item < soon.end; item++)
-      if (item->a) lines += item->rank * (soon.in + item->outputs) * bytes_of(item->form) / 64;
-    const int64_t steps = 1 + (to - from) * run->M * run->w.K / CHUNK / 16; /* tiles have 16 sums */
-    soon.lines = (int)least((lines + steps - 1) / steps, MOST_LINES);
+    Stretch stretches[MOST_STRETCHES];
+    int count = 0;
+    const Item *const end = run->next + part(run->nextCount, (int64_t)t + 1, run->parts, 1);
+    for (const Item *item = run->next + part(run->nextCount, (int64_t)t, run->parts, 1); item < end; item++) {
+      const int64_t bytes = item->a ? bytes_of(item->form) * item->rank : 0;
+      stretch(stretches, &count, item->a, bytes * run->kernel->nextK);
+      stretch(stretches, &count, item->b, bytes * item->outputs);
+    }
+    Soon soon = soon_of(run, stretches, count, to - from, 16);
     for (int64_t m = 0; m < run->M; m += ROWS)
       kernels->multiply(run->chunks + m * run->chunksOfRow, least(ROWS, run->M - m), &run->w, run->bias, from, to, run->y + m * N, N,
                         soon.lines ? &soon : NULL);
