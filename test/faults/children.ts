@@ -9,8 +9,12 @@ export const ROOT = join(import.meta.dirname, "../..");
 
 /** What a scenario is given. */
 export interface Settings {
-  /** Faults, of each kind. */
+  /** Faults, of each kind, at most. */
   readonly times: number;
+  /** Those that have been. */
+  done: number;
+  /** Whether there are to be more, and is time for them. */
+  more(): boolean;
   /** The built package. */
   readonly dist: string;
   /** An empty directory. */
@@ -24,12 +28,19 @@ export interface Settings {
 
 export interface Outcome {
   readonly scenario: string;
-  readonly faults: number;
   /** How the faults ended, counted. */
   readonly seen: Readonly<Record<string, number>>;
 }
 
 export class FaultError extends Error {}
+
+/** Counts faults until there have been enough. */
+export function* faultsOf(settings: Settings): Generator<number> {
+  for (let i = 0; settings.more(); i++) {
+    yield i;
+    settings.done++;
+  }
+}
 
 /** @throws FaultError */
 export function must(holds: boolean, what: string): asserts holds {

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { openStore } from "../../src/serving/store/index.ts";
 import { Cluster, NO_OWN_POSTGRES } from "../../src/serving/store/testing/cluster.ts";
-import { count, must, type Outcome, type Settings, until } from "./children.ts";
+import { count, faultsOf, must, type Outcome, type Settings, until } from "./children.ts";
 import { damage } from "./disk.ts";
 import { archivesOf, ask, completion, newData, serve } from "./server.ts";
 
@@ -51,7 +51,7 @@ export async function databaseGone(settings: Settings): Promise<Outcome> {
     }
   };
   const workers = [worker("tiny"), worker("n0"), keymaker()];
-  for (let i = 0; i < settings.times; i++) {
+  for (const _ of faultsOf(settings)) {
     await sleep(settings.random() * 1500);
     await cluster.stop();
     await sleep(settings.random() * 2000);
@@ -69,7 +69,7 @@ export async function databaseGone(settings: Settings): Promise<Outcome> {
   child.kill("SIGTERM");
   must((await ended) === 0, "the server did not end in peace");
   Object.assign(seen, { "revocations confirmed": revoked.length, "revocations left open": unclear });
-  return { scenario: "the database killed, away for up to 2 s, and back", faults: settings.times, seen };
+  return { scenario: "the database killed, away for up to 2 s, and back", seen };
 }
 
 /** Files of installed adapters lose their end or a bit: their requests are refused, others not, and an upload mends them. */
@@ -80,7 +80,7 @@ export async function damagedAdapters(settings: Settings): Promise<Outcome> {
   const archives = archivesOf(settings, 2);
   const { url, child, ended } = await serve(settings, data);
   for (const [i, archive] of archives.entries()) must((await ask(url, key, "PUT", `/v1/adapters/n${i}`, archive)).status === 201, "no upload"); // biome-ignore format: one line
-  for (let i = 0; i < settings.times; i++) {
+  for (const _ of faultsOf(settings)) {
     const { data: listed } = (await ask(url, key, "GET", "/v1/adapters")).body;
     const { digest } = listed!.find(({ name }) => name === "n0")!;
     await ask(url, key, "DELETE", "/admin/v1/adapters/n0/resident");
@@ -98,5 +98,5 @@ export async function damagedAdapters(settings: Settings): Promise<Outcome> {
   }
   child.kill("SIGTERM");
   must((await ended) === 0, "the server did not end in peace");
-  return { scenario: "damaged files of installed adapters", faults: settings.times, seen };
+  return { scenario: "damaged files of installed adapters", seen };
 }

@@ -12,7 +12,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { count, must, type Outcome, run, type Settings, sumOf, told, until } from "./children.ts";
+import { count, faultsOf, must, type Outcome, run, type Settings, sumOf, told, until } from "./children.ts";
 import { checkRun, isRun, outcomeOf, trainArgs, WRITERS } from "./kills.ts";
 import { archivesOf, ask, newData, serve } from "./server.ts";
 
@@ -54,7 +54,7 @@ export async function fullWhileTraining(settings: Settings): Promise<Outcome> {
   const first = await run(settings, trainArgs(settings, straight));
   must(first.code === 0, first.stderr);
   const [wanted, bytes] = [outcomeOf(straight), sizeOf(straight)];
-  for (let i = 0; i < settings.times; i++) {
+  for (const _ of faultsOf(settings)) {
     using disk = new Disk(join(settings.directory, "disk"), bytes * settings.random() * 1.6);
     const output = join(disk.path, "run");
     const ended = await run(settings, trainArgs(settings, output));
@@ -68,7 +68,7 @@ export async function fullWhileTraining(settings: Settings): Promise<Outcome> {
     must(resumed.code === 0, `not resumed: ${resumed.stderr}`);
     must(outcomeOf(output) === wanted, "another outcome after a full disk");
   }
-  return { scenario: "disk full while training", faults: settings.times, seen };
+  return { scenario: "disk full while training", seen };
 }
 
 export async function fullWhileWriting(settings: Settings, name: string): Promise<Outcome> {
@@ -76,7 +76,7 @@ export async function fullWhileWriting(settings: Settings, name: string): Promis
   const whole = join(settings.directory, "whole");
   must((await run(settings, WRITERS[name]!(settings, whole))).code === 0, `${name} failed`);
   const [wanted, bytes] = [sumOf(whole), sizeOf(whole)];
-  for (let i = 0; i < settings.times; i++) {
+  for (const _ of faultsOf(settings)) {
     using disk = new Disk(join(settings.directory, "disk"), bytes * settings.random() * 1.1);
     const output = join(disk.path, "output");
     const ended = await run(settings, WRITERS[name]!(settings, output));
@@ -87,7 +87,7 @@ export async function fullWhileWriting(settings: Settings, name: string): Promis
     }
     count(seen, ended.code === 0 ? "fitted" : "told, nothing left");
   }
-  return { scenario: `disk full while ${name}`, faults: settings.times, seen };
+  return { scenario: `disk full while ${name}`, seen };
 }
 
 /** Uploads onto a full disk are refused; the server answers on, and takes them when there is room. */
@@ -100,7 +100,7 @@ export async function fullWhileServing(settings: Settings): Promise<Outcome> {
   const { url, child, ended } = await serve(settings, data);
   const filler = join(disk.path, "filler");
   const completion = { model: "tiny", prompt: "The cell", max_tokens: 2 };
-  for (let i = 0; i < settings.times; i++) {
+  for (const i of faultsOf(settings)) {
     const free = Number(execFileSync("df", ["--output=avail", "-B1", disk.path]).toString().split("\n")[1]);
     const room = Math.floor(archives[0]!.length * settings.random() * 0.9);
     execFileSync("fallocate", ["-l", String(Math.max(1, free - room)), filler]);
@@ -114,7 +114,7 @@ export async function fullWhileServing(settings: Settings): Promise<Outcome> {
   }
   child.kill("SIGTERM");
   must((await ended) === 0, "the server did not end in peace");
-  return { scenario: "disk full while serving and uploading", faults: settings.times, seen };
+  return { scenario: "disk full while serving and uploading", seen };
 }
 
 /** The data directory can be read only for a while: uploads are refused, answers go on, and all is well afterwards. */
@@ -136,7 +136,7 @@ export async function readOnlyWhileServing(settings: Settings): Promise<Outcome>
     must(status === 200, `${model}: ${status} ${body.error?.code}`);
     answered++;
   };
-  for (let i = 0; i < settings.times; i++) {
+  for (const i of faultsOf(settings)) {
     // What is open for writing, as the log of the database, forbids it for the whole; a second mount above it does not.
     const place = i % 2 ? data : join(data, "adapters");
     execFileSync("mount", ["--bind", place, place]);
@@ -168,7 +168,7 @@ export async function readOnlyWhileServing(settings: Settings): Promise<Outcome>
   await until(async () => (await usage()) === answered, `usage says ${await usage()} requests of ${answered}`, 20);
   child.kill("SIGTERM");
   must((await ended) === 0, "the server did not end in peace");
-  return { scenario: "the data directory read-only while serving", faults: settings.times, seen };
+  return { scenario: "the data directory read-only while serving", seen };
 }
 
 /** One bit, or the end. */
@@ -209,7 +209,7 @@ export async function damagedCheckpoints(settings: Settings): Promise<Outcome> {
   }
   rmSync(join(half, "training.lock"), { force: true });
   const newest = readdirSync(join(half, "checkpoints")).filter((name) => name.startsWith("step-")).sort().at(-1)!; // biome-ignore format: one line
-  for (let i = 0; i < settings.times; i++) {
+  for (const _ of faultsOf(settings)) {
     const copy = join(settings.directory, "copy");
     cpSync(half, copy, { recursive: true });
     const names = filesOf(join(copy, "checkpoints", newest));
@@ -221,7 +221,7 @@ export async function damagedCheckpoints(settings: Settings): Promise<Outcome> {
     count(seen, `${how}: ${ended.code === 0 ? "made no difference" : "refused"}`);
     rmSync(copy, { recursive: true });
   }
-  return { scenario: "damaged checkpoints, resumed", faults: settings.times, seen };
+  return { scenario: "damaged checkpoints, resumed", seen };
 }
 
 /** `milora model info --verify` finds every damage of a prepared model's weights. */
@@ -230,7 +230,7 @@ export async function damagedModels(settings: Settings): Promise<Outcome> {
   const whole = join(settings.directory, "prepared");
   must((await run(settings, WRITERS["preparing a model"]!(settings, whole))).code === 0, "not prepared");
   must((await run(settings, ["model", "info", whole, "--verify"])).code === 0, "not verified");
-  for (let i = 0; i < settings.times; i++) {
+  for (const _ of faultsOf(settings)) {
     const copy = join(settings.directory, "copy");
     cpSync(whole, copy, { recursive: true });
     const name = filesOf(copy).find((file) => file.endsWith(".safetensors"))!;
@@ -240,5 +240,5 @@ export async function damagedModels(settings: Settings): Promise<Outcome> {
     count(seen, `${how}: found`);
     rmSync(copy, { recursive: true });
   }
-  return { scenario: "damaged prepared weights, verified", faults: settings.times, seen };
+  return { scenario: "damaged prepared weights, verified", seen };
 }

@@ -64,11 +64,11 @@ export async function killTraining(settings: Settings): Promise<Outcome> {
   let { code, ms, stderr } = await run(settings, trainArgs(settings, straight));
   must(code === 0, stderr);
   const wanted = outcomeOf(straight);
-  for (let kills = 0, round = 0; kills < settings.times; round++) {
+  for (let round = 0; settings.more(); round++) {
     const output = join(settings.directory, `train-${round}`);
     await trainThrough(settings, output, async (args) => {
-      const ended = await run(settings, args, kills < settings.times ? { ms: settings.random() * ms * 1.05 } : undefined); // biome-ignore format: one line
-      if (ended.killed) kills++;
+      const ended = await run(settings, args, settings.more() ? { ms: settings.random() * ms * 1.05 } : undefined); // biome-ignore format: one line
+      if (ended.killed) settings.done++;
       else if (ended.ms < ms && !args.includes("--resume")) ms = ended.ms; // the first one may have been slow by chance
       count(seen, ended.killed ? `killed with ${listCheckpoints(output).length} checkpoints` : "came to its end");
       return ended;
@@ -78,7 +78,7 @@ export async function killTraining(settings: Settings): Promise<Outcome> {
     must(left.length === 0, `${output} keeps ${left.join(", ")}`);
     rmSync(output, { recursive: true });
   }
-  return { scenario: "training, killed and resumed", faults: settings.times, seen };
+  return { scenario: "training, killed and resumed", seen };
 }
 
 /** Commands that write a directory, or a file, or nothing. */
@@ -110,14 +110,14 @@ export async function killWriter(settings: Settings, name: string): Promise<Outc
   must(code === 0, stderr);
   let writing = Number.isNaN(began) ? 5 : performance.now() - began;
   const wanted = sumOf(output);
-  for (let kills = 0; kills < settings.times; ) {
+  while (settings.more()) {
     rmSync(output, { recursive: true, force: true });
     const before = new Set(drafts());
     const begun = (): boolean => drafts().some((entry) => !before.has(entry));
     const anywhere = settings.random() < 0.25;
     const moment = anywhere ? { ms: ms * settings.random() } : { ms: writing * settings.random(), since: begun };
     const ended = await run(settings, args, moment);
-    if (ended.killed) kills++;
+    if (ended.killed) settings.done++;
     else {
       must(ended.code === 0, ended.stderr);
       if (ended.ms < ms) ms = ended.ms;
@@ -131,5 +131,5 @@ export async function killWriter(settings: Settings, name: string): Promise<Outc
   must((await run(settings, args)).code === 0, "the last attempt failed");
   must(sumOf(output) === wanted, "the last attempt wrote something else");
   must(readdirSync(parent).join() === "output", `drafts stay: ${readdirSync(parent).join(", ")}`);
-  return { scenario: `${name}, killed`, faults: settings.times, seen };
+  return { scenario: `${name}, killed`, seen };
 }

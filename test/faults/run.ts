@@ -46,6 +46,7 @@ const MISSING: Readonly<Record<string, () => string | undefined>> = { power: noS
 
 const USAGE = `npm run faults -- [options] [scenario …]      (after npm run build)
   --times N      faults of each scenario (100)
+  --minutes N    begins no more faults of a scenario after so long
   --seed N       the same faults again (drawn by the clock)
   --dist DIR     the built package (dist)
   --place DIR    where it happens (/dev/shm where there is one, in which fsync costs nothing; power: always on the disk)
@@ -54,6 +55,7 @@ const USAGE = `npm run faults -- [options] [scenario …]      (after npm run bu
 
 const options = {
   times: { type: "string", default: "100" },
+  minutes: { type: "string", default: "1000" },
   seed: { type: "string", default: String(Date.now() % 1_000_000) },
   dist: { type: "string", default: join(ROOT, "dist") },
   place: { type: "string" },
@@ -93,23 +95,29 @@ let failed = 0;
 for (const name of chosen) {
   const directory = name === "power" ? mkdtempSync(join(DISK, "milora-faults-")) : join(top, name);
   mkdirSync(directory, { recursive: true });
-  const settings: Settings = { times, dist: resolve(values.dist), directory, model, adapter, random: () => random.integer(2 ** 30) / 2 ** 30 }; // biome-ignore format: one line
+  const started = performance.now();
+  const minutes = () => (performance.now() - started) / 60_000;
+  const settings: Settings = {
+    ...{ times, done: 0, dist: resolve(values.dist), directory, model, adapter },
+    more: () => settings.done < times && minutes() < Number(values.minutes),
+    random: () => random.integer(2 ** 30) / 2 ** 30,
+  };
   const skipped = name.startsWith("disk-") ? noDisks(settings) : MISSING[name]?.();
   if (skipped) {
     process.stdout.write(`| ${name} | 0 | not run: ${skipped} | |\n`);
     continue;
   }
-  const started = performance.now();
-  const minutes = () => ((performance.now() - started) / 60_000).toFixed(1);
   try {
-    const { scenario, faults, seen } = await SCENARIOS[name]!(settings);
+    const { scenario, seen } = await SCENARIOS[name]!(settings);
     const told = Object.entries(seen).sort().map(([what, many]) => `${what}: ${many}`); // biome-ignore format: one line
-    process.stdout.write(`| ${scenario} | ${faults} | ${told.join("; ")} | ${minutes()} |\n`);
+    process.stdout.write(`| ${scenario} | ${settings.done} | ${told.join("; ")} | ${minutes().toFixed(1)} |\n`);
     rmSync(directory, { recursive: true, force: true });
   } catch (error) {
     failed++;
     killAll();
-    process.stdout.write(`| ${name} | | FAILED: ${(error as Error).message} (left in ${directory}) | ${minutes()} |\n`);
+    process.stdout.write(
+      `| ${name} | | FAILED: ${(error as Error).message} (after ${settings.done}, left in ${directory}) | ${minutes().toFixed(1)} |\n`,
+    );
   }
 }
 if (failed === 0) rmSync(top, { recursive: true, force: true });

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { openStore } from "../../src/serving/store/index.ts";
-import { count, must, type Outcome, Patience, type Settings, start, until } from "./children.ts";
+import { count, faultsOf, must, type Outcome, Patience, type Settings, start, until } from "./children.ts";
 
 export interface Running {
   readonly url: string;
@@ -90,7 +90,7 @@ export async function killServer(settings: Settings): Promise<Outcome> {
   /** What a name may stand for: what was confirmed, and what was begun since. */
   const allowed = new Map<string, Set<string | null>>(NAMES.map((name) => [name, new Set([null])]));
   let [confirmed, most] = [0, 0];
-  for (let kill = 0; kill <= settings.times; kill++) {
+  for (;;) {
     const { url, child, ended } = await serve(settings, data);
     const listed = (await ask(url, key, "GET", "/v1/adapters")).body.data!;
     for (const name of NAMES) {
@@ -106,7 +106,7 @@ export async function killServer(settings: Settings): Promise<Outcome> {
     const requests = usage.usage.reduce((sum, one) => sum + one.requests, 0);
     must(requests >= confirmed && requests <= most, `usage says ${requests} requests, not ${confirmed} to ${most}`);
     confirmed = requests;
-    if (kill === settings.times) {
+    if (!settings.more()) {
       child.kill("SIGTERM");
       must((await ended) === 0, "the server did not end in peace");
       break;
@@ -148,8 +148,9 @@ export async function killServer(settings: Settings): Promise<Outcome> {
     child.kill("SIGKILL");
     stopped = true;
     await Promise.all([ended, ...workers]);
+    settings.done++;
   }
-  return { scenario: "serving and uploading, killed and started again", faults: settings.times, seen };
+  return { scenario: "serving and uploading, killed and started again", seen };
 }
 
 function open(url: string): Promise<Socket | undefined> {
@@ -167,7 +168,7 @@ export async function fewHandles(settings: Settings): Promise<Outcome> {
   const key = await newData(data);
   const [archive] = archivesOf(settings, 1);
   const { url, child, ended } = await serve(settings, data, { shell: "ulimit -n 300;" });
-  for (let i = 0; i < settings.times; i++) {
+  for (const _ of faultsOf(settings)) {
     const sockets = await Promise.all(Array.from({ length: 400 }, () => open(url)));
     const answers = await Promise.allSettled([
       ask(url, key, "PUT", "/v1/adapters/n0", archive),
@@ -182,7 +183,7 @@ export async function fewHandles(settings: Settings): Promise<Outcome> {
   }
   child.kill("SIGTERM");
   must((await ended) === 0, "the server did not end in peace");
-  return { scenario: "no file handles left (ulimit -n)", faults: settings.times, seen };
+  return { scenario: "no file handles left (ulimit -n)", seen };
 }
 
 /** Clients that send by the byte, leave in the middle of anything, or read nothing. */
@@ -211,8 +212,10 @@ export async function badClients(settings: Settings): Promise<Outcome> {
     socket.destroy();
     count(seen, ["sent by the byte", "cut", "left a stream", "left an upload"][kind]!);
   };
-  for (let done = 0; done < settings.times; done += 20) {
-    await Promise.all(Array.from({ length: Math.min(20, settings.times - done) }, client));
+  while (settings.more()) {
+    const some = Math.min(20, settings.times - settings.done);
+    await Promise.all(Array.from({ length: some }, client));
+    settings.done += some;
     must((await ask(url, key, "POST", "/v1/completions", completion("tiny"))).status === 200, "no answer between them");
   }
   await until(async () => {
@@ -225,5 +228,5 @@ export async function badClients(settings: Settings): Promise<Outcome> {
   await until(() => readdirSync(join(data, "adapters/.drafts")).length === 0, "no drafts");
   child.kill("SIGTERM");
   must((await ended) === 0, "the server did not end in peace");
-  return { scenario: "clients that are slow or vanish", faults: settings.times, seen };
+  return { scenario: "clients that are slow or vanish", seen };
 }
