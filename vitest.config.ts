@@ -24,6 +24,8 @@ export default defineConfig({
           ...common,
           name: "without operators",
           include: ["src/generation/*.test.ts", "test/parity/{int4,generation,families}.test.ts"],
+          // Other devices never have them.
+          exclude: ["**/devices.test.ts"],
           env: { MILORA_OPERATORS: "off" },
         },
       },

@@ -1,14 +1,17 @@
 /** @file Finds the blocks of code in Markdown, and does what a reader would: runs commands, programs, writes files. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, openSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parse as parseYaml } from "yaml";
 import { root, run } from "./project.ts";
 
-/** What a block may need that is not here: ```sh needs=hub. Such blocks are counted, and commands in them parsed. */
+/**
+ * What a block may need that is not everywhere: ```sh needs=hub. Such blocks are counted, and commands in them parsed; those that
+ * need a service are run where the check has started one.
+ */
 export const NEEDS = {
   checkout: "builds or tests the checkout itself, which continuous integration does",
   gpu: "a GPU",
@@ -16,6 +19,7 @@ export const NEEDS = {
   hub: "a download from the Hugging Face hub",
   judge: "a judge that is paid",
   postgres: "a PostgreSQL server",
+  objects: "a PostgreSQL server and a store of objects",
   python: "Python and its packages",
   hours: "hours, or weights of 7 billion parameters",
 } as const;
@@ -106,26 +110,42 @@ export interface Done {
   readonly seconds: number;
 }
 
-/**
- * Does all that a document says, in its order, in a directory with the bundled model and data.
- *
- * @param quick trains for a few steps only
- * @param report told of each block that was done
- */
-export async function follow(
-  path: string,
-  document: string,
-  quick: boolean,
-  report?: (done: Done) => void,
-): Promise<void> {
+export interface Following {
+  /** Trains for a few steps only. */
+  readonly quick?: boolean;
+  /** What can be provided of that which blocks need, each with the words of documents that stand for it. */
+  readonly services?: Services;
+  /** What readers of this page have already: a command. */
+  readonly before?: string | undefined;
+  /** Told of each block that was done. */
+  readonly report?: (done: Done) => void;
+}
+
+export type Services = Partial<Record<keyof typeof NEEDS, Readonly<Record<string, string>>>>;
+
+/** Whether a block is run where there are these services. */
+export const isRun = ({ needs }: Block, services: Services = {}): boolean => needs === undefined || needs in services;
+
+/** Does all that a document says, in its order, in a directory with the bundled model and data. */
+export async function follow(path: string, document: string, options: Following = {}): Promise<void> {
+  const { quick = false, services = {}, before, report } = options;
   const port = await freePort();
-  const here = (text: string): string => text.replaceAll("127.0.0.1:8000", `127.0.0.1:${port}`);
-  const blocks = blocksOf(document).map((block) => ({ ...block, text: here(block.text) }));
-  const programs = await compilePrograms(
-    path,
-    blocks.filter(({ needs }) => needs === undefined),
-  );
+  const here = ({ text, needs }: Block): string => {
+    // What is said of other machines is done on this one, where nobody else sees it.
+    const places = { "127.0.0.1:8000": `127.0.0.1:${port}`, "0.0.0.0": "127.0.0.1" };
+    const remote = {
+      "/shared": join(path, "shared"),
+      "/var/lib": join(path, "var"),
+      "models/mine": "assets/tiny-llama",
+    };
+    const words = Object.entries({ ...places, ...(needs && { ...remote, ...services[needs] }) });
+    return words.reduce((said, [from, to]) => said.replaceAll(from, to), text);
+  };
+  const all = blocksOf(document).filter((block) => isRun(block, services));
+  const blocks = all.map((block) => ({ ...block, text: here(block) }));
+  const programs = await compilePrograms(path, blocks);
   for (const name of ["assets", "configs", "docs"]) symlinkSync(join(root, name), join(path, name));
+  for (const name of ["shared", "var"]) mkdirSync(join(path, name));
   mkdirSync(join(path, "node_modules/.bin"));
   writeFileSync(join(path, "node_modules/.bin/milora"), wrapper(quick), { mode: 0o755 });
   const env = {
@@ -134,13 +154,14 @@ export async function follow(
     MILORA_CACHE: join(path, "cache"),
     MILORA_SERVE_PORT: String(port),
     MILORA_DEBUG: undefined,
+    DATABASE_URL: undefined,
     NO_COLOR: "1",
     NODE_ENV: undefined,
   };
   const servers: ChildProcess[] = [];
   try {
+    if (before !== undefined) await run("bash", ["-c", script(before)], { cwd: path, env, seconds: SECONDS });
     for (const block of blocks) {
-      if (block.needs !== undefined) continue;
       checkBlock(block);
       const begin = performance.now();
       const { text } = block;
@@ -149,13 +170,22 @@ export async function follow(
         writeFileSync(join(path, block.file), text);
       } else if (block.language === "ts") {
         const program = script(`"${process.execPath}" "${programs.get(placeOf(block))}"`);
-        await attempt(block, () => run("bash", ["-c", program], { cwd: path, env }));
+        await attempt(block, () => run("bash", ["-c", program], { cwd: path, env, seconds: SECONDS }));
       } else if (block.language === "sh" && block.background) {
-        const server = spawn("bash", ["-c", script(text)], { cwd: path, env, stdio: "ignore", detached: true });
+        // The first is the one that the page speaks to.
+        const own = servers.length === 0 ? port : await freePort();
+        const file = join(path, `server-${servers.length}.log`);
+        const log = openSync(file, "w");
+        const command = script(`export MILORA_SERVE_PORT=${own}\n${text}`);
+        const server = spawn("bash", ["-c", command], {
+          ...{ cwd: path, env, stdio: ["ignore", log, log], detached: true },
+        });
         servers.push(server);
-        await attempt(block, () => ready(`http://127.0.0.1:${port}/readyz`, server));
+        const said = () => readFileSync(file, "utf8");
+        const asked = text.includes("milora studio") ? "studio/" : "readyz";
+        await attempt(block, () => ready(`http://127.0.0.1:${own}/${asked}`, server, said));
       } else if (block.language === "sh") {
-        await attempt(block, () => run("bash", ["-c", script(text)], { cwd: path, env }));
+        await attempt(block, () => run("bash", ["-c", script(text)], { cwd: path, env, seconds: SECONDS }));
       }
       report?.({ place: placeOf(block), seconds: (performance.now() - begin) / 1000 });
     }
@@ -168,12 +198,18 @@ export async function follow(
 const script = (text: string): string =>
   `set -euo pipefail\nnpx() { "$@"; }\nif [ -f .variables ]; then . ./.variables; fi\n${text}\nexport -p > .variables`;
 
+/** A worker ends with its work, so that the page goes on; the studio, as servers, on a port that is free. */
 const wrapper = (quick: boolean): string => `#!/bin/sh
 case "$1" in
+worker) set -- "$@" --drain ;;
+studio) set -- "$@" --port "$MILORA_SERVE_PORT" ;;
 ${quick ? 'train) set -- "$@" --quick --dev 0.02 ;;\ndemo) set -- "$@" --quick ;;' : ""}
 esac
 exec "${process.execPath}" "${join(root, "dist/cli/main.js")}" "$@"
 `;
+
+/** A block may take so long; none takes a tenth of it where nobody else computes. */
+const SECONDS = 3600;
 
 async function attempt(block: Block, action: () => Promise<unknown>): Promise<void> {
   try {
@@ -183,13 +219,13 @@ async function attempt(block: Block, action: () => Promise<unknown>): Promise<vo
   }
 }
 
-async function ready(url: string, server: ChildProcess): Promise<void> {
-  for (let tries = 0; tries < 600 && server.exitCode === null; tries++) {
+async function ready(url: string, server: ChildProcess, said: () => string): Promise<void> {
+  for (let tries = 0; tries < 6000 && server.exitCode === null; tries++) {
     const answer = await fetch(url).catch(() => undefined);
     if (answer?.ok) return;
     await sleep(100);
   }
-  throw new Error("the server did not become ready");
+  throw new Error(`the server did not become ready\n${said()}`);
 }
 
 /** The whole group: the shell and what it runs. */
