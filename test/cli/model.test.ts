@@ -107,7 +107,9 @@ test("pull, interrupted and gone on with; the name then works as --model", async
   const env = { MILORA_CACHE: temporary(), HF_ENDPOINT, HF_TOKEN: "" };
   const part = join(env.MILORA_CACHE, "models/org/model", commit, `${shard}.part`);
   const waiting = setInterval(() => {
-    if (existsSync(part) && statSync(part).size === 500) process.kill(-child.pid!, "SIGINT");
+    if (!existsSync(part) || statSync(part).size !== 500) return;
+    clearInterval(waiting); // a second one would end it at once, with no exit code if it has just let go of the signal
+    process.kill(-child.pid!, "SIGINT");
   }, 50);
   const child = spawn(process.execPath, [join(root, "dist/cli/main.js"), "model", "pull", "org/model"], { env: { ...process.env, ...env }, detached: true, stdio: "ignore" }); // biome-ignore format: one line
   const code = await new Promise((done) => child.on("exit", done));
