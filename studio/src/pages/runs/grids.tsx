@@ -1,19 +1,9 @@
 /** @file Grids that `milora sweep` has put into folders: which there are, and the table of one. */
 import { Link } from "wouter";
 import type { GridDetail, GridPoint, GridSummary } from "../../../../src/serving/studio/types.ts";
-import {
-  Badge,
-  type Column,
-  DataTable,
-  DownloadButton,
-  Empty,
-  Loaded,
-  Note,
-  number,
-  Page,
-  time,
-} from "../../ui/index.ts";
+import { Badge, type Column, DataTable, DownloadButton, Empty, Loaded, number, Page, time } from "../../ui/index.ts";
 import { link, runLink } from "./address.ts";
+import { Failures } from "./failures.tsx";
 import { cellOf, csvOf, isNumeric } from "./reproduced.ts";
 import { useGrid, useGrids, useSweeps } from "./sweep-api.ts";
 import { Share, SweepList } from "./sweeps.tsx";
@@ -145,17 +135,8 @@ function Shown({ grid }: { grid: GridDetail }) {
           Reading: {read} of {trainings.done + cells.done} …
         </p>
       )}
-      {!isWhole(grid) && failures.length > 0 && (
-        <Note kind="bad">
-          <p>These failed when it was last worked on; the same command tries them again:</p>
-          <ul>
-            {failures.map(({ label, code, reason }) => (
-              <li key={`${label} ${reason}`}>
-                {label}: {reason} ({code})
-              </li>
-            ))}
-          </ul>
-        </Note>
+      {!isWhole(grid) && (
+        <Failures of={failures} text="These failed when it was last worked on; the same command tries them again:" />
       )}
       <DataTable
         caption="Results"

@@ -11,7 +11,6 @@ import {
   DownloadButton,
   expertName,
   Loaded,
-  Note,
   number,
   Page,
   percent,
@@ -21,6 +20,7 @@ import {
 } from "../../ui/index.ts";
 import { useAddress } from "./address.ts";
 import { useReproduction } from "./api.ts";
+import { Failures } from "./failures.tsx";
 import { HeatMap } from "./heat-map.tsx";
 import { cellOf, csvOf, isNumeric, isOfPaper, type Row, sortValue } from "./reproduced.ts";
 
@@ -52,18 +52,7 @@ function Shown({ report }: { report: Reproduction }) {
           label="Everything as JSON"
         />
       </div>
-      {failures.length > 0 && (
-        <Note kind="bad">
-          <p>These could not be measured:</p>
-          <ul>
-            {failures.map(({ label, code, reason }) => (
-              <li key={`${label} ${reason}`}>
-                {label}: {reason} ({code})
-              </li>
-            ))}
-          </ul>
-        </Note>
-      )}
+      <Failures of={failures} text="These could not be measured:" />
       <div className="row">
         <SelectField
           label="Table or figure"
