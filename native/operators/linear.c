@@ -57,8 +57,8 @@ static void begin_few(void *data, size_t t) {
 /* Lines of memory asked for at a time: more would wait for each other. */
 enum { MOST_LINES = 4 };
 
-/* Stretches that a thread asks for during a product. */
-enum { MOST_STRETCHES = 32 };
+/* Stretches that a thread asks for during a product: A and B of three modules for forty rows. */
+enum { MOST_STRETCHES = 128 };
 
 static void stretch(Stretch *stretches, int *count, const void *numbers, int64_t bytes) {
   if (numbers && bytes > 0 && *count < MOST_STRETCHES) stretches[(*count)++] = (Stretch){numbers, (const char *)numbers + bytes};
