@@ -3,7 +3,6 @@ import { existsSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { datasetInfo, HubApiError, listFiles, modelInfo } from "@huggingface/hub";
 import { reasonOf } from "../base/index.ts";
 
 /** A file of a repository. `git` is git's own sha1, for files outside of large-file storage. */
@@ -103,6 +102,7 @@ export async function listHub(
   wanted: (path: string) => boolean,
   signal: AbortSignal | undefined,
 ): Promise<HubListing> {
+  const { datasetInfo, listFiles, modelInfo } = await import("@huggingface/hub"); // seldom needed, and not small
   const hub = hubConnection(signal);
   const asked = { name: repo.name, revision, additionalFields: ["sha"] as "sha"[], ...hub };
   const { sha: commit } = repo.type === "model" ? await modelInfo(asked) : await datasetInfo(asked);
@@ -119,7 +119,8 @@ export async function listHub(
 
 /** HTTP status of what a request to the hub threw. */
 export function hubStatus(error: unknown): number | undefined {
-  return error instanceof HubApiError ? error.statusCode : undefined;
+  const status = error instanceof Error && (error as Error & { readonly statusCode?: unknown }).statusCode;
+  return typeof status === "number" ? status : undefined;
 }
 
 /** Why the hub could not be reached, in one line. */

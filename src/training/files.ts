@@ -2,8 +2,6 @@
 import { readFile } from "node:fs/promises";
 import { gunzipSync } from "node:zlib";
 import { CsvError, parse as parseCsv } from "csv-parse/sync";
-import { parquetReadObjects } from "hyparquet";
-import { compressors } from "hyparquet-compressors";
 import { InputError, reasonOf } from "../base/index.ts";
 
 /** A record of a file before anything is known of its fields, or what keeps it from being read. */
@@ -119,6 +117,10 @@ function csvRecords(path: string, bytes: Buffer, delimiter: string, columns?: re
 async function parquetRecords(path: string, bytes: Buffer): Promise<FileRecord[]> {
   const file = bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength) as ArrayBuffer;
   try {
+    const [{ parquetReadObjects }, { compressors }] = await Promise.all([
+      import("hyparquet"),
+      import("hyparquet-compressors"),
+    ]);
     const rows = await parquetReadObjects({ file, compressors });
     return rows.map((row, index) => ({ number: index + 1, value: plain(row) }));
   } catch (error) {

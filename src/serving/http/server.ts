@@ -49,6 +49,8 @@ export class Server implements AsyncDisposable {
   static async start(config: ServerConfig, options: ServerOptions = {}): Promise<Server> {
     const log = options.log ?? createLog(config);
     const owned = new Owned();
+    // While nothing else does, node would wait for what V8 compiles beside: a quarter of a second for the database's code.
+    const awake = setInterval(() => {}, 1000);
     try {
       const chat = chatFormatOf(config.chatTemplate);
       checkFolders(config.runs);
@@ -103,6 +105,8 @@ export class Server implements AsyncDisposable {
     } catch (error) {
       await owned[Symbol.asyncDispose]();
       throw error;
+    } finally {
+      clearInterval(awake);
     }
   }
 

@@ -1,7 +1,6 @@
 /** @file Hears of what other servers change in the database, and knows when it may have missed something. */
 import { setTimeout as sleep } from "node:timers/promises";
-import pg from "pg";
-import { connectionOf } from "./postgres.ts";
+import { connectionOf } from "./url.ts";
 
 const CHANNEL = "milora_changed";
 /** A connection that is cut without a word is noticed after one of each. */
@@ -50,6 +49,7 @@ export class Changes implements AsyncDisposable {
 
   /** Ends, or fails, when nothing is heard any more. */
   async #listen(): Promise<void> {
+    const { default: pg } = await import("pg");
     const client = new pg.Client({ ...connectionOf(this.#url), query_timeout: ANSWER_MS });
     const lost = new Promise<"lost">((resolve) => {
       for (const event of ["end", "error"] as const) client.on(event, () => resolve("lost"));

@@ -1,7 +1,6 @@
 /** @file The database of the server: tenants, keys, names of adapters, grants, usage, quotas. */
 export { type CreatedKey, keyLabelSchema, type NewKey } from "./keys.ts";
 export { type MovePlace, type MoveReport, moveDatabase } from "./move.ts";
-export { DatabaseUnreachable, isDatabaseUrl } from "./postgres.ts";
 export type { Admission, QuotaState, Refusal } from "./quotas.ts";
 export { openStore, Store, type StoreLocation, type StoreOptions } from "./store.ts";
 export {
@@ -12,4 +11,5 @@ export {
   tenantChangesSchema,
 } from "./tenants.ts";
 export * from "./types.ts";
+export { DatabaseUnreachable, isDatabaseUrl } from "./url.ts";
 export type { Charge } from "./usage.ts";

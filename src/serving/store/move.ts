@@ -10,9 +10,9 @@ import { boundTo, checkUnbound, unbindDirectory, writeBinding } from "./binding.
 import { type Database, EMBEDDED, openDatabase, type Queries } from "./database.ts";
 import { lockDirectory } from "./lock.ts";
 import { migrate, versionOf } from "./migrations/index.ts";
-import { DatabaseUnreachable, databaseName, openPostgres, unreachableAtStart } from "./postgres.ts";
 import * as schema from "./schema.ts";
 import { databaseId } from "./store.ts";
+import { DatabaseUnreachable, databaseName, unreachableAtStart } from "./url.ts";
 
 /** A data directory with a database of its own, or a PostgreSQL. */
 export type MovePlace = { readonly directory: string } | { readonly url: string };
@@ -82,6 +82,7 @@ async function openSource(from: MovePlace, owned: Owned): Promise<Database> {
 /** A PostgreSQL with milora's tables, which no milora is connected to. @param make tables where there are none */
 async function openUnused(url: string, owned: Owned, make = false): Promise<Database> {
   const name = databaseName(url);
+  const { openPostgres } = await import("./postgres.ts");
   try {
     const { database } = owned.add(await openPostgres(url, { patient: true }));
     if (!make && (await versionOf(database)) === 0) {

@@ -4,10 +4,10 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { inspect } from "node:util";
 import { describe, expect, test } from "vitest";
-import { isDatabaseUrl } from "./postgres.ts";
 import { openStore } from "./store.ts";
 import { PASSWORD } from "./testing/cluster.ts";
 import { NO_OWN_POSTGRES, Servers, temporary } from "./testing.ts";
+import { isDatabaseUrl } from "./url.ts";
 
 const row = (name: string, digest: string) => ({ owner: null, name, digest, method: "lora", rank: 8, bytes: 1 });
 

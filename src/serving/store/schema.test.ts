@@ -2,8 +2,8 @@
 import { sql } from "drizzle-orm";
 import { getTableConfig, PgTable } from "drizzle-orm/pg-core";
 import { expect, test } from "vitest";
-import { type Database, TEMPLATE } from "./database.ts";
-import { migrate, SCHEMA_VERSION } from "./migrations/index.ts";
+import { type Database, openDatabase, TEMPLATE } from "./database.ts";
+import { migrate, SCHEMA_VERSION, versionOf } from "./migrations/index.ts";
 import * as schema from "./schema.ts";
 import { openStore } from "./store.ts";
 import { onBoth, writeTemplate } from "./testing.ts";
@@ -116,5 +116,14 @@ onBoth((place) => {
   });
 });
 
-// After an update of PGlite: MILORA_WRITE_TEMPLATE=1 npx vitest run src/serving/store/schema.test.ts
+test("a new database has the tables already", async () => {
+  await using opened = await openDatabase(undefined);
+  expect(await versionOf(opened.database)).toBe(SCHEMA_VERSION);
+  for (const table of tables)
+    expect(await actual(opened.database, getTableConfig(table).name)).toEqual(declared(table));
+  expect(await rows(opened.database, sql`SELECT key FROM meta`)).toEqual([{ key: "schema_version" }]);
+  expect(await rows(opened.database, sql`SELECT id FROM tenants`)).toEqual([{ id: "admin" }]);
+});
+
+// After an update of PGlite, and with each migration: MILORA_WRITE_TEMPLATE=1 npx vitest run src/serving/store/schema.test.ts
 test.runIf(process.env.MILORA_WRITE_TEMPLATE)(`writes ${TEMPLATE.pathname}`, () => writeTemplate());

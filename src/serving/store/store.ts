@@ -12,12 +12,12 @@ import { type Database, EMBEDDED, openDatabase, type Queries } from "./database.
 import { Keys, writeUses } from "./keys.ts";
 import { lockDirectory } from "./lock.ts";
 import { migrate } from "./migrations/index.ts";
-import { DatabaseUnreachable, databaseName, openPostgres, unreachableAtStart } from "./postgres.ts";
 import { type DayCount, type QuotaState, Quotas, writeDays } from "./quotas.ts";
 import { Recall } from "./recall.ts";
 import { meta, writers } from "./schema.ts";
 import { OPEN_TENANT, Tenants } from "./tenants.ts";
 import type { Principal } from "./types.ts";
+import { DatabaseUnreachable, databaseName, unreachableAtStart } from "./url.ts";
 import { Usage, type UsageCounts, writeUsage } from "./usage.ts";
 
 const FLUSH_MS = 1000;
@@ -84,6 +84,7 @@ async function openOwn(location: Exclude<StoreLocation, { url: string }>, owned:
 }
 
 async function openShared(url: string, owned: Owned): Promise<Database> {
+  const { openPostgres } = await import("./postgres.ts");
   try {
     {
       await using opened = await openPostgres(url, { patient: true }); // another server may be migrating

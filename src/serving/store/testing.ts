@@ -1,18 +1,24 @@
 /** @file For tests: stores on either database with a clock of their own, children that are killed, and the cluster that new databases begin as. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { createInterface } from "node:readline";
+import { buffer } from "node:stream/consumers";
 import { pathToFileURL } from "node:url";
 import { brotliCompressSync, constants } from "node:zlib";
 import { PGlite } from "@electric-sql/pglite";
-import type { Logger } from "drizzle-orm";
+import { NodeFS } from "@electric-sql/pglite/nodefs";
+import { type Logger, sql } from "drizzle-orm";
+import { drizzle } from "drizzle-orm/pglite";
+import { type Pack, pack } from "tar-stream";
 import { build } from "vite";
 import { afterAll, beforeAll, describe, onTestFinished } from "vitest";
-import { type OpenDatabase, openDatabase, TEMPLATE } from "./database.ts";
+import { type Database, type OpenDatabase, openDatabase, TEMPLATE } from "./database.ts";
+import { migrate } from "./migrations/index.ts";
 import { openPostgres } from "./postgres.ts";
+import * as schema from "./schema.ts";
 import { openStore, type Store, type StoreLocation, type StoreOptions } from "./store.ts";
 import { Cluster, NO_OWN_POSTGRES, NO_POSTGRES } from "./testing/cluster.ts";
 
@@ -48,7 +54,12 @@ export interface Place {
 const embedded: Place = {
   store: (clock) => opened({ memory: true }, clock),
   lasting: async () => ({ directory: temporary() }),
-  open: (logger) => openDatabase(undefined, logger),
+  async open(logger) {
+    const opened = await openDatabase(undefined, logger);
+    await opened.database.execute(sql`DROP SCHEMA public CASCADE`);
+    await opened.database.execute(sql`CREATE SCHEMA public`);
+    return opened;
+  },
   reopen: (location) => openDatabase(join((location as { directory: string }).directory, "database")),
 };
 
@@ -176,13 +187,44 @@ export function child(store: string, location: StoreLocation, body: string): Chi
   };
 }
 
-/** Makes assets/database/cluster.tar.br anew, as a new version of PGlite may need it. */
+/**
+ * Makes assets/database/cluster.tar.br anew, as a new version of PGlite or of the schema needs it: with the one database
+ * that PGlite opens and milora's tables in it, without those that others would be made from, and closed, so that nothing
+ * has to be recovered. A third of the files are left, each of which is synchronised when a cluster is made and after each
+ * kill.
+ */
 export async function writeTemplate(): Promise<void> {
-  const client = await PGlite.create("memory://", { initDbStartParams: ["--wal-segsize=1"] });
+  const directory = temporary();
+  const client = await PGlite.create({ fs: new NodeFS(directory), initDbStartParams: ["--wal-segsize=1"] });
+  for (const name of ["template0", "template1"]) {
+    await client.exec(`UPDATE pg_database SET datistemplate = false, datallowconn = true WHERE datname = '${name}'`);
+    await client.exec(`DROP DATABASE ${name}`);
+  }
+  await migrate(drizzle({ client, schema }) as unknown as Database, "the template");
   await client.exec("CHECKPOINT");
-  const tar = new Uint8Array(await (await client.dumpDataDir("none")).arrayBuffer());
+  const log = await client.query<{ file: string }>("SELECT pg_walfile_name(pg_current_wal_lsn()) AS file");
   await client.close();
+  const later = readdirSync(join(directory, "pg_wal")).filter(
+    (file) => /^\w{24}$/.test(file) && file > log.rows[0]!.file,
+  );
+  for (const file of later) rmSync(join(directory, "pg_wal", file)); // made in store, with what earlier ones held
+  const tar = await buffer(packDirectory(directory));
   const { BROTLI_PARAM_LGWIN, BROTLI_PARAM_QUALITY, BROTLI_PARAM_SIZE_HINT } = constants;
   const params = { [BROTLI_PARAM_QUALITY]: 11, [BROTLI_PARAM_LGWIN]: 24, [BROTLI_PARAM_SIZE_HINT]: tar.length };
   writeFileSync(TEMPLATE, brotliCompressSync(tar, { params }));
+}
+
+/** A tar of what is in a directory, in an order of names. */
+function packDirectory(directory: string): Pack {
+  const archive = pack();
+  const entries = readdirSync(directory, { recursive: true, withFileTypes: true });
+  const named = entries.map((entry) => ({ entry, path: join(entry.parentPath, entry.name) }));
+  for (const { entry, path } of named.sort((a, b) => (a.path < b.path ? -1 : 1))) {
+    const name = relative(directory, path);
+    const made = { uid: 0, gid: 0, mtime: new Date(0) };
+    if (entry.isDirectory()) archive.entry({ ...made, name: `${name}/`, type: "directory", mode: 0o700 });
+    else archive.entry({ ...made, name, mode: 0o600 }, readFileSync(path));
+  }
+  archive.finalize();
+  return archive;
 }

@@ -7,7 +7,7 @@ import type { Logger } from "../http/logs.ts";
 import { refuseForeignPages } from "../http/principal.ts";
 import { listen } from "../http/server.ts";
 import type { Principal } from "../store/index.ts";
-import { checkDatabaseUrl } from "../store/postgres.ts";
+import { checkDatabaseUrl } from "../store/url.ts";
 import { checkFolders } from "./folders.ts";
 import { studioPages } from "./pages.ts";
 import { RunLibrary, runRoutes } from "./runs/index.ts";

@@ -21,7 +21,7 @@ import {
   type World,
   writeRecord,
 } from "../../evaluation/index.ts";
-import { DatabaseUnreachable } from "../store/postgres.ts";
+import { DatabaseUnreachable } from "../store/url.ts";
 import type { RetryPolicy } from "./jobs.ts";
 import { portableSpec, type SweepSpec } from "./spec.ts";
 import type { DeadJob, SweepFacts, SweepStatus } from "./status.ts";

@@ -1,5 +1,5 @@
 /** @file pg-boss on the database of sweeps: a queue for each sweep, and one for what was given up. */
-import PgBoss from "pg-boss";
+import type PgBoss from "pg-boss";
 import type { JobDatabase, Sql } from "./database.ts";
 import { BOSS, LOCK, makeTables } from "./schema.ts";
 import type { JobData } from "./spec.ts";
@@ -34,7 +34,8 @@ export const bossDb = (sql: Sql): PgBoss.Db => ({
  * knows no heartbeat, so its maintenance is off: nothing times out, and nothing is archived.
  */
 export async function openBoss(database: JobDatabase): Promise<PgBoss> {
-  const boss = new PgBoss({
+  const { default: Boss } = await import("pg-boss"); // a server without sweeps need not load it
+  const boss = new Boss({
     ...{ db: bossDb(database), schema: BOSS, schedule: false, supervise: false },
   });
   boss.on("error", () => {}); // all that is asked is awaited

@@ -8,7 +8,7 @@ import { EMBEDDED } from "../store/database.ts";
 import { lockDirectory } from "../store/lock.ts";
 import { Attempts } from "./attempts.ts";
 import { type CellPage, type CellQuery, cellsOf } from "./cells.ts";
-import { type JobDatabase, openJobPglite, openJobPostgres, type Sql } from "./database.ts";
+import { type JobDatabase, openJobPglite, type Sql } from "./database.ts";
 import {
   bossDb,
   deadQueueOf,
@@ -59,7 +59,7 @@ export type SweepLocation = { readonly url: string } | { readonly directory: str
  * @throws as `openSweeps`
  */
 export async function findSweeps(url: string): Promise<Sweeps | undefined> {
-  const database = await openJobPostgres(url);
+  const database = await openJobUrl(url);
   let there = false;
   try {
     const [found] = await database.query<{ there: boolean }>(
@@ -72,13 +72,18 @@ export async function findSweeps(url: string): Promise<Sweeps | undefined> {
   return there ? await openSweeps({ url }) : undefined;
 }
 
+async function openJobUrl(url: string): Promise<JobDatabase> {
+  const { openJobPostgres } = await import("./postgres.ts");
+  return openJobPostgres(url);
+}
+
 /** @throws InputError DATABASE_URL_INVALID, DATABASE_UNREACHABLE, DATA_TOO_NEW, MiloraError DATA_IN_USE */
 export async function openSweeps(location: SweepLocation): Promise<Sweeps> {
   await using owned = new Owned();
   if ("directory" in location) owned.add(lockDirectory(location.directory));
   const database = owned.add(
     "url" in location
-      ? await openJobPostgres(location.url)
+      ? await openJobUrl(location.url)
       : await openJobPglite("directory" in location ? join(location.directory, EMBEDDED) : undefined),
   );
   return new Sweeps(database, await openBoss(database), owned.move());

@@ -4,7 +4,7 @@ import { hostname } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { MiloraError, reasonOf, version } from "../../base/index.ts";
 import { type CellRecord, writeRecord } from "../../evaluation/index.ts";
-import { DatabaseUnreachable } from "../store/postgres.ts";
+import { DatabaseUnreachable } from "../store/url.ts";
 import { type Attempt, LeaseLost, type Progress, type WorkerFacts } from "./attempts.ts";
 import { strangerTo } from "./marker.ts";
 import { Slot, type SlotOutcome } from "./slot.ts";

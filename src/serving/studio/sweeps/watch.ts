@@ -2,7 +2,7 @@
 import { basename, join } from "node:path";
 import { InputError } from "../../../base/index.ts";
 import { ServingError } from "../../errors.ts";
-import { DatabaseUnreachable } from "../../store/postgres.ts";
+import { DatabaseUnreachable } from "../../store/url.ts";
 import {
   type CellQuery,
   type CellStatus,
