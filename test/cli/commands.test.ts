@@ -99,6 +99,18 @@ test("every command that prose names is there, with its flags", async () => {
   expect(inlineCommandsOf("a `milora serve\n--port 1` and `miloras`")).toEqual([["serve", "--port", "1"]]);
 });
 
+test.each(COMMAND_NAMES)("docs/cli.md names every flag of %s", async (name) => {
+  const sections = readFileSync(join(root, "docs/cli.md"), "utf8").split(/^## /m);
+  const section = sections.filter((text) => new RegExp(`^.*milora ${name}\\b`).test(text)).join("");
+  const program = await buildProgram([name]);
+  const command = program.commands.find((command) => command.name() === name)!;
+  const flags = [command, ...command.commands].flatMap(({ options }) => options.filter(({ hidden }) => !hidden));
+  // `--json` is every command's; the judge's flags are told of once, at eval.
+  const general = name === "reproduce" ? /^--(json|judge-.*)$/ : /^--json$/;
+  const missing = flags.filter(({ long }) => !general.test(long!) && !new RegExp(`${long}\\b(?!-)`).test(section));
+  expect(missing.map(({ long }) => long)).toEqual([]);
+});
+
 test("README.md and docs/cli.md show commands", () => {
   for (const document of ["README.md", "docs/cli.md"]) {
     expect(commandsOf(readFileSync(join(root, document), "utf8")).length).toBeGreaterThan(2);
