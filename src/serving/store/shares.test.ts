@@ -133,6 +133,22 @@ describe.skipIf(NO_POSTGRES)(`PostgreSQL ${NO_POSTGRES ?? ""}`, () => {
     expect(isAdmission(await outcome(one.quotas.enter(principal, 1)))).toBe(false);
   });
 
+  test("when the clock is set back, by a little or a lot, nobody waits until it has caught up", async () => {
+    for (const back of [5, 59, 61, 3600, 365 * 86_400]) {
+      const clock = new Clock();
+      const limits = { maxConcurrent: 1, requestsPerMinute: 600, tokensPerMinute: 6000, tokensPerDay: 5000 };
+      const [one, two] = (await replicas(2, clock, limits)) as [Store, Store];
+      const principal = { tenant: "acme", limits };
+      await two.quotas.close();
+      await two.quotas.enter(principal, 4000); // as of one that was killed: nobody renews or settles it
+      clock.pass(-back);
+      expect(isAdmission(await outcome(one.quotas.enter(principal, 2000)))).toBe(false);
+      clock.pass(Math.min(back, 60) + 11);
+      expect(isAdmission(await outcome(one.quotas.enter(principal, 2000)))).toBe(true);
+      expect(await one.quotaState("acme")).toMatchObject({ running: 1, reserved: 2000 });
+    }
+  });
+
   test("a tenant without limits asks nobody; one that is removed leaves nothing", async () => {
     const [store] = (await replicas(1, new Clock(), {})) as [Store];
     (await store.quotas.enter({ tenant: "acme", limits: {} }, 1e9)).settle(5);

@@ -6,6 +6,8 @@ import type { LimitName, Principal, TenantLimits } from "./types.ts";
 
 /** What a server has under way is forgotten when it has not said so again for this long. */
 export const LEASE_SECONDS = 10;
+/** What ends later than this was said before the clock was set back; the next question puts that right. */
+const AHEAD_SECONDS = LEASE_SECONDS + 60;
 const RENEW_MS = 3000;
 const TICK_MS = 1000;
 
@@ -148,7 +150,7 @@ export class Shares {
         reserved: sql`coalesce(sum(${reserved}), 0)`.mapWith(Number),
       })
       .from(quotaLeases)
-      .where(sql`${quotaLeases.tenant} = ${tenant} AND ${server} <> ${this.#server} AND ${expiresAt} > ${at}`);
+      .where(sql`${quotaLeases.tenant} = ${tenant} AND ${server} <> ${this.#server} AND ${expiresAt} > ${at} AND ${expiresAt} <= ${at} + make_interval(secs => ${AHEAD_SECONDS})`); // biome-ignore format: one line
     return sums!;
   }
 

@@ -6,9 +6,10 @@ import { meta } from "../schema.ts";
 import { initial } from "./0001-initial.ts";
 import { changes } from "./0002-changes.ts";
 import { shares } from "./0003-shares.ts";
+import { setBack } from "./0004-set-back.ts";
 
 /** SQL that leads from version i to version i + 1. SQL instead of files beside the code: it is in the build as it is. */
-const MIGRATIONS: readonly (string | readonly string[])[] = [initial, changes, shares];
+const MIGRATIONS: readonly (string | readonly string[])[] = [initial, changes, shares, setBack];
 
 export const SCHEMA_VERSION = MIGRATIONS.length;
 
