@@ -26,7 +26,7 @@ import { promptOf } from "./lib/serve-settings.ts";
 import { COMMAND, metricsOf, on, ServerProcess } from "./lib/server-process.ts";
 import { installAdapters, preparedModel } from "./lib/serving-model.ts";
 import { shapeOf } from "./lib/shapes.ts";
-import { quantile, ratios } from "./lib/statistics.ts";
+import { quantile, ratios, summarize } from "./lib/statistics.ts";
 
 const USAGE = `npm run plan-check -- [options]
   --shape NAME     smollm2-135m (default), tiny, …; int4
@@ -42,6 +42,7 @@ const USAGE = `npm run plan-check -- [options]
 /** How far the simulation may be off, on the median of the rounds. */
 const TOLERANCE = 0.15;
 const WARMUP_SECONDS = 5;
+const PROBE_SECONDS = 4;
 const LOADS = "milora_adapter_loads_total";
 
 interface Outcome {
@@ -67,6 +68,9 @@ const METRICS = [
   ["firstP95", "first token p95, ms"],
   ["betweenP50", "next token p50, ms"],
 ] as const;
+type Metric = (typeof METRICS)[number][0];
+/** With the machine as slow as it was meanwhile, or as it was measured. */
+type Simulated = "simulated" | "measured";
 /** Those that have to be within the tolerance. */
 const HELD: readonly string[] = ["tokensPerSecond", "firstP50", "firstP95"];
 
@@ -75,23 +79,40 @@ class Check {
   readonly #profile: Profile;
   readonly #method: string;
   readonly #vocabSize: number;
+  readonly #probe: Traffic;
   readonly #agent = new Agent({ keepAlive: true });
   #asked = 0;
 
-  constructor(server: ServerProcess, profile: Profile, method: string, vocabSize: number) {
+  /** @param probe one stream that asks for one adapter */
+  constructor(server: ServerProcess, profile: Profile, method: string, vocabSize: number, probe: Traffic) {
+    this.#probe = probe;
     this.#server = server;
     this.#profile = profile;
     this.#method = method;
     this.#vocabSize = vocabSize;
   }
 
-  async compare(traffic: Traffic) {
-    const simulated = await this.#simulated(traffic);
-    return { real: await this.#real(traffic), simulated };
+  /** How much slower a single stream is answered now than the profile says: what others do to the machine. */
+  async slower(): Promise<number> {
+    const [real, simulated] = [await this.#real(this.#probe), await this.#simulated(this.#probe)];
+    return simulated.tokensPerSecond / real.tokensPerSecond;
   }
 
-  async #simulated(traffic: Traffic): Promise<Outcome> {
-    const profile = this.#profile;
+  /** Simulated with the profile as it was measured, and with one as slow as the machine was just before and after. */
+  async compare(traffic: Traffic) {
+    const before = await this.slower();
+    const real = await this.#real(traffic);
+    const slower = Math.sqrt(before * (await this.slower()));
+    return {
+      real,
+      measured: await this.#simulated(traffic),
+      slower,
+      simulated: await this.#simulated(traffic, slower),
+    };
+  }
+
+  async #simulated(traffic: Traffic, slower = 1): Promise<Outcome> {
+    const profile = slowed(this.#profile, slower);
     const method = profile.methods.find((one) => one.name === this.#method);
     if (!method) throw new Error(`the profile has no ${this.#method}`);
     const forecast = await simulateServer({ profile, method, traffic });
@@ -171,6 +192,22 @@ class Check {
   }
 }
 
+/** The profile of a machine that takes `factor` as long for everything. */
+function slowed(profile: Profile, factor: number): Profile {
+  const times = ({ requestMs, tokenMs }: Profile["http"]) => ({
+    requestMs: requestMs * factor,
+    tokenMs: tokenMs * factor,
+  });
+  const methods = profile.methods.map((method) => ({
+    ...method,
+    ...{ loadMs: method.loadMs * factor, promptMs: method.promptMs * factor },
+    ...{ positionMs: method.positionMs * factor, changedMs: method.changedMs * factor },
+    read: method.read.map(({ tokens, ms }) => ({ tokens, ms: ms * factor })),
+    step: method.step.map(({ rows, one, each }) => ({ rows, one: one * factor, each: each * factor })),
+  }));
+  return { ...profile, http: times(profile.http), methods };
+}
+
 await main(async () => {
   const options = parseOptions(USAGE, {
     shape: { type: "string", default: "smollm2-135m" },
@@ -239,13 +276,18 @@ await main(async () => {
       return { name, rounds: [] };
     });
     const profiles: Profile[] = [];
+    /** By how much a single stream was slower than the profile right after it was measured. */
+    const atOnce: number[] = [];
     for (let round = 0; round < rounds; round++) {
       process.stderr.write(`round ${round + 1}/${rounds}\n`);
       const profile = profileOf(round);
       profiles.push(profile);
-      const check = new Check(server, profile, method, shapeOf(shape).vocabSize);
+      const alone = { tenants: 1, streams: 1, warmupSeconds: 1, seconds: PROBE_SECONDS };
+      const probe = trafficSchema.parse({ ...common, seed: round, ...alone });
+      const check = new Check(server, profile, method, shapeOf(shape).vocabSize, probe);
       const closed = trafficSchema.parse({ ...common, seed: round, streams, zipf: 1.1 });
       if (round === 0) await check.compare({ ...closed, seconds: 5 });
+      atOnce.push(await check.slower());
       const most = await check.compare(closed);
       cases[0]!.rounds.push(most);
       for (const [i, [load, zipf]] of loads.entries()) {
@@ -254,51 +296,63 @@ await main(async () => {
         cases[i + 1]!.rounds.push(await check.compare(traffic));
       }
     }
-    const ratioOf = (rounds: Case["rounds"], key: (typeof METRICS)[number][0]) =>
+    const ratioOf = (rounds: Case["rounds"], key: Metric, which: Simulated = "simulated") =>
       ratios(
-        rounds.map(({ simulated }) => simulated[key]),
+        rounds.map((one) => one[which][key]),
         rounds.map(({ real }) => real[key]),
       );
-    const off = cases.flatMap(({ name, rounds: all }) =>
-      METRICS.filter(([key]) => HELD.includes(key) && (name !== SATURATED || key === "tokensPerSecond"))
-        .map(([key, label]) => ({ name, label, ratio: ratioOf(all, key).median }))
-        .filter(({ ratio }) => !(Math.abs(ratio - 1) <= TOLERANCE)),
-    );
-    const text = table(
-      [
-        "",
-        ...METRICS.flatMap(([, label]) => [label, "simulated", "ratio"]),
-        "requests",
-        "failed",
-        "loads",
-        "simulated",
-      ],
-      cases.map(({ name, rounds: all }) => {
-        const total = (of: (one: Case["rounds"][number]) => number) =>
-          String(all.reduce((sum, one) => sum + of(one), 0));
-        return [
+    const right = summarize(atOnce);
+    const off = [
+      { name: "a single stream", label: "tokens/s", ratio: right.median },
+      ...cases.flatMap(({ name, rounds: all }) =>
+        METRICS.filter(([key]) => HELD.includes(key) && (name !== SATURATED || key === "tokensPerSecond")).map(
+          ([key, label]) => ({ name, label, ratio: ratioOf(all, key).median }),
+        ),
+      ),
+    ].filter(({ ratio }) => !(Math.abs(ratio - 1) <= TOLERANCE));
+    const sum = (all: Case["rounds"], of: (one: Case["rounds"][number]) => number): string =>
+      String(all.reduce((total, one) => total + of(one), 0));
+    const middle = (all: Case["rounds"], which: "real" | Simulated, key: Metric): string =>
+      quantile(
+        all.map((one) => one[which][key]),
+        0.5,
+      ).toFixed(1);
+    const text = [
+      table(
+        [
+          "",
+          ...METRICS.flatMap(([, label]) => [label, "simulated", "ratio"]),
+          "requests",
+          "failed",
+          "loads",
+          "simulated",
+        ],
+        cases.map(({ name, rounds: all }) => [
           name,
           ...METRICS.flatMap(([key]) => [
-            ...(["real", "simulated"] as const).map((which) =>
-              quantile(
-                all.map((one) => one[which][key]),
-                0.5,
-              ).toFixed(1),
-            ),
+            ...[middle(all, "real", key), middle(all, "simulated", key)],
             spread(ratioOf(all, key)),
           ]),
-          ...[total(({ real }) => real.requests), total(({ real }) => real.failed)],
-          ...[total(({ real }) => real.loads), total(({ simulated }) => simulated.loads)],
-        ];
-      }),
-    );
-    const verdict =
+          ...[sum(all, ({ real }) => real.requests), sum(all, ({ real }) => real.failed)],
+          ...[sum(all, ({ real }) => real.loads), sum(all, ({ simulated }) => simulated.loads)],
+        ]),
+      ),
+      `A single stream right after the machine was measured, simulated over real: ${spread(right)}. Above, the simulation is as much slower as a single stream was just before and after each load; with the machine as it was measured:`,
+      table(
+        ["", ...METRICS.map(([, label]) => label), "a single stream"],
+        cases.map(({ name, rounds: all }) => [
+          name,
+          ...METRICS.map(([key]) => spread(ratioOf(all, key, "measured"))),
+          spread(summarize(all.map(({ slower }) => slower))),
+        ]),
+      ),
       off.length === 0
         ? `all within ${100 * TOLERANCE} %`
-        : `not within ${100 * TOLERANCE} %: ${off.map((one) => `${one.name}, ${one.label} ×${one.ratio.toFixed(2)}`).join("; ")}`;
+        : `not within ${100 * TOLERANCE} %: ${off.map((one) => `${one.name}, ${one.label} ×${one.ratio.toFixed(2)}`).join("; ")}`,
+    ].join("\n\n");
     const trial = seconds < 20 || rounds < 3 || shape === "tiny";
     const settings = { shape, method, rank, adapters, streams, threads, seconds, maxResident };
-    report(`plan-check-${shape}`, machine, trial, `${text}\n\n${verdict}`, { settings, profiles, cases, off });
+    report(`plan-check-${shape}`, machine, trial, text, { settings, profiles, atOnce, cases, off });
     if (server.failures.length > 0) throw new Error(`the server wrote of failures:\n${server.failures.join("\n")}`);
     if (off.length > 0) process.exitCode = 1;
   } finally {
