@@ -3,7 +3,7 @@ import { createHash, type Hash, randomBytes } from "node:crypto";
 import { createReadStream, readFileSync, readlinkSync, statSync } from "node:fs";
 import { mkdir, open, readdir, realpath, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
-import { join, relative, resolve } from "node:path";
+import { basename, join, relative, resolve } from "node:path";
 import { InputError, isAlive, reasonOf } from "../../base/index.ts";
 import { CONFIG_FILE } from "../../methods/index.ts";
 import { ADAPTER_FILES, type AdapterFile, MAX_CONFIG_BYTES, type Receive, tooLarge } from "./archive.ts";
@@ -78,9 +78,20 @@ function unwritable(error: unknown): unknown {
   return new InputError("OUTPUT_UNWRITABLE", "the directory of adapters", reason, { cause: error });
 }
 
-/** A name for what is on its way in or out. */
+/** Names of drafts of this process that somebody is at work on. */
+const underWay = new Set<string>();
+
+/** A name for what is on its way in or out, until `endDraft`. */
 export function newDraft(root: string): string {
-  return join(root, DRAFTS, `${PROCESS}.${counter++}`);
+  const name = `${PROCESS}.${counter++}`;
+  underWay.add(name);
+  return join(root, DRAFTS, name);
+}
+
+/** Removes what is left of a draft. What cannot be, as while the disk is read-only, goes with the next sweep. */
+export async function endDraft(path: string): Promise<void> {
+  await rm(path, { recursive: true, force: true }).catch(() => {});
+  underWay.delete(basename(path));
 }
 
 /** One file of a draft. */
@@ -110,6 +121,7 @@ export class Draft implements AsyncDisposable {
     try {
       await mkdir(directory, { recursive: true });
     } catch (error) {
+      await endDraft(directory);
       throw unwritable(error);
     }
     return new Draft(directory, maxBytes);
@@ -171,8 +183,8 @@ export class Draft implements AsyncDisposable {
     }
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    await rm(this.directory, { recursive: true, force: true });
+  [Symbol.asyncDispose](): Promise<void> {
+    return endDraft(this.directory);
   }
 }
 
@@ -278,7 +290,7 @@ export async function digestsIn(root: string): Promise<string[]> {
 }
 
 /**
- * Removes drafts whose process has ended, and adapters that nothing refers to and that have not changed for `graceMs`.
+ * Removes drafts that nobody works on, and adapters that nothing refers to and that have not changed for `graceMs`.
  * Nothing is ever seen half-removed: a directory becomes a draft first.
  * @returns digests that were removed
  */
@@ -291,19 +303,22 @@ export async function sweep(root: string, used: ReadonlySet<string>, graceMs: nu
     const found = await stat(path).catch(() => undefined);
     if (!found || now - found.mtimeMs < graceMs) continue;
     const doomed = newDraft(root);
-    await rename(path, doomed);
-    await rm(doomed, { recursive: true, force: true });
-    removed.push(digest);
+    try {
+      await rename(path, doomed);
+      removed.push(digest);
+    } finally {
+      await endDraft(doomed);
+    }
   }
   await sweepDrafts(root, now);
   return removed;
 }
 
-/** Removes drafts whose process has ended. */
+/** Removes drafts whose process has ended, and those of this one that could not be removed. */
 export async function sweepDrafts(root: string, now: number): Promise<void> {
   await mkdir(join(root, DRAFTS), { recursive: true });
   for (const name of await readdir(join(root, DRAFTS))) {
-    if (name.startsWith(`${PROCESS}.`)) continue; // under way
+    if (underWay.has(name)) continue;
     const path = join(root, DRAFTS, name);
     const [host, pid] = name.split(".");
     const ended = host === HOST && (Number(pid) === process.pid || !isAlive(Number(pid)));

@@ -1,10 +1,19 @@
 /** @file Copies of adapters' files on this machine: those used last, up to a size; never one less of what is in use. */
 import { renameSync } from "node:fs";
-import { mkdir, rm, stat } from "node:fs/promises";
+import { mkdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { sum } from "../../../base/index.ts";
 import { ADAPTER_FILES } from "../archive.ts";
-import { adapterDirectory, type Draft, digestsIn, newDraft, rememberUnchanged, sweepDrafts, touch } from "../files.ts";
+import {
+  adapterDirectory,
+  type Draft,
+  digestsIn,
+  endDraft,
+  newDraft,
+  rememberUnchanged,
+  sweepDrafts,
+  touch,
+} from "../files.ts";
 import type { HeldFiles } from "./storage.ts";
 
 interface Entry {
@@ -105,9 +114,9 @@ export class FileCache {
     try {
       renameSync(adapterDirectory(this.root, digest), doomed);
     } catch {
-      return; // somebody has removed it by hand; where it cannot be renamed, the next one is written over it
+      // Somebody has removed it by hand; where it cannot be renamed, the next one is written over it.
     }
-    const removing = rm(doomed, { recursive: true, force: true }).catch(() => {}); // swept later
+    const removing = endDraft(doomed);
     this.#removing.add(removing);
     void removing.then(() => this.#removing.delete(removing));
   }
