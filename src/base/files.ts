@@ -13,6 +13,7 @@ import {
   statSync,
   writeSync,
 } from "node:fs";
+import { homedir, tmpdir } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
 import type { z } from "zod";
 import { InputError, reasonOf } from "./errors.ts";
@@ -44,6 +45,19 @@ function syncTree(directory: string): void {
     else if (entry.isFile()) sync(path, process.platform === "win32" ? "r+" : "r");
   }
   syncDirectory(directory);
+}
+
+/**
+ * Where a user's programs keep what can be had again: `XDG_CACHE_HOME`, else `.cache` at home. Who has no home, such as a
+ * number without a name in a container, has it among the temporary files.
+ */
+export function userCacheDirectory(): string {
+  if (process.env.XDG_CACHE_HOME) return process.env.XDG_CACHE_HOME;
+  try {
+    return join(homedir(), ".cache");
+  } catch {
+    return join(tmpdir(), `cache-${process.getuid?.() ?? 0}`);
+  }
 }
 
 /** Makes a directory, with those above it where they are missing; what is made is durable. */

@@ -1,17 +1,15 @@
 /** @file Where files live that can be had again: downloaded models and data sets, prepared weights. */
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync, realpathSync, rmSync, statSync } from "node:fs";
-import { homedir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { z } from "zod";
-import { readJson, writeFileAtomic } from "../base/index.ts";
+import { readJson, userCacheDirectory, writeFileAtomic } from "../base/index.ts";
 import type { WeightForm } from "./forward.ts";
 import { GgufModel } from "./gguf/model.ts";
 
 /** `MILORA_CACHE`, else `milora` in the user's cache directory. */
 export function cacheDirectory(): string {
-  const { MILORA_CACHE, XDG_CACHE_HOME } = process.env;
-  return MILORA_CACHE || join(XDG_CACHE_HOME || join(homedir(), ".cache"), "milora");
+  return process.env.MILORA_CACHE || join(userCacheDirectory(), "milora");
 }
 
 /** Goes up whenever the quantiser gives other numbers, so that older prepared weights are not taken for new ones. */

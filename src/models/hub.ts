@@ -1,9 +1,8 @@
 /** @file Talks to the Hugging Face hub: which server, which token, what a repository holds, and again when it fails. */
 import { existsSync, readFileSync } from "node:fs";
-import { homedir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { reasonOf } from "../base/index.ts";
+import { reasonOf, userCacheDirectory } from "../base/index.ts";
 
 /** A file of a repository. `git` is git's own sha1, for files outside of large-file storage. */
 export interface HubFile {
@@ -36,9 +35,9 @@ export function hubEndpoint(): string {
 
 /** `HF_TOKEN`, else the file in which `hf auth login` keeps it. */
 export function hubToken(): string | undefined {
-  const { HF_TOKEN, HF_TOKEN_PATH, HF_HOME, XDG_CACHE_HOME } = process.env;
+  const { HF_TOKEN, HF_TOKEN_PATH, HF_HOME } = process.env;
   if (HF_TOKEN) return HF_TOKEN;
-  const home = HF_HOME || join(XDG_CACHE_HOME || join(homedir(), ".cache"), "huggingface");
+  const home = HF_HOME || join(userCacheDirectory(), "huggingface");
   const path = HF_TOKEN_PATH || join(home, "token");
   try {
     return (existsSync(path) && readFileSync(path, "utf8").trim()) || undefined;
