@@ -63,6 +63,11 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64").each(NOD
     expect(stdout).toContain(`v${version}.`);
   });
 
+  test("is one that every package says it runs on", async () => {
+    const strict = ["--dry-run", "--engine-strict", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"];
+    await expect(run("npm", ["install", ...strict], { cwd: project, env })).resolves.toBeDefined();
+  });
+
   test("npx milora shows its help", async () => {
     expect((await milora("--help")).stdout).toContain("First steps");
     expect((await milora("demo", "--help")).stdout).toContain("--quick");
