@@ -2,7 +2,9 @@
 import { Readable } from "node:stream";
 import { type Command, Option } from "commander";
 import { InputError, MiloraError, reasonOf } from "../base/index.ts";
+import type { Store } from "../serving/index.ts";
 import { examples, jsonFlag } from "./flags.ts";
+import { note } from "./terminal.ts";
 
 export interface AdminFlags {
   readonly data?: string;
@@ -26,6 +28,18 @@ export function locationOf(
 ): { readonly directory: string; readonly url?: string } {
   const url = database ?? (env.DATABASE_URL || undefined);
   return { directory: data, ...(url !== undefined && { url }) };
+}
+
+/**
+ * The store that flags and environment name, for a command that looks, or that changes what is there: it makes none, and
+ * says where none is.
+ */
+export async function openThere(flags: AdminFlags): Promise<Store> {
+  const { openStoreThere } = await import("../serving/index.ts");
+  const { directory, url } = locationOf(flags);
+  const { store, missing } = await openStoreThere(url === undefined ? { directory } : { url });
+  if (missing !== undefined) note(`${missing}: nothing of a server is there yet`);
+  return store;
 }
 
 /** A command with --data, --database, --server and --json. */

@@ -1,4 +1,5 @@
 /** @file milora tenants, keys and usage: the same in a data directory and by a running server. */
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type Started, scratch, startServer } from "../../src/serving/http/testing.ts";
@@ -110,4 +111,23 @@ test("a data directory that is in use, and a server that does not let in, are sa
   });
   expect(await list({ MILORA_ADMIN_KEY: key }, "http://127.0.0.1:1")).toMatchObject({ code: 2, stderr: expect.stringContaining("does not answer") }); // biome-ignore format: one line
   expect(await milora(["tenants", "list", "--server", started.url, "--data", data])).toMatchObject({ code: 2 });
+});
+
+test.each<[string[], number, string]>([
+  [["tenants", "list"], 0, "no tenants"],
+  [["keys", "list"], 0, "no keys"],
+  [["usage"], 0, "nothing was used"],
+  [["adapters", "list"], 0, "no adapters"],
+  [["tenants", "disable", "acme"], 2, ""],
+  [["keys", "revoke", "key_0123456789abcdef"], 2, ""],
+  [["adapters", "pin", "a"], 2, ""],
+  [["adapters", "revoke", "ann/a", "--from", "bob"], 2, ""],
+])("where nothing is, %j says so and leaves nothing", async (args, code, stdout) => {
+  const data = join(temporary(), "data");
+  const outcome = await milora([...args, "--data", data]);
+  expect(outcome).toMatchObject({ code, stdout: stdout && `${stdout}\n` });
+  const [said, error] = outcome.stderr.trimEnd().split("\n");
+  expect(said).toBe(`${data}: nothing of a server is there yet`);
+  if (code === 2) expect(error).toMatch(/^error: /);
+  expect(existsSync(data)).toBe(false);
 });

@@ -39,7 +39,7 @@ export function configureInstalled(command: Command): void {
       ),
     )
     .action(async (source: string, flags: Flags) => {
-      await using adapters = await openInstalled(flags);
+      await using adapters = await openInstalled(flags, { make: true });
       const installed = await adapters.install(source, { owner: flags.tenant ?? null, name: flags.name }, flags.model);
       if (flags.json) return printJson(installed);
       const { method, parameters, bytes, digest, replaced } = installed;
@@ -113,9 +113,12 @@ function change(
     });
 }
 
-/** The server's parts are loaded for who uses them, not for `--help`. */
-async function openInstalled(flags: AdminFlags & { readonly adapterStore?: string }): Promise<InstalledAdapters> {
-  return (await import("./installed.ts")).openInstalled(flags);
+/** The server's parts are loaded for who uses them, not for `--help`. @param make a store where there is none */
+async function openInstalled(
+  flags: AdminFlags & { readonly adapterStore?: string },
+  { make = false } = {},
+): Promise<InstalledAdapters> {
+  return (await import("./installed.ts")).openInstalled(flags, make);
 }
 
 const HEADER = ["name", "method", "rank", "bytes", "pinned", "in memory", "in flight", "digest"];

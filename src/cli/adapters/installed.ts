@@ -19,7 +19,7 @@ import {
   packAdapter,
   type Store,
 } from "../../serving/index.ts";
-import { AdminClient, type AdminFlags, locationOf } from "../admin.ts";
+import { AdminClient, type AdminFlags, locationOf, openThere } from "../admin.ts";
 import { type QualifiedName, shown } from "./name.ts";
 
 /** The commands' way to adapters, wherever they are. */
@@ -31,7 +31,8 @@ export interface InstalledAdapters extends AsyncDisposable {
   grant(adapter: QualifiedName, to: string, granted: boolean): Promise<void>;
 }
 
-export async function openInstalled(flags: AdminFlags & StoreFlags): Promise<InstalledAdapters> {
+/** @param make a store, and what notes whose adapters a directory has, where there is none */
+export async function openInstalled(flags: AdminFlags & StoreFlags, make = true): Promise<InstalledAdapters> {
   const { adapterStore } = flags;
   if (flags.server !== undefined) {
     if (adapterStore === undefined) return new Remote(new AdminClient(flags.server));
@@ -40,7 +41,7 @@ export async function openInstalled(flags: AdminFlags & StoreFlags): Promise<Ins
   const location = locationOf(flags);
   return new Local(
     location.directory,
-    await openStore(location),
+    make ? await openStore(location) : await openThere(flags),
     adapterStore ?? process.env.MILORA_SERVE_ADAPTER_STORE,
   );
 }

@@ -36,7 +36,7 @@ export function configure(command: Command): void {
     .action(async ({ tenant, admin, label, expires, ...flags }: Flags) => {
       if (tenant === undefined && !admin)
         throw new InputError("FLAG_INVALID", "create", "needs --tenant ID or --admin");
-      await using administration = await openAdministration(flags);
+      await using administration = await openAdministration(flags, { make: true });
       const { key, secret } = await administration.createKey({ tenant, label, expiresAt: expires });
       if (flags.json) return printJson({ ...key, secret });
       print(secret);

@@ -6,7 +6,7 @@ import { InputError, MiloraError } from "../../base/index.ts";
 import { gridResults, readIndex } from "../../evaluation/index.ts";
 import { RETRIES, RETRY_SECONDS, type SweepFacts, type Sweeps } from "../../serving/index.ts";
 import { examples, integer, jsonFlag, needed, threadsFlag } from "../flags.ts";
-import { databaseFlag, openNamed, type SweepFlags } from "../sweeps/flags.ts";
+import { databaseFlag, findNamed, type SweepFlags } from "../sweeps/flags.ts";
 import { type GridFlags, resultsAt, runGridFile, show } from "../sweeps/grid.ts";
 import { cellsText, paceText, sweepText, workersText } from "../sweeps/show.ts";
 import { print, printJson } from "../terminal.ts";
@@ -53,7 +53,7 @@ export function configure(command: Command): void {
     "milora sweep status",
   ).action(async (name: string | undefined, flags: Flags) => {
     const hint = "; milora sweep results DIR and milora studio show what was done without one";
-    await using sweeps = await openNamed("milora sweep status", flags, hint);
+    await using sweeps = await findNamed("milora sweep status", flags, hint);
     const which = name === undefined ? await sweeps.list() : [await find(sweeps, name)];
     const all = [];
     for (const sweep of which) all.push({ ...(await sweeps.status(sweep)), pace: await sweeps.pace(sweep.id) });
@@ -69,7 +69,7 @@ export function configure(command: Command): void {
   add(results, "Show what a grid gave so far, as one table.", "milora sweep results runs/grid").action(
     async (name: string, flags: Flags) => {
       if (existsSync(join(name, "grid.json"))) return show(resultsAt(name), name, flags.json);
-      await using sweeps = await openNamed(name, flags, ": it is no directory of a grid");
+      await using sweeps = await findNamed(name, flags, ": it is no directory of a grid");
       const { id, directory } = await find(sweeps, name);
       const records = new Map((await sweeps.records(id)).map(({ record }) => [record.id, record]));
       const failures = (await sweeps.dead(id)).map(({ label, code, reason }) => ({ label, code, reason }));
@@ -84,7 +84,7 @@ export function configure(command: Command): void {
   add(retry, "Try again what was given up.", "milora sweep retry /shared/paper")
     .option("--retries <n>", "attempts after the first before a job is given up", integer(0), RETRIES)
     .action(async (name: string, { retries, ...flags }: Flags & { readonly retries: number }) => {
-      await using sweeps = await openNamed("milora sweep", flags);
+      await using sweeps = await findNamed("milora sweep", flags);
       const { id } = await find(sweeps, name);
       const jobs = await sweeps.retry(id, retries);
       if (flags.json) printJson({ id, jobs });
@@ -96,7 +96,7 @@ export function configure(command: Command): void {
     "Take a sweep out of the database; workers leave it. Its directory stays as it is.",
     "milora sweep remove /shared/paper",
   ).action(async (name: string, flags: Flags) => {
-    await using sweeps = await openNamed("milora sweep", flags);
+    await using sweeps = await findNamed("milora sweep", flags);
     const { id } = await find(sweeps, name);
     await sweeps.remove(id);
     if (flags.json) printJson({ id, removed: true });

@@ -24,7 +24,7 @@ export function configure(command: Command): void {
     ),
     false,
   ).action(async (id: string, { name, weight, ...flags }: Flags) => {
-    await using administration = await openAdministration(flags);
+    await using administration = await openAdministration(flags, { make: true });
     const limits = limitsOf(flags) as Record<string, number> | undefined;
     const given = {
       id,

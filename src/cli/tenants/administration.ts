@@ -10,7 +10,7 @@ import {
   type UsageQuery,
   type UsageRow,
 } from "../../serving/index.ts";
-import { AdminClient, type AdminFlags, locationOf } from "../admin.ts";
+import { AdminClient, type AdminFlags, locationOf, openThere } from "../admin.ts";
 
 export interface NewKeyFlags {
   /** Undefined: a key of the role admin. */
@@ -31,8 +31,10 @@ export interface Administration extends AsyncDisposable {
   usage(query: UsageQuery): Promise<readonly UsageRow[]>;
 }
 
-export async function openAdministration(flags: AdminFlags): Promise<Administration> {
+/** @param make a store where there is none */
+export async function openAdministration(flags: AdminFlags, make: boolean): Promise<Administration> {
   if (flags.server !== undefined) return new Remote(new AdminClient(flags.server));
+  if (!make) return new Local(await openThere(flags));
   const { directory, url } = locationOf(flags);
   return new Local(await openStore(url === undefined ? { directory } : { url }));
 }

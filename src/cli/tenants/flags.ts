@@ -7,9 +7,9 @@ import type { Administration } from "./administration.ts";
 
 const NONE = "none";
 
-/** The server's parts are loaded for who uses them, not for `--help`. */
-export async function openAdministration(flags: AdminFlags): Promise<Administration> {
-  return (await import("./administration.ts")).openAdministration(flags);
+/** The server's parts are loaded for who uses them, not for `--help`. @param make a store where there is none */
+export async function openAdministration(flags: AdminFlags, { make = false } = {}): Promise<Administration> {
+  return (await import("./administration.ts")).openAdministration(flags, make);
 }
 
 const LIMITS: readonly {

@@ -10,6 +10,7 @@ export {
   type TenantChanges,
   tenantChangesSchema,
 } from "./tenants.ts";
+export { openStoreThere, type StoreThere } from "./there.ts";
 export * from "./types.ts";
 export { DatabaseUnreachable, isDatabaseUrl } from "./url.ts";
 export type { Charge } from "./usage.ts";
