@@ -197,15 +197,11 @@ export async function damagedCheckpoints(settings: Settings): Promise<Outcome> {
   must(first.code === 0, first.stderr);
   const wanted = sumOf(join(straight, "best"));
   const half = join(settings.directory, "half");
-  // Stopped on its way: some attempts come too early or too late.
-  for (
-    let share = 0.85;
-    !existsSync(join(half, "checkpoints/step-6")) || existsSync(join(half, "checkpoints/step-8"));
-    share = 0.6 + 0.4 * settings.random()
-  ) {
-    // biome-ignore format: one line
+  // Stopped on its way: some attempts come too late.
+  const at = (step: number): string => join(half, `checkpoints/step-${step}`);
+  while (!existsSync(at(6)) || existsSync(at(8))) {
     rmSync(half, { recursive: true, force: true });
-    await run(settings, trainArgs(settings, half), { ms: first.ms * share });
+    await run(settings, trainArgs(settings, half), { ms: 0, since: () => existsSync(at(6)) });
   }
   rmSync(join(half, "training.lock"), { force: true });
   const newest = readdirSync(join(half, "checkpoints")).filter((name) => name.startsWith("step-")).sort().at(-1)!; // biome-ignore format: one line
