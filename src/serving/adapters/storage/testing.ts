@@ -1,13 +1,14 @@
 /** @file For tests: a store of objects of one's own, OpenStack Swift with its S3 API, in a temporary directory on the loopback address. */
-import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { type ChildProcess, execFile } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { connect, createServer } from "node:net";
-import { tmpdir, userInfo } from "node:os";
+import { userInfo } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { AwsClient } from "aws4fetch";
+import { serviceDirectory, spawnService } from "../../testing/services.ts";
 
 const SERVICES = ["account", "container", "object"] as const;
 const BINARIES = "/usr/bin";
@@ -56,7 +57,7 @@ export class ObjectStore implements AsyncDisposable {
 
   static async start(): Promise<ObjectStore> {
     if (NO_OBJECT_STORE) throw new Error(NO_OBJECT_STORE);
-    const directory = mkdtempSync(join(tmpdir(), "milora-objects-"));
+    const directory = serviceDirectory("milora-objects");
     mkdirSync(join(directory, "devices", "d1"), { recursive: true });
     const write = (name: string, lines: readonly string[]): void =>
       writeFileSync(join(directory, name), `${lines.join("\n")}\n`);
@@ -91,16 +92,25 @@ export class ObjectStore implements AsyncDisposable {
       ...["[filter:tempauth]", "use = egg:swift#tempauth", `user_${KEY_ID.replace(":", "_")} = ${SECRET} .admin`],
     ]);
     const store = new ObjectStore(directory, ports[3]!);
+    try {
+      await store.#begin(ports);
+      return store;
+    } catch (error) {
+      await store[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  async #begin(ports: readonly number[]): Promise<void> {
     for (const [i, service] of SERVICES.entries()) {
-      const child = store.#spawn(service);
-      store.#processes.push(child);
+      const child = this.#spawn(service);
+      this.#processes.push(child);
       while (!(await listens(ports[i]!))) {
         if (child.exitCode !== null) throw new Error(`the store of objects ended: ${service}`);
         await sleep(50);
       }
     }
-    await store.resume();
-    return store;
+    await this.resume();
   }
 
   /** What a server finds it by. */
@@ -177,10 +187,7 @@ export class ObjectStore implements AsyncDisposable {
   }
 
   #spawn(service: string): ChildProcess {
-    return spawn(join(BINARIES, `swift-${service}-server`), [join(this.#directory, `${service}.conf`)], {
-      stdio: "ignore",
-      cwd: "/",
-    });
+    return spawnService(join(BINARIES, `swift-${service}-server`), [join(this.#directory, `${service}.conf`)]);
   }
 
   #kill(): void {

@@ -1,13 +1,13 @@
 /** @file For tests: a PostgreSQL of one's own in a temporary directory, or databases in one that the environment names. */
-import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { type ChildProcess, execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { chownSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { chownSync, existsSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
+import { serviceDirectory, spawnService } from "../../testing/services.ts";
 
 const ROOT = "/usr/lib/postgresql";
 const USER = "milora";
@@ -71,7 +71,7 @@ export class Cluster implements AsyncDisposable {
   static async startOwn(): Promise<Cluster> {
     const bin = binaries();
     if (!bin) throw new Error(NO_OWN_POSTGRES);
-    const directory = mkdtempSync(join(tmpdir(), "milora-postgres-"));
+    const directory = serviceDirectory("milora-postgres");
     const user = owner();
     const password = join(directory, "password");
     writeFileSync(password, PASSWORD);
@@ -101,7 +101,7 @@ export class Cluster implements AsyncDisposable {
     ];
     const flags = [`listen_addresses=127.0.0.1`, `unix_socket_directories=`, ...settings].flatMap((s) => ["-c", s]);
     const args = ["-D", join(directory, "data"), "-p", String(port), ...flags];
-    this.#process = spawn(join(binaries()!, "postgres"), args, { ...owner(), stdio: "ignore", cwd: "/" });
+    this.#process = spawnService(join(binaries()!, "postgres"), args, { signal: "QUIT", ...owner() });
     for (;;) {
       if (await this.query("SELECT 1").then(() => true, () => false)) return; // biome-ignore format: one line
       if (this.#process.exitCode !== null) throw new Error("PostgreSQL ended");
