@@ -16,7 +16,7 @@ import { type DayCount, type QuotaState, Quotas, writeDays } from "./quotas.ts";
 import { Recall } from "./recall.ts";
 import { meta, writers } from "./schema.ts";
 import { OPEN_TENANT, Tenants } from "./tenants.ts";
-import type { Principal } from "./types.ts";
+import type { Principal, Tenant } from "./types.ts";
 import { DatabaseUnreachable, databaseName, unreachableAtStart } from "./url.ts";
 import { Usage, type UsageCounts, writeUsage } from "./usage.ts";
 
@@ -209,13 +209,18 @@ export class Store implements AsyncDisposable {
 
   /** For requests without a key, where these are allowed: the tenant `default`, made if it is not there. */
   async openPrincipal(): Promise<Principal> {
+    const { weight, limits } = (await this.tenants.find(OPEN_TENANT)) ?? (await this.#makeOpenTenant());
+    return { tenant: OPEN_TENANT, keyId: "open", role: "tenant", weight, limits };
+  }
+
+  /** Another server may be as far. */
+  async #makeOpenTenant(): Promise<Tenant> {
     try {
-      await this.tenants.create({ id: OPEN_TENANT });
+      return await this.tenants.create({ id: OPEN_TENANT });
     } catch (error) {
       if (!(error instanceof InputError && error.code === "TENANT_EXISTS")) throw error;
+      return this.tenants.get(OPEN_TENANT);
     }
-    const { weight, limits } = await this.tenants.get(OPEN_TENANT);
-    return { tenant: OPEN_TENANT, keyId: "open", role: "tenant", weight, limits };
   }
 
   /** What tells this database from others; made when it is first asked for. */

@@ -89,11 +89,16 @@ export class Tenants {
 
   /** @throws InputError TENANT_NOT_FOUND */
   async get(id: string): Promise<Tenant> {
+    const tenant = await this.find(id);
+    if (!tenant) throw tenantNotFound(id);
+    return tenant;
+  }
+
+  async find(id: string): Promise<Tenant | undefined> {
     const [row] = await this.#database
       .select(columns)
       .from(tenants)
       .where(and(eq(tenants.id, id), visible));
-    if (!row) throw tenantNotFound(id);
     return row;
   }
 

@@ -12,6 +12,8 @@ const PAUSE_MS = 200;
 /** Nothing has moved for so long: it does not answer. */
 const STALL_MS = 10_000;
 const CHUNK = 1024 * 1024;
+/** Of an answer that is no object: a thousand keys, escaped, with all that is said of each. */
+const MOST_TEXT = 16 * 1024 * 1024;
 
 /**
  * `away`: it does not answer, or not now. `broken`: the connection ended within an answer. `refused`: it says no, and will
@@ -41,7 +43,14 @@ interface Request {
   readonly headers?: Readonly<Record<string, string>>;
   /** Made anew for each attempt. @param moved to be called whenever something was sent */
   readonly body?: (moved: () => void) => ReadableStream;
+  /** The content of the answer is read by who asks. */
+  readonly streamed?: boolean;
   readonly signal?: AbortSignal | undefined;
+}
+
+interface Answer {
+  readonly response: Response;
+  readonly text: string;
 }
 
 /** Ends what nothing moves in any more. */
@@ -77,10 +86,15 @@ class Watch implements Disposable {
 export class Bucket {
   readonly #location: BucketLocation;
   readonly #stallMs: number;
+  readonly #pauseMs: number;
 
-  constructor(location: BucketLocation, { stallMs = STALL_MS }: { readonly stallMs?: number } = {}) {
+  constructor(
+    location: BucketLocation,
+    { stallMs = STALL_MS, pauseMs = PAUSE_MS }: { readonly stallMs?: number; readonly pauseMs?: number } = {},
+  ) {
     this.#location = location;
     this.#stallMs = stallMs;
+    this.#pauseMs = pauseMs;
   }
 
   /** Appears whole or not at all: the store compares length and digest. @throws BucketError */
@@ -88,7 +102,7 @@ export class Bucket {
     const headers = { "content-length": String(bytes), "x-amz-content-sha256": sha256 };
     const body = (moved: () => void): ReadableStream =>
       Readable.toWeb(Readable.from(contentsOf(path, moved))) as ReadableStream;
-    await drained(await this.#send("PUT", key, { headers, body }));
+    await this.#send("PUT", key, { headers, body });
   }
 
   /** @throws BucketError, also while the content is read; missing: there is no such object */
@@ -96,17 +110,16 @@ export class Bucket {
     key: string,
     signal: AbortSignal,
   ): Promise<{ readonly bytes: number; readonly content: AsyncIterable<Uint8Array> }> {
-    const response = await this.#send("GET", key, { signal });
-    const bytes = Number(response.headers.get("content-length") ?? Number.NaN);
-    return { bytes, content: this.#contentOf(response, signal) };
+    const { response } = await this.#send("GET", key, { signal, streamed: true });
+    return { bytes: numberOf(response.headers.get("content-length")), content: this.#contentOf(response, signal) };
   }
 
   /** Undefined: there is no such object. @throws BucketError */
   async look(key: string): Promise<ObjectFacts | undefined> {
     try {
-      const { headers } = await this.#send("HEAD", key, {});
+      const { headers } = (await this.#send("HEAD", key, {})).response;
       const modified = Date.parse(headers.get("last-modified") ?? "");
-      return { key, bytes: Number(headers.get("content-length")), modified };
+      return { key, bytes: numberOf(headers.get("content-length")), modified };
     } catch (error) {
       if (error instanceof BucketError && error.kind === "missing") return undefined;
       throw error;
@@ -116,7 +129,7 @@ export class Bucket {
   /** It is no failure if it is gone already. @throws BucketError, the signal's reason */
   async delete(key: string, signal?: AbortSignal): Promise<void> {
     try {
-      await drained(await this.#send("DELETE", key, { signal }));
+      await this.#send("DELETE", key, { signal });
     } catch (error) {
       if (!(error instanceof BucketError && error.kind === "missing")) throw error;
     }
@@ -137,12 +150,14 @@ export class Bucket {
         ...(most !== undefined && { "max-keys": String(most) }),
         ...(token !== undefined && { "continuation-token": token }),
       };
-      const response = await this.#send("GET", "", { query, signal });
-      const text = await response.text();
+      const { response, text } = await this.#send("GET", "", { query, signal });
       const now = Date.parse(response.headers.get("date") ?? "") || Date.now();
-      yield { now, found: [...text.matchAll(/<Contents>(.*?)<\/Contents>/gs)].map(([, entry]) => objectOf(entry!)) };
+      yield { now, found: objectsOf(text) };
+      const before = token;
       token = elementOf(text, "NextContinuationToken");
       if (most !== undefined || token === undefined || elementOf(text, "IsTruncated") !== "true") return;
+      if (token === before)
+        throw new BucketError("refused", "a list of its objects goes on with what was there before");
     }
   }
 
@@ -169,8 +184,11 @@ export class Bucket {
     }
   }
 
-  /** The answer to a request that may be repeated, as all of them may. @throws BucketError, the signal's reason */
-  async #send(method: string, key: string, request: Request): Promise<Response> {
+  /**
+   * The answer to a request that may be repeated, as all of them may, with its text unless that is streamed.
+   * @throws BucketError, the signal's reason
+   */
+  async #send(method: string, key: string, request: Request): Promise<Answer> {
     for (let attempt = 1; ; attempt++) {
       try {
         return await this.#attempt(method, key, request);
@@ -178,12 +196,16 @@ export class Bucket {
         request.signal?.throwIfAborted();
         const failure = failureOf(error);
         if (failure.kind !== "away" || attempt === ATTEMPTS) throw failure;
-        await sleep(PAUSE_MS * 2 ** (attempt - 1) * (0.5 + Math.random()), undefined, { signal: request.signal });
+        await sleep(this.#pauseMs * 2 ** (attempt - 1) * (0.5 + Math.random()), undefined, { signal: request.signal });
       }
     }
   }
 
-  async #attempt(method: string, key: string, { query = {}, headers = {}, body, signal }: Request): Promise<Response> {
+  async #attempt(
+    method: string,
+    key: string,
+    { query = {}, headers = {}, body, streamed, signal }: Request,
+  ): Promise<Answer> {
     const { url: base, prefix, region, accessKeyId, secretAccessKey, sessionToken } = this.#location;
     const path = (key === "" ? "" : prefix + key).split("/").map(encodeURIComponent).join("/");
     const url = new URL(path === "" ? base.replace(/\/$/, "") : path, base);
@@ -197,8 +219,9 @@ export class Bucket {
       ...(body && { body: body(watch.moved), duplex: "half" }),
       signal: signal ? AbortSignal.any([signal, watch.signal]) : watch.signal,
     } as RequestInit);
-    if (response.ok) return response;
-    const text = await response.text();
+    if (response.ok && streamed) return { response, text: "" };
+    const text = await textOf(response, watch.moved);
+    if (response.ok) return { response, text };
     const { status } = response;
     const code = elementOf(text, "Code");
     const said = [String(status), code, elementOf(text, "Message")].filter((part) => part !== undefined).join(" ");
@@ -208,10 +231,21 @@ export class Bucket {
   }
 }
 
-/** Reads an answer to its end, so that its connection can be used again. */
-async function drained(response: Response): Promise<void> {
-  await response.arrayBuffer();
+/** Reads an answer to its end, also so that its connection can be used again. @throws BucketError for one without measure */
+async function textOf({ body }: Response, moved: () => void): Promise<string> {
+  const parts: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const part of body ?? []) {
+    moved();
+    bytes += part.length;
+    if (bytes > MOST_TEXT) throw new BucketError("refused", `its answer has more than ${MOST_TEXT} bytes`);
+    parts.push(part);
+  }
+  return Buffer.concat(parts).toString();
 }
+
+/** NaN where nothing is said. */
+const numberOf = (text: string | null | undefined): number => (text ? Number(text) : Number.NaN);
 
 /** The file is opened when it is first read, which a connection that is refused never does. */
 async function* contentsOf(path: string, moved: () => void): AsyncGenerator<Uint8Array> {
@@ -229,12 +263,28 @@ function failureOf(error: unknown): BucketError {
   return new BucketError("away", [...new Set(reasons)].join(", "), { cause: error });
 }
 
+/** @throws BucketError for what is no list of objects */
+function objectsOf(text: string): ObjectFacts[] {
+  if (!text.includes("<ListBucketResult")) throw new BucketError("refused", "its answer is no list of objects");
+  const [, ...entries] = text.split("<Contents>");
+  return entries.map((entry) => objectOf(entry.split("</Contents>", 1)[0]!));
+}
+
 function objectOf(entry: string): ObjectFacts {
-  return {
-    key: decodeURIComponent((elementOf(entry, "Key") ?? "").replaceAll("+", " ")),
-    bytes: Number(elementOf(entry, "Size")),
-    modified: Date.parse(elementOf(entry, "LastModified") ?? ""),
-  };
+  const [key, bytes] = [elementOf(entry, "Key"), numberOf(elementOf(entry, "Size"))];
+  const modified = Date.parse(elementOf(entry, "LastModified") ?? "");
+  if (key !== undefined && Number.isSafeInteger(bytes) && bytes >= 0 && !Number.isNaN(modified))
+    return { key: unescaped(key), bytes, modified };
+  throw new BucketError("refused", "its list of objects lacks a key, a size or a time");
+}
+
+/** What escapes nothing is as somebody else has named it. */
+function unescaped(key: string): string {
+  try {
+    return decodeURIComponent(key.replaceAll("+", " "));
+  } catch {
+    return key;
+  }
 }
 
 const ENTITIES: Readonly<Record<string, string>> = { lt: "<", gt: ">", quot: '"', apos: "'", amp: "&" };

@@ -206,7 +206,8 @@ export class ObjectStorage implements AdapterStorage {
     await using draft = await Draft.create(this.#cache.root, maxBytes);
     for (const file of ADAPTER_FILES) {
       const { bytes, content } = await this.#bucket.get(`${digest}/${file}`, signal);
-      if (Number.isFinite(bytes)) this.#cache.makeRoom(draft.bytes + bytes);
+      // What says that it is larger than all of the cache would empty it for nothing.
+      if (draft.bytes + bytes <= maxBytes) this.#cache.makeRoom(draft.bytes + bytes);
       try {
         await draft.receive(file, content);
       } catch (error) {
