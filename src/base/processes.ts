@@ -2,8 +2,12 @@
 import { cpus } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** Also for one of another user. A number may have gone to another process since it was written down. */
+/**
+ * Also for one of another user. A number may have gone to another process since it was written down; one that is none, of a file
+ * that was damaged, may stand for a group of them.
+ */
 export function isAlive(pid: number): boolean {
+  if (!Number.isSafeInteger(pid) || pid <= 0) return false;
   try {
     process.kill(pid, 0);
     return true;

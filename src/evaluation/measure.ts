@@ -72,7 +72,7 @@ export async function measure(
   const { digest, weights } = engine.backbone;
   const model = { backbone: digest, weights, adapter: adapter?.digest ?? null };
   const keys = asks.map((ask) => digestOf([model, ask]));
-  const missing = [...asks.keys()].filter((row) => store.get(keys[row]!) === undefined);
+  const missing = [...asks.keys()].filter((row) => !isAnswer(asks[row]!, store.get(keys[row]!)));
   // Alike in length together; the longest first, so that the time left is never underestimated.
   missing.sort((a, b) => lengthOf(asks[b]!) - lengthOf(asks[a]!));
   let done = asks.length - missing.length;
@@ -97,6 +97,12 @@ export async function measure(
     onProgress?.(done, asks.length);
   }
   return keys.map((key) => store.get(key)!);
+}
+
+/** Whether what was kept can be what was asked for; a file that was damaged may hold anything. */
+function isAnswer(ask: Ask, output: RowOutput | undefined): boolean {
+  if (output?.kind === "generate") return ask.kind === "generate";
+  return output !== undefined && ask.kind === "choice" && output.greedy.length === ask.pairs.length;
 }
 
 async function run(

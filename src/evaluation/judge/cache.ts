@@ -42,13 +42,14 @@ export class JudgmentCache {
     return join(this.#directory, key.slice(0, 2), `${key}.json`);
   }
 
-  /** A file that is no judgement counts as none. */
+  /** A file that is no judgement, or one of something else, counts as none. */
   get(key: string): JudgeAnswer | undefined {
     const known = this.#known.get(key);
     const path = this.#path(key);
     if (known || !existsSync(path)) return known;
     try {
-      const { answer } = readJson(path, recordSchema);
+      const { url, model, temperature, maxTokens, messages, answer } = readJson(path, recordSchema);
+      if (digestOf([{ url, model, temperature, maxTokens }, messages]) !== key) return undefined;
       this.#known.set(key, answer);
       return answer;
     } catch {

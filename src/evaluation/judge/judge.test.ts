@@ -214,7 +214,14 @@ test("nothing is paid for twice: judgements are on disk by all that decides them
   expect(judgeAt("http://localhost:1/v1", { cache }).missing(requests("a"))).toHaveLength(1);
   for (const name of filesIn(cache)) expect(readFileSync(join(cache, name), "utf8")).not.toContain(KEY);
 
-  writeFileSync(join(cache, filesIn(cache)[0]!), "half a");
+  // A file of another request in its place, or half of one, is no judgement of this.
+  const [one, other] = filesIn(cache).map((name) => join(cache, name)) as [string, string];
+  const own = readFileSync(one);
+  writeFileSync(one, readFileSync(other));
+  expect(judgeAt(server.url, { cache }).missing(requests("a", "b"))).toHaveLength(1);
+  writeFileSync(one, own);
+  expect(judgeAt(server.url, { cache }).missing(requests("a", "b"))).toHaveLength(0);
+  writeFileSync(one, "half a");
   expect(judgeAt(server.url, { cache }).missing(requests("a", "b"))).toHaveLength(1);
 });
 

@@ -48,7 +48,16 @@ test.runIf(process.platform === "linux")("a number that another process has now 
 
 test("damaged locks and guards of killed processes are no obstacles", () => {
   const directory = temporary();
-  for (const text of ["", "{", '{"pid":"x"}', JSON.stringify({ pid: spawnSync("true").pid, started: null })]) {
+  for (const text of [
+    "",
+    "{",
+    '{"pid":"x"}',
+    '{"pid":0}',
+    '{"pid":-1}',
+    '{"pid":1e15}',
+    "null",
+    JSON.stringify({ pid: spawnSync("true").pid, started: null }),
+  ]) {
     writeFileSync(join(directory, LOCK_FILE), text);
     mkdirSync(join(directory, `${LOCK_FILE}.takeover`));
     lockDirectory(directory)[Symbol.dispose]();
