@@ -11,7 +11,7 @@ const USAGE = `npm run fuzz -- [options] [file …]
   --seconds N    at most so long for each target (no limit)
   --only TEXT    targets whose name holds it
   --jobs N       targets at a time, a process each (one a core)
-  file           data, files, archives, settings, records, http, keys (all)`;
+  file           data, files, archives, settings, records, kept, http, keys (all)`;
 
 interface Target {
   readonly name: string;

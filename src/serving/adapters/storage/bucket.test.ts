@@ -83,3 +83,12 @@ test("an answer that stops within what is said of a failure is waited for no lon
   }, 100);
   await expect(bucket.delete("a")).rejects.toMatchObject({ kind: "away" });
 });
+
+test("an answer without content is no object", async () => {
+  const { bucket } = await bucketOf((response) => response.writeHead(204).end());
+  const { content } = await bucket.get("a", new AbortController().signal);
+  const read = async () => {
+    for await (const _ of content);
+  };
+  await expect(read()).rejects.toMatchObject({ kind: "broken" });
+});

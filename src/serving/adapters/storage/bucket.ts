@@ -162,8 +162,9 @@ export class Bucket {
   }
 
   async *#contentOf({ body }: Response, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+    if (!body) throw new BucketError("broken", "its answer has no content");
     using watch = new Watch(this.#stallMs);
-    const reader = body!.getReader();
+    const reader = body.getReader();
     const stop = (): void =>
       void reader.cancel(watch.signal.aborted ? watch.signal.reason : signal.reason).catch(() => {});
     watch.signal.addEventListener("abort", stop, { once: true });
