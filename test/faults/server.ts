@@ -167,15 +167,19 @@ export async function fewHandles(settings: Settings): Promise<Outcome> {
   const data = join(settings.directory, "data");
   const key = await newData(data);
   const [archive] = archivesOf(settings, 1);
-  const { url, child, ended } = await serve(settings, data, { shell: "ulimit -n 300;" });
+  const { url, child, ended, stderr } = await serve(settings, data, { shell: "ulimit -n 300;" });
   for (const _ of faultsOf(settings)) {
     const sockets = await Promise.all(Array.from({ length: 400 }, () => open(url)));
     const answers = await Promise.allSettled([
       ask(url, key, "PUT", "/v1/adapters/n0", archive),
       ask(url, key, "POST", "/v1/completions", completion("tiny")),
     ]);
-    for (const answer of answers)
-      count(seen, answer.status === "fulfilled" ? `${answer.value.status}` : "no connection");
+    for (const [i, answer] of answers.entries()) {
+      const what = i === 0 ? "an upload" : "a completion";
+      const code = answer.status === "fulfilled" ? `${answer.value.status}` : "no connection";
+      must(code !== "500", `${what} was answered with 500: ${stderr()}`);
+      count(seen, `${what}: ${code}`);
+    }
     for (const socket of sockets) socket?.destroy();
     await until(async () => (await ask(url, key, "GET", "/healthz").catch(() => undefined))?.status === 200, "health");
     must((await ask(url, key, "PUT", "/v1/adapters/n0", archive)).status === 201, "no upload afterwards");

@@ -1,5 +1,7 @@
 /** @file Loading what was installed: as a whole and piece by piece, the same numbers, the same refusals. */
-import { cpSync, rmSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { closeSync, cpSync, existsSync, mkdirSync, openSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test, vi } from "vitest";
 import { Adapter } from "../../methods/index.ts";
@@ -9,6 +11,30 @@ import { Gate, loadInstalled } from "./load.ts";
 import { backbone, fixture, flipByte, temporary } from "./testing.ts";
 
 const gate = new Gate(1);
+
+const PRLIMIT = "/usr/bin/prlimit";
+
+/** Does something while this process can open no file. */
+async function withoutHandles(work: () => Promise<void>): Promise<void> {
+  const last = openSync("/dev/null", "r");
+  const limit = `${PRLIMIT} --pid ${process.pid} --nofile`;
+  const script = `before=$(${limit} --noheadings --output=SOFT); ${limit}=${last + 1}: && echo set; read -r _; ${limit}=$before:`;
+  const helper = spawn("/bin/sh", ["-c", script], { stdio: ["pipe", "pipe", "inherit"] });
+  await once(helper.stdout, "data");
+  const taken = [last];
+  try {
+    for (;;) taken.push(openSync("/dev/null", "r"));
+  } catch (error) {
+    expect(error).toMatchObject({ code: "EMFILE" });
+  }
+  try {
+    await work();
+  } finally {
+    helper.stdin.end("\n");
+    await once(helper, "close");
+    for (const handle of taken) closeSync(handle);
+  }
+}
 
 /** A copy of the fixture, and what its files should be. */
 async function installed(): Promise<{ directory: string; digest: string }> {
@@ -62,6 +88,32 @@ describe.each([
     rmSync(join(directory, "adapter_model.safetensors"));
     await expect(load(async () => {})).rejects.toMatchObject({ code: "ADAPTER_CORRUPT" });
     spy.mockRestore();
+  });
+
+  test.runIf(existsSync(PRLIMIT))(
+    "while no file can be opened it is not called damaged, but asked for again",
+    async () => {
+      const { directory, digest } = await installed();
+      const load = () =>
+        loadInstalled(directory, backbone, { ...options, digest, prepare: async () => {}, reserve() {} });
+      const lasting = await load();
+      await withoutHandles(async () => {
+        const error = await load().catch((thrown: unknown) => thrown as Error);
+        expect(error).toMatchObject({ code: "ADAPTERS_BUSY", status: 503, retryAfterSeconds: 1 });
+        expect((error as Error).message).toMatch(/^(?!.*\/).*too many files are open/);
+        if (whole === undefined) expect(() => lasting.tensors).toThrow(expect.objectContaining({ code: "ADAPTERS_BUSY" })); // biome-ignore format: one line
+      });
+      lasting.dispose();
+      (await load()).dispose();
+    },
+  );
+
+  test("what cannot be read is told without where it lies", async () => {
+    const { directory, digest } = await installed();
+    rmSync(join(directory, "adapter_model.safetensors"));
+    mkdirSync(join(directory, "adapter_model.safetensors"));
+    const loaded = loadInstalled(directory, backbone, { ...options, digest, prepare: async () => {}, reserve() {} });
+    await expect(loaded).rejects.toMatchObject({ code: "ADAPTER_CORRUPT", message: expect.not.stringContaining(directory) as string }); // biome-ignore format: one line
   });
 });
 

@@ -7,8 +7,9 @@ import { promisify } from "node:util";
 import { InputError, MiloraError, openRegularFile, reasonOf } from "../../base/index.ts";
 import { Adapter, WEIGHTS_FILE } from "../../methods/index.ts";
 import { type BackboneConfig, SafetensorsFile } from "../../models/index.ts";
-import { ADAPTER_FILES } from "./archive.ts";
+import { ADAPTER_FILES, type AdapterFile } from "./archive.ts";
 import { digestOf, digestOfFiles, isUnchanged, rememberUnchanged, signatureOf } from "./files.ts";
+import { passing, systemCode } from "./memory-errors.ts";
 
 /**
  * Work goes on for this long before others have their turn, in milliseconds. About as long as a step of many sequences: the
@@ -108,7 +109,7 @@ export async function loadStrictly(
     }
     return step.value;
   } catch (error) {
-    throw error instanceof InputError ? withoutPath(error, directory) : error;
+    throw passing(error) ?? withoutPath(error, directory);
   } finally {
     steps.return(undefined as never);
   }
@@ -125,7 +126,7 @@ export async function loadInstalled(
   options: InstalledOptions,
 ): Promise<Adapter> {
   const { digest, whole = WHOLE, prepare } = options;
-  const bytes = await orCorrupt(digest, async () => statSync(join(directory, WEIGHTS_FILE)).size);
+  const bytes = await orCorrupt(directory, digest, async () => statSync(join(directory, WEIGHTS_FILE)).size);
   if (bytes <= whole) return loadWhole(directory, backbone, bytes, options);
   await verified(directory, digest);
   const large = await loadStrictly(directory, backbone, options);
@@ -142,7 +143,7 @@ async function loadWhole(
   signal?.throwIfAborted();
   using taken = takeMemory(bytes);
   const path = join(directory, WEIGHTS_FILE);
-  const contents = await orCorrupt(digest, () => readWhole(path, taken.memory));
+  const contents = await orCorrupt(directory, digest, () => readWhole(path, taken.memory));
   await verified(directory, digest, contents);
   let open = (): SafetensorsFile => {
     open = () => SafetensorsFile.open(path, verifiedNow(directory, digest)); // `contents` are another's by then
@@ -154,7 +155,7 @@ async function loadWhole(
     signal?.throwIfAborted();
     return await prepared(adapter, prepare);
   } catch (error) {
-    throw error instanceof InputError ? withoutPath(error, directory) : error;
+    throw passing(error) ?? withoutPath(error, directory);
   }
 }
 
@@ -170,7 +171,8 @@ async function prepared(adapter: Adapter, prepare: InstalledOptions["prepare"]):
 }
 
 /** The error without the place where the files lie, which is nobody's business. */
-function withoutPath(error: InputError, directory: string): InputError {
+function withoutPath(error: unknown, directory: string): unknown {
+  if (!(error instanceof InputError)) return error;
   const { code, problems, message } = error;
   const listed = new InputError(code, "", problems).message.length; // ": " and the problems
   const strip = (text: string): string => text.replaceAll(join(directory, sep), "");
@@ -187,28 +189,42 @@ function withoutPath(error: InputError, directory: string): InputError {
 async function verified(directory: string, digest: string, contents?: Uint8Array): Promise<void> {
   if (isUnchanged(directory)) return;
   const signature = signatureOf(directory);
-  const found = await orCorrupt(digest, () => digestOfFiles(directory, contents));
+  const found = await orCorrupt(directory, digest, () => digestOfFiles(directory, contents));
   if (found !== digest) throw corrupt(digest, CHANGED);
   await rememberUnchanged(directory, signature);
 }
 
 /** The file of tensors, read and hashed at once: for what is seldom asked of an adapter. @throws as `verified` */
 function verifiedNow(directory: string, digest: string): Uint8Array {
-  const contents = new Map(ADAPTER_FILES.map((file) => [file, readFileSync(join(directory, file))]));
+  const contents = readBoth(directory);
   const sums = [...contents].map(([file, bytes]) => [file, createHash("sha256").update(bytes).digest("hex")] as const);
   if (digestOf(new Map(sums)) !== digest) throw corrupt(digest, CHANGED);
   return contents.get(WEIGHTS_FILE)!;
 }
 
+function readBoth(directory: string): Map<AdapterFile, Uint8Array> {
+  try {
+    return new Map(ADAPTER_FILES.map((file) => [file, readFileSync(join(directory, file))]));
+  } catch (error) {
+    throw passing(error) ?? error;
+  }
+}
+
 const CHANGED = "they are not what was installed";
 
-async function orCorrupt<T>(digest: string, read: () => Promise<T>): Promise<T> {
+async function orCorrupt<T>(directory: string, digest: string, read: () => Promise<T>): Promise<T> {
   try {
     return await read();
   } catch (error) {
-    const { code } = (error instanceof InputError ? error.cause : error) as NodeJS.ErrnoException;
-    throw corrupt(digest, code === "ENOENT" ? "a file is missing" : reasonOf(error));
+    throw passing(error) ?? corrupt(digest, unreadable(error, directory));
   }
+}
+
+/** Why a file cannot be read, without where it lies. */
+function unreadable(error: unknown, directory: string): string {
+  const code = systemCode(error);
+  if (code === "ENOENT") return "a file is missing";
+  return code === undefined ? reasonOf(withoutPath(error, directory)) : `a file cannot be read, ${code}`;
 }
 
 const WHOLE = 64 * 1024 * 1024;
