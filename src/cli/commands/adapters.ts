@@ -25,7 +25,7 @@ interface ExportFlags {
   readonly json?: boolean;
 }
 
-const MERGE = "milora adapters merge --model assets/tiny-llama --adapter runs/subjects/best --output runs/merged";
+const MERGE = "milora adapters merge --model assets/tiny-llama --adapter runs/lora/best --output runs/merged";
 const EXPORT =
   "milora adapters export --model assets/tiny-llama --adapter runs/lora/best --format gguf --output lora.gguf";
 
