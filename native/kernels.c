@@ -5,4 +5,4 @@
 #include "kernels/router.h"
 #include "kernels/rows.h"
 
-const Kernels KERNELS = {round_row, multiply, project, expand, change, apply, pack, gate, add_norm, rotate, attend, route};
+const Kernels KERNELS = {round_row, multiply, project, expand, change, apply, pack, gate, add_norm, rotate, attend, widen, narrow, route};

@@ -41,7 +41,7 @@ typedef struct {
   int64_t expert;      /* its place among the gates of all experts, or -1 */
 } Item;
 
-/* Forms of a and b. */
+/* Forms of a and b, and of keys and values. */
 enum { FLOAT32, FLOAT16, INT8 };
 static inline int64_t bytes_of(int64_t form) { return form == INT8 ? 1 : form == FLOAT16 ? 2 : 4; }
 
@@ -103,10 +103,13 @@ typedef struct {
   void (*add_norm)(const float *x, const float *skip, const float *weight, int64_t width, float eps, float *sum, float *y);
   /* Rotary position embedding of one head: the first 2 * pairs numbers, halves against each other. */
   void (*rotate)(const float *x, const float *cosine, const float *sine, int64_t pairs, int64_t width, float *y);
-  /* y [heads, width] = softmax(scale q kT) v for queries [heads, width] that share keys and values [count, width], width a
-   * multiple of 16; `scores` has room for heads * (count + 15). */
-  void (*attend)(const float *q, const float *k, const float *v, int64_t heads, int64_t width, int64_t count, float scale, float *scores,
-                 float *y);
+  /* y [heads, width] = softmax(scale q kT) v for queries [heads, width] that share keys and values [count, width], FLOAT32 or
+   * FLOAT16, width a multiple of 16; `scores` has room for heads * (count + 15). */
+  void (*attend)(const float *q, const void *k, const void *v, int form, int64_t heads, int64_t width, int64_t count, float scale,
+                 float *scores, float *y);
+  /* Copies numbers into another form: FLOAT32 of FLOAT16, or the other way. */
+  void (*widen)(const uint16_t *source, int64_t count, float *target);
+  void (*narrow)(const float *source, int64_t count, uint16_t *target);
   /* Gates and probabilities [experts] of a prompt whose tokens are rows of hidden [T, width]: count of them, at least one.
    * `scratch` has room for count + width + experts and 45 more. */
   void (*route)(const Router *router, const float *hidden, const int32_t *tokens, int64_t count, int64_t width, float *scratch,

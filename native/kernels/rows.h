@@ -46,4 +46,16 @@ static void add_norm(const float *x, const float *skip, const float *weight, int
   for (; i + LANES <= width; i += LANES) store(y + i, times(times(load(sum + i), all(factor)), load(weight + i)));
   for (; i < width; i++) y[i] = sum[i] * factor * weight[i];
 }
+
+static void widen(const uint16_t *source, int64_t count, float *target) {
+  int64_t i = 0;
+  for (; i + LANES <= count; i += LANES) store(target + i, load_half(source + i));
+  for (; i < count; i++) target[i] = half_to_float(source[i]);
+}
+
+static void narrow(const float *source, int64_t count, uint16_t *target) {
+  int64_t i = 0;
+  for (; i + LANES <= count; i += LANES) store_half(target + i, load(source + i));
+  for (; i < count; i++) target[i] = float_to_half(source[i]);
+}
 #endif

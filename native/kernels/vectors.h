@@ -67,6 +67,13 @@ INLINE float total(vec a) {
 }
 #endif
 
+INLINE float half_to_float(uint16_t h) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h))); }
+INLINE uint16_t float_to_half(float f) { return (uint16_t)_mm_cvtsi128_si32(_mm_cvtps_ph(_mm_set_ss(f), 0)); }
+INLINE vec load_as(const void *p, int64_t at, const int form) {
+  if (form == INT8) return load_bytes((const int8_t *)p + at);
+  return form == FLOAT16 ? load_half((const uint16_t *)p + at) : load((const float *)p + at);
+}
+
 /* The totals of four vectors. */
 INLINE __m128 totals(vec a, vec b, vec c, vec d) {
 #ifdef __AVX512VNNI__

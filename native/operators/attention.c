@@ -5,15 +5,20 @@ typedef struct {
   const Kernel *kernel;
   const float *query, *key, *value, *cosine, *sine;
   int64_t queryStep, keyStep; /* from one token to the next */
-  float *keys, *values, *y, *scratch;
+  char *keys, *values; /* of `bytes` each number */
+  float *y, *scratch;
   const int32_t *last; /* where the last token of each sequence stands */
   int64_t B, T, S, pairs, scratchOfPart, parts, units, splits, appends; /* heads that share keys are split in so many */
+  int64_t bytes;
 } Attention;
 
 /* Tokens of a sequence that are computed by one thread, one after the other. */
 enum { TOKENS = 16 };
 
 static int64_t position_of(const Attention *run, int64_t row) { return run->last[row / run->T] - run->T + 1 + row % run->T; }
+
+/* Features of a head whose cache is float16. */
+enum { WIDEST = 1024 };
 
 /* New keys and values of some of the tokens. */
 static void append_part(void *data, size_t t) {
@@ -24,9 +29,17 @@ static void append_part(void *data, size_t t) {
     const int64_t b = r / run->T, position = position_of(run, r);
     const float *cosine = run->cosine + position * run->pairs, *sine = run->sine + position * run->pairs;
     for (int64_t h = 0; h < keyHeads; h++) {
-      const int64_t place = ((b * keyHeads + h) * run->S + position) * width;
-      kernels->rotate(run->key + r * run->keyStep + h * width, cosine, sine, run->pairs, width, run->keys + place);
-      __builtin_memcpy(run->values + place, run->value + r * run->keyStep + h * width, 4 * (size_t)width);
+      const int64_t place = ((b * keyHeads + h) * run->S + position) * width * run->bytes;
+      const float *key = run->key + r * run->keyStep + h * width, *value = run->value + r * run->keyStep + h * width;
+      if (run->bytes == 2) {
+        float turned[WIDEST];
+        kernels->rotate(key, cosine, sine, run->pairs, width, turned);
+        kernels->narrow(turned, width, (uint16_t *)(run->keys + place));
+        kernels->narrow(value, width, (uint16_t *)(run->values + place));
+      } else {
+        kernels->rotate(key, cosine, sine, run->pairs, width, (float *)(run->keys + place));
+        __builtin_memcpy(run->values + place, value, 4 * (size_t)width);
+      }
     }
   }
 }
@@ -44,7 +57,7 @@ static void attend_part(void *data, size_t t) {
     const int64_t split = u % run->splits, h = u / run->splits % keyHeads, block = u / run->splits / keyHeads % blocks;
     const int64_t b = u / run->splits / keyHeads / blocks;
     const int64_t from = part(group, split, run->splits, 1), heads = part(group, split + 1, run->splits, 1) - from;
-    const float *keys = run->keys + (b * keyHeads + h) * run->S * width, *values = run->values + (b * keyHeads + h) * run->S * width;
+    const int64_t before = (b * keyHeads + h) * run->S;
     const int64_t to = b * run->T + least(run->T, (block + 1) * TOKENS);
     for (int64_t r = b * run->T + block * TOKENS; r < to; r++) {
       const int64_t position = position_of(run, r);
@@ -52,8 +65,9 @@ static void attend_part(void *data, size_t t) {
       const float *cosine = run->cosine + position * run->pairs, *sine = run->sine + position * run->pairs;
       for (int64_t i = 0; i < heads; i++) kernels->rotate(own + i * width, cosine, sine, run->pairs, width, q + i * width);
       const int64_t first = kernel->window > 0 ? most(0, position + 1 - kernel->window) : 0;
-      kernels->attend(q, keys + first * width, values + first * width, heads, width, position + 1 - first, kernel->scale, scores,
-                      run->y + (r * kernel->heads + h * group + from) * width);
+      const int64_t place = (before + first) * width * run->bytes;
+      kernels->attend(q, run->keys + place, run->values + place, run->bytes == 2 ? FLOAT16 : FLOAT32, heads, width, position + 1 - first,
+                      kernel->scale, scores, run->y + (r * kernel->heads + h * group + from) * width);
     }
   }
 }
@@ -77,14 +91,17 @@ static OrtStatus *read_attention(const Kernel *kernel, const Tensors *tensors, v
     run->queryStep = run->keyStep = run->queryStep + 2 * run->keyStep;
   }
   int64_t numbers, cosines;
-  const float *keysBefore = input_of(tensors, 3, &numbers), *valuesBefore = input_of(tensors, 4, NULL);
+  const void *keysBefore = input_of(tensors, 3, &numbers), *valuesBefore = input_of(tensors, 4, NULL);
   run->last = input_of(tensors, 5, &run->B);
   run->cosine = input_of(tensors, 6, &cosines);
   run->sine = input_of(tensors, 7, NULL);
   const int64_t rows = rows_of(tensors, 0, run->queryStep);
   if (run->B ? rows % run->B != 0 : rows > 0) return ort_error(api, "Attention: sequences differ in how many tokens are new");
   run->T = run->B ? rows / run->B : 0;
-  run->S = run->B ? numbers / (run->B * keyHeads * width) : 0;
+  const int64_t wide = kernel->halves ? width / 2 : width; /* numbers of a position, as the cache is declared */
+  if (kernel->halves && (width % 2 || width > WIDEST)) return ort_error(api, "Attention: heads of so many features are not held in float16");
+  run->bytes = kernel->halves ? 2 : 4;
+  run->S = run->B ? numbers / (run->B * keyHeads * wide) : 0;
   run->pairs = kernel->N; /* numbers of a row of cosine */
   const int64_t positions = run->pairs ? least(run->S, cosines / run->pairs) : run->S;
   int64_t longest = 0;
@@ -92,14 +109,14 @@ static OrtStatus *read_attention(const Kernel *kernel, const Tensors *tensors, v
     if (run->last[b] < run->T - 1 || run->last[b] >= positions) return ort_error(api, "Attention: a position is outside of the cache");
     longest = most(longest, run->last[b] + 1);
   }
-  const int64_t dims[3] = {run->B, run->T, kernel->heads * width}, cache[4] = {run->B, keyHeads, run->S, width};
+  const int64_t dims[3] = {run->B, run->T, kernel->heads * width}, cache[4] = {run->B, keyHeads, run->S, wide};
   run->y = output_of(tensors, 0, dims, 3);
   run->keys = output_of(tensors, 1, cache, 4);
   run->values = output_of(tensors, 2, cache, 4);
   *bytes = 0;
   if (rows == 0) return NULL;
   if (!run->y || !run->keys || !run->values) return ort_error(api, "Attention: no memory for the result");
-  const size_t held = 4 * (size_t)(run->B * keyHeads * run->S * width);
+  const size_t held = 4 * (size_t)(run->B * keyHeads * run->S * wide);
   if (keysBefore != run->keys) __builtin_memcpy(run->keys, keysBefore, held);
   if (valuesBefore != run->values) __builtin_memcpy(run->values, valuesBefore, held);
   const int alone = rows * kernel->heads * width * longest < ALONE || threads == 1;
@@ -125,6 +142,7 @@ _Static_assert(sizeof(Attention) <= sizeof(Run), "Attention is larger than Run")
 
 static const Attribute attributes[] = {ATTRIBUTE(WHOLE, "num_heads", heads), ATTRIBUTE(WHOLE, "kv_num_heads", keyHeads),
                                        ATTRIBUTE(WHOLE, "head_dim", width), ATTRIBUTE(WHOLE, "rotary_pairs", N),
-                                       ATTRIBUTE(WHOLE, "local_window_size", window), ATTRIBUTE(REAL, "scale", scale), {0}};
+                                       ATTRIBUTE(WHOLE, "local_window_size", window), ATTRIBUTE(REAL, "scale", scale),
+                                       ATTRIBUTE(WHOLE_OR_ZERO, "halves", halves), {0}};
 const Operator attention_operator = {
     CUSTOM_OP(), "Attention", read_attention, plan_attention, {FLOAT, FLOAT, FLOAT, FLOAT, FLOAT, INT32, FLOAT, FLOAT}, 8, 3, 1 << 1 | 1 << 2, attributes};

@@ -4,8 +4,8 @@
 const Kernels *kernels;
 size_t threads = 1;
 
-static const Operator *const all[] = {&linear_operator, &low_rank_operator, &attention_operator,
-                                     &gated_operator,  &add_norm_operator, &route_operator, &chain_operator};
+static const Operator *const all[] = {&linear_operator, &low_rank_operator, &attention_operator, &gated_operator, &add_norm_operator,
+                                     &route_operator,  &widen_operator,    &narrow_operator,    &chain_operator};
 
 static const Operator *own(const CustomOp *op) { return (const Operator *)op; }
 

@@ -85,6 +85,7 @@ typedef struct {
   int64_t textBytes;
   int64_t K, N, bits, block, nextK;       /* Linear, LowRank; N of Gated, AddNorm */
   int64_t heads, keyHeads, width, window; /* Attention, and N: pairs that are rotated */
+  int64_t halves;                         /* Attention: the cache is float16, two numbers in each of its float32 */
   int64_t layer, experts;                 /* Route */
   float scale;                            /* Attention; AddNorm: epsilon */
 } Kernel;
@@ -139,6 +140,7 @@ int last_version(const CustomOp *op);
    .GetVariadicOutputMinArity = one, .GetVariadicOutputHomogeneity = one, .CreateKernelV2 = create,                           \
    .KernelComputeV2 = compute, .GetStartVersion = one, .GetEndVersion = last_version, __VA_ARGS__}
 
-extern const Operator linear_operator, low_rank_operator, attention_operator, gated_operator, add_norm_operator, route_operator, chain_operator;
+extern const Operator linear_operator, low_rank_operator, attention_operator, gated_operator, add_norm_operator, route_operator, widen_operator,
+    narrow_operator, chain_operator;
 
 #endif

@@ -1,11 +1,18 @@
 /** @file Key-value caches: what a batch asks of one, how they grow, and how sessions get them. */
-import type { Binding, Tensor } from "../runtime/index.ts";
+import { type Binding, type DeviceName, operators, type Tensor } from "../runtime/index.ts";
 import type { Span } from "./slices.ts";
 
 /** Keys and values of a layer, float32 [rows, kvHeads, S, headDim] each: views that whoever asked for them disposes. */
 export interface LayerCache {
   readonly key: Tensor;
   readonly value: Tensor;
+}
+
+export type KvPrecision = "float32" | "float16";
+
+/** Whether keys and values are float16: elsewhere nothing could read them. */
+export function holdsHalves(precision: KvPrecision | undefined, device: DeviceName): boolean {
+  return precision === "float16" && device === "cpu" && operators() !== undefined;
 }
 
 /** Sequences, and positions of each. */

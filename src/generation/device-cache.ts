@@ -1,6 +1,6 @@
 /** @file Key-value cache on a device, where there are no views: a tensor for each stretch of rows, cut and joined as runs need them. */
 import { concat, exportOnnx, Graph, gather } from "../graph/index.ts";
-import { type BackboneConfig, cacheHeadDim } from "../models/index.ts";
+import { type BackboneConfig, cacheWidth } from "../models/index.ts";
 import { type DeviceName, Session, Tensor } from "../runtime/index.ts";
 import { type Extent, grown, type KvCache, type LayerCache } from "./cache.ts";
 
@@ -85,7 +85,7 @@ export class DeviceCache implements KvCache {
     this.#copier = copier;
     this.#layers = config.numLayers;
     this.#heads = config.numKvHeads;
-    this.#dim = cacheHeadDim(config);
+    this.#dim = cacheWidth(config, false);
     this.#rows = rows;
     this.#capacity = capacity;
   }

@@ -1,8 +1,9 @@
 /** @file The engine: one backbone, any number of adapters, and everything that asks them for text or probabilities. */
 import type { Adapter } from "../methods/index.ts";
-import type { Backbone } from "../models/index.ts";
+import { type Backbone, cacheWidth } from "../models/index.ts";
 import { type DeviceName, requireDevice } from "../runtime/index.ts";
 import { Batch } from "./batch.ts";
+import { holdsHalves, type KvPrecision } from "./cache.ts";
 import { decodeJobs } from "./decode.ts";
 import { AdapterCache, prefixOf } from "./derived.ts";
 import { GenerationError, Problems } from "./errors.ts";
@@ -49,6 +50,11 @@ export interface EngineOptions {
    * Default: int8 over int4 weights, float16 over int8, float32 over float32.
    */
   readonly adapterPrecision?: AdapterPrecision | undefined;
+  /**
+   * How keys and values are held on the CPU under milora's operators: float16 halves what a step reads of them, and their
+   * memory. Default: float32.
+   */
+  readonly kvPrecision?: KvPrecision | undefined;
   /** Keeps what was read of prompts for others that begin alike, or are the same under routed adapters. Default: not. */
   readonly prefixCache?: PrefixCacheOptions | undefined;
 }
@@ -90,14 +96,15 @@ export class Engine implements Disposable {
     this.maxBatch = options.maxBatch ?? 8;
     const device = options.device ?? "cpu";
     requireDevice(device);
-    const sessions = new SessionCache(backbone, { routes: options.routeSessions ?? 8, device });
+    const halves = holdsHalves(options.kvPrecision, device);
+    const sessions = new SessionCache(backbone, { routes: options.routeSessions ?? 8, device, halves });
     const runner = new Runner();
     this.#shared = {
       backbone,
       device,
       sessions,
       adapters: new AdapterCache(backbone, sessions, runner, options.adapterPrecision),
-      pool: new BufferPool(2, device),
+      pool: new BufferPool(2, device, halves),
       runner,
       context: Math.min(options.context ?? backbone.config.maxPositions, backbone.config.maxPositions),
       capacity: options.capacity,
@@ -123,6 +130,12 @@ export class Engine implements Disposable {
   /** Memory of key-value caches, of buffers that wait for their next use too. */
   get kvBytes(): number {
     return this.#shared.pool.bytes;
+  }
+
+  /** Of a position of a sequence, in all layers. */
+  get kvBytesPerPosition(): number {
+    const { numLayers, numKvHeads } = this.backbone.config;
+    return 2 * 4 * numLayers * numKvHeads * cacheWidth(this.backbone.config, this.#shared.pool.halves);
   }
 
   /** What the prefix cache has done and holds, where there is one. */

@@ -62,9 +62,10 @@ export type Program =
 const GIVEN = { derived: "input" } as const;
 
 /** Inputs of the in-place KV cache: where each sequence ends after the step (int32 [B]), and the longest (int32 []). */
-function cachedAttention(graph: Graph) {
+function cachedAttention(graph: Graph, halves: boolean) {
   return {
     kind: "cached",
+    halves,
     lastPositions: graph.input("lastPositions", "int32", ["B"]),
     totalLength: graph.input("totalLength", "int32", []),
   } as const;
@@ -78,7 +79,7 @@ function prefillMethod(graph: Graph, backbone: Backbone, program: PrefillProgram
   return program.adapter && buildMethod(graph, program.adapter, { kind: "prefill", promptMask }, GIVEN);
 }
 
-function buildPrefill(graph: Graph, backbone: Backbone, program: PrefillProgram): Graph {
+function buildPrefill(graph: Graph, backbone: Backbone, program: PrefillProgram, halves: boolean): Graph {
   const { layers, continued } = program.part ?? {};
   const { hiddenSize: d, numLayers } = backbone.config;
   const { from, to } = layers ?? { from: 0, to: numLayers };
@@ -86,7 +87,7 @@ function buildPrefill(graph: Graph, backbone: Backbone, program: PrefillProgram)
   const stream =
     from > 0 ? reshape(graph.input("stream", "float32", ["B", "T", d]), [mulDims("B", "T"), d]) : undefined;
   const tokens = graph.input("tokens", "int64", ["B", "T"]);
-  const attention = cachedAttention(graph);
+  const attention = cachedAttention(graph, halves);
   const promptMask = graph.input("promptMask", "float32", ["B", "T"]);
   const built: MethodGraph | undefined = prefillMethod(graph, backbone, program, promptMask);
   const method = watched(graph, built, program.part?.watched, promptMask);
@@ -105,21 +106,27 @@ function buildPrefill(graph: Graph, backbone: Backbone, program: PrefillProgram)
   return graph;
 }
 
-function buildDecode(graph: Graph, backbone: Backbone, adapter: Adapter | undefined, route: Route | undefined): Graph {
+function buildDecode(
+  graph: Graph,
+  backbone: Backbone,
+  { adapter, route }: Extract<Program, { readonly kind: "decode" }>,
+  halves: boolean,
+): Graph {
   const state = (name: string, shape: readonly number[]) => graph.input(STATE + name, "float32", ["B", ...shape]);
-  const method = adapter && buildMethod(graph, adapter, { kind: "decode", state, ...(route && { route }) }, GIVEN);
+  const method =
+    adapter && buildMethod(graph, adapter, { kind: "decode", state, ...(route && { route: route.route }) }, GIVEN);
   const { prefix: _inTheCache, ...hooks } = method?.hooks ?? {};
-  return decodeWith(backbone, graph, hooks);
+  return decodeWith(backbone, graph, hooks, halves);
 }
 
-function buildMixed(graph: Graph, backbone: Backbone, items: ItemKinds): Graph {
-  return decodeWith(backbone, graph, itemHooks(graph, backbone, items));
+function buildMixed(graph: Graph, backbone: Backbone, items: ItemKinds, halves: boolean): Graph {
+  return decodeWith(backbone, graph, itemHooks(graph, backbone, items), halves);
 }
 
 /** One token a row. */
-function decodeWith(backbone: Backbone, graph: Graph, hooks: Hooks): Graph {
+function decodeWith(backbone: Backbone, graph: Graph, hooks: Hooks, halves: boolean): Graph {
   const tokens = graph.input("tokens", "int64", ["B", 1]);
-  const attention = cachedAttention(graph);
+  const attention = cachedAttention(graph, halves);
   const { hidden, logits } = backbone.forward(graph, { tokens, attention, hooks });
   const scores = logits(hidden);
   graph.output("logits", scores); // [B, V]
@@ -159,16 +166,20 @@ function buildHead(graph: Graph, backbone: Backbone, kind: "head" | "pick", adap
 }
 
 /** Builds the graph of a program. Exported for tests, which look for what must not be in it. */
-export function buildProgram(backbone: Backbone, program: Program, device: DeviceName = "cpu"): Graph {
+export function buildProgram(
+  backbone: Backbone,
+  program: Program,
+  { device = "cpu", halves = false }: { readonly device?: DeviceName; readonly halves?: boolean } = {},
+): Graph {
   const graph = new Graph(program.kind, device);
   switch (program.kind) {
     case "prefill":
     case "mixedPrefill":
-      return buildPrefill(graph, backbone, program);
+      return buildPrefill(graph, backbone, program, halves);
     case "decode":
-      return buildDecode(graph, backbone, program.adapter, program.route?.route);
+      return buildDecode(graph, backbone, program, halves);
     case "mixed":
-      return buildMixed(graph, backbone, program.items);
+      return buildMixed(graph, backbone, program.items, halves);
     case "derive":
       return buildDerive(graph, backbone, program.adapter);
     default:
@@ -245,6 +256,8 @@ export interface SessionCacheOptions {
   readonly routes: number;
   /** Where they run; default: cpu. */
   readonly device?: DeviceName | undefined;
+  /** Key-value caches are float16, see `AttentionMode`. */
+  readonly halves?: boolean;
   /** Passed to every session, e.g. profiling. */
   readonly session?: Parameters<typeof Session.create>[1];
 }
@@ -343,7 +356,8 @@ export class SessionCache implements Disposable {
   }
 
   async #make(program: Program): Promise<Session> {
-    const graph = buildProgram(this.#backbone, program, this.device);
+    const { halves = false } = this.#options;
+    const graph = buildProgram(this.#backbone, program, { device: this.device, halves });
     const making = Session.createAsync(exportOnnx(graph), {
       device: this.device,
       initializers: this.#backbone.initializers(), // asked for after the graph: a graph may add to them

@@ -1,5 +1,5 @@
 /** @file Key-value cache on the CPU: one flat buffer, written in place by the sessions through views. */
-import { type BackboneConfig, cacheHeadDim } from "../models/index.ts";
+import { type BackboneConfig, cacheWidth } from "../models/index.ts";
 import { Tensor } from "../runtime/index.ts";
 import { type Extent, grown, type KvCache, type LayerCache } from "./cache.ts";
 import type { BufferPool } from "./pool.ts";
@@ -14,12 +14,13 @@ export class HostCache implements KvCache {
   #capacity: number;
   #buffer: Tensor | undefined;
 
-  constructor(config: BackboneConfig, pool: BufferPool, rows: number, capacity: number) {
+  /** @param halves float16, two numbers in each float32; what is done here copies alone */
+  constructor(config: BackboneConfig, pool: BufferPool, rows: number, capacity: number, halves: boolean) {
     this.#rows = rows;
     this.#pool = pool;
     this.#layers = config.numLayers;
     this.#heads = config.numKvHeads;
-    this.#dim = cacheHeadDim(config);
+    this.#dim = cacheWidth(config, halves);
     this.#capacity = capacity;
     this.#buffer = pool.take(this.#blocks * rows * this.#rowSize(capacity));
   }

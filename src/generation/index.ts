@@ -1,4 +1,5 @@
 /** @file Door of the room `generation`: the engine that turns prompts into tokens, text and probabilities. */
+export type { KvPrecision } from "./cache.ts";
 export { Engine, type EngineOptions, type TokenInspection } from "./engine.ts";
 export { GenerationError, type GenerationErrorCode, type RequestErrorCode } from "./errors.ts";
 export type { Exploration, ExploreOptions } from "./explore.ts";

@@ -10,13 +10,16 @@ export class BufferPool implements Disposable {
   readonly #free: Tensor[] = [];
   readonly #keep: number;
   readonly #copier: RowCopier | undefined;
+  readonly halves: boolean;
   #bytes = 0;
 
   /**
    * @param keep how many unused buffers are kept
    * @param device where caches are; only on the CPU they are made of buffers of the pool
+   * @param halves caches on the CPU are float16
    */
-  constructor(keep = 2, device: DeviceName = "cpu") {
+  constructor(keep = 2, device: DeviceName = "cpu", halves = false) {
+    this.halves = halves;
     this.#keep = keep;
     this.#copier = device === "cpu" ? undefined : new RowCopier(device);
   }
@@ -25,7 +28,7 @@ export class BufferPool implements Disposable {
   cache(config: BackboneConfig, rows: number, capacity: number): KvCache {
     return this.#copier
       ? new DeviceCache(config, this.#copier, rows, capacity)
-      : new HostCache(config, this, rows, capacity);
+      : new HostCache(config, this, rows, capacity, this.halves);
   }
 
   /** Bytes of all buffers, those in use and those that wait. */

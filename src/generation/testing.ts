@@ -111,13 +111,23 @@ export class Bench implements Disposable {
     context = 200,
     precision?: AdapterPrecision,
     device: DeviceName = "cpu",
+    halves = false,
   ) {
-    const sessions = new SessionCache(backbone, { routes: 0, device });
+    const sessions = new SessionCache(backbone, { routes: 0, device, halves });
     const runner = new Runner();
     const adapters = new AdapterCache(backbone, sessions, runner, precision);
     const prefixes = prefixCache && new PrefixCache(backbone, prefixCache);
     const sizes = { context, capacity: undefined };
-    this.shared = { backbone, device, sessions, adapters, pool: new BufferPool(2, device), runner, prefixes, ...sizes };
+    this.shared = {
+      backbone,
+      device,
+      sessions,
+      adapters,
+      pool: new BufferPool(2, device, halves),
+      runner,
+      prefixes,
+      ...sizes,
+    };
   }
 
   [Symbol.dispose](): void {

@@ -11,7 +11,7 @@ const STEPS: Readonly<
   Linear: { code: 0, attributes: ["K", "N", "bits", "block_size", "next_K"], inputs: 7, outputs: 1 },
   Attention: {
     code: 1,
-    attributes: ["num_heads", "kv_num_heads", "head_dim", "rotary_pairs", "local_window_size", "scale"],
+    attributes: ["num_heads", "kv_num_heads", "head_dim", "rotary_pairs", "local_window_size", "scale", "halves"],
     inputs: 8,
     outputs: 3,
   },

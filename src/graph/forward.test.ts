@@ -9,7 +9,7 @@ import { transformerCases } from "./testing/transformer-cases.ts";
 const cases = { ...plainCases, ...transformerCases };
 
 /** milora's own; src/runtime/operators.test.ts has them. */
-const OPERATORS = ["linearItems", "lowRankItems", "routePrompts", "gated"];
+const OPERATORS = ["linearItems", "lowRankItems", "routePrompts", "gated", "widen", "narrow"];
 
 test("every op has a case", () => {
   expect(Object.keys(ops).filter((name) => cases[name] === undefined)).toEqual(OPERATORS);

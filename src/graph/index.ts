@@ -68,9 +68,12 @@ export {
   type GroupQueryAttentionInputs,
   gatedSilu,
   groupQueryAttention,
+  halvesAttention,
+  narrow,
   rmsNorm,
   rotary,
   skipRmsNorm,
+  widen,
 } from "./ops/transformer.ts";
 export type { Recomputation } from "./recompute.ts";
 export {

@@ -17,6 +17,7 @@ import {
   greater,
   greaterEqual,
   groupQueryAttention,
+  halvesAttention,
   less,
   log,
   matmul,
@@ -24,6 +25,7 @@ import {
   maximum,
   mul,
   mulDims,
+  narrow,
   range,
   reshape,
   rotary,
@@ -37,6 +39,7 @@ import {
   unsqueeze,
   type Value,
   where,
+  widen,
   zeros,
 } from "../graph/index.ts";
 import type { BackboneConfig } from "./config.ts";
@@ -223,8 +226,13 @@ function fullAttention(g: Graph, config: BackboneConfig, tokens: Value, packed: 
 }
 
 /** Width of a head in the KV cache: the runtime's attention takes multiples of 8, narrower heads are filled with zeros. */
-export function cacheHeadDim({ headDim }: BackboneConfig): number {
+function cacheHeadDim({ headDim }: BackboneConfig): number {
   return Math.ceil(headDim / 8) * 8;
+}
+
+/** Numbers that a position of a head takes in the KV cache, as float32: half as many where each holds two of float16. */
+export function cacheWidth(config: BackboneConfig, halves: boolean): number {
+  return cacheHeadDim(config) / (halves ? 2 : 1);
 }
 
 /** Fills heads up with zeros: [B, T, count · from] → [B, T, count · to]. */
@@ -284,13 +292,17 @@ function cachedAttention(
       value = concat([first(prefix.value), value], 1);
     }
     const width = cacheHeadDim(config);
-    const cacheShape = [B, numKvHeads, "S", width];
+    const { halves = false } = mode;
+    const cacheShape = [B, numKvHeads, "S", cacheWidth(config, halves)];
+    const fits = halves && halvesAttention(g, { rotated: fused, headDim: width, softcap });
+    const [read, written] = halves && !fits ? [widen, narrow] : [(x: Value) => x, (x: Value) => x];
     const result = groupQueryAttention({
       query: widened(g, query, numHeads, headDim, width),
       key: widened(g, key, numKvHeads, headDim, width),
       value: widened(g, value, numKvHeads, headDim, width),
-      pastKey: g.input(`past.${layer}.key`, "float32", cacheShape),
-      pastValue: g.input(`past.${layer}.value`, "float32", cacheShape),
+      pastKey: read(g.input(`past.${layer}.key`, "float32", cacheShape)),
+      pastValue: read(g.input(`past.${layer}.value`, "float32", cacheShape)),
+      halves: fits,
       seqlensK: mode.lastPositions,
       totalSequenceLength: mode.totalLength,
       ...(fused ? tables(g, config, rope) : {}),
@@ -300,8 +312,8 @@ function cachedAttention(
       ...(softcap !== undefined && { softcap }),
       ...(window !== undefined && { localWindowSize: window }),
     });
-    g.output(`present.${layer}.key`, result.presentKey);
-    g.output(`present.${layer}.value`, result.presentValue);
+    g.output(`present.${layer}.key`, written(result.presentKey));
+    g.output(`present.${layer}.value`, written(result.presentValue));
     const own = prefix ? slice(result.y, 1, prefix.length) : result.y; // [B, T, heads · width]
     if (width === headDim) return reshape(own, [q.shape[0]!, numHeads * headDim]);
     const heads = slice(reshape(own, [q.shape[0]!, numHeads, width]), 2, 0, headDim);

@@ -117,6 +117,8 @@ export type AttentionMode =
       readonly lastPositions: Value;
       /** int32 scalar: the longest length after this step (prefill: T). */
       readonly totalLength: Value;
+      /** The cache is float16, two numbers in each float32: [B, kvHeads, S, headDim / 2]. Needs milora's operators. */
+      readonly halves?: boolean;
     };
 
 /** Some of the decoder's layers, for a pass that is cut into stages. */

@@ -11,6 +11,7 @@ interface Flags {
   readonly weights?: "float32" | "int8" | "int4";
   readonly threads?: number;
   readonly adapterPrecision?: "float32" | "float16" | "int8";
+  readonly kvPrecision?: "float32" | "float16";
   readonly adapterMethod: string;
   readonly rank: number;
   readonly maxBatch: number;
@@ -35,6 +36,12 @@ export function configure(command: Command): void {
           "int8",
         ]),
       )
+      .addOption(
+        new Option("--kv-precision <form>", "what keys and values are held as (default: as a server does)").choices([
+          "float32",
+          "float16",
+        ]),
+      )
       .option("--adapter-method <names>", "methods of the adapters, separated by commas", "milora,moelora,lora")
       .addOption(new Option("--rank <n>", "their rank").argParser(integer(1)).default(16))
       .addOption(new Option("--max-batch <n>", "most sequences that decode together").argParser(integer(1)).default(16))
@@ -50,7 +57,7 @@ export function configure(command: Command): void {
 }
 
 async function bench(flags: Flags): Promise<void> {
-  const { model, weights, threads, adapterPrecision, rank, maxBatch, output, quick, json } = flags;
+  const { model, weights, threads, adapterPrecision, kvPrecision, rank, maxBatch, output, quick, json } = flags;
   const names = flags.adapterMethod.split(",").map((name) => name.trim());
   const unknown = names.filter((name) => !known.has(name));
   if (unknown.length > 0) {
@@ -58,7 +65,7 @@ async function bench(flags: Flags): Promise<void> {
     throw new InputError("FLAG_INVALID", "--adapter-method", text);
   }
   const profile = await measureProfile({
-    ...{ model, weights, threads, adapterPrecision, maxRows: maxBatch, quick: quick ?? false },
+    ...{ model, weights, threads, adapterPrecision, kvPrecision, maxRows: maxBatch, quick: quick ?? false },
     methods: names.map((name) => ({ name, options: { r: rank } })),
     onProgress: (what) => note(`measuring ${what} …`),
   });

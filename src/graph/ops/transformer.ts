@@ -1,8 +1,8 @@
 /** @file Fused ops of language models: RMS norm, rotary positions, grouped attention with a cache. */
 import { hasFusedAttention, OPERATOR_DOMAIN } from "../../runtime/index.ts";
-import { type None, none, producedBy, type Value } from "../graph.ts";
+import { type Graph, type None, none, producedBy, type Value } from "../graph.ts";
 import { float, int, type Lowering, type OnnxAttributes } from "../lowering.ts";
-import { addDims, type Dim, formatShape, shapesEqual } from "../shape.ts";
+import { addDims, type Dim, formatShape, mulDims, shapesEqual } from "../shape.ts";
 import { lowerAttention } from "./attention.ts";
 import { apply1, needDtype, needFloat, op, sameDtype } from "./common.ts";
 import { mul, neg, silu, sub } from "./elementwise.ts";
@@ -19,6 +19,8 @@ export interface Attention {
   rotaryInterleaved: boolean;
   packed: boolean;
   past: boolean;
+  /** The cache is float16, two numbers in each of its float32. */
+  halves: boolean;
   rotary: boolean;
   bias: boolean;
 }
@@ -93,6 +95,20 @@ export const transformerOps = {
       to.emit("Gated", to.ins, { N: int((to.node.inputs[0]!.shape[1] as number) / 2) }, to.outs, OPERATOR_DOMAIN);
     },
   }),
+  /** float16 in pairs, [N, D/2] of float32, as float32 [N, D]. */
+  widen: op<None>("widen", {
+    infer: ({ inputs: [x] }) => ({ dtype: x!.dtype, shape: [x!.shape[0]!, 2 * (x!.shape[1] as number)] }),
+    lower(to) {
+      to.emit("Widen", to.ins, { N: int(2 * (to.node.inputs[0]!.shape[1] as number)) }, to.outs, OPERATOR_DOMAIN);
+    },
+  }),
+  /** The other way. */
+  narrow: op<None>("narrow", {
+    infer: ({ inputs: [x] }) => ({ dtype: x!.dtype, shape: [x!.shape[0]!, (x!.shape[1] as number) / 2] }),
+    lower(to) {
+      to.emit("Narrow", to.ins, { N: int(to.node.inputs[0]!.shape[1] as number) }, to.outs, OPERATOR_DOMAIN);
+    },
+  }),
   /** A rotation in planes of two features; its adjoint is the rotation back: the sine negated. */
   rotary: op<{ interleaved: boolean }>("rotary", {
     infer(at) {
@@ -159,13 +175,11 @@ export const transformerOps = {
         }
       }
       const cache = past ? at.inputs[packed ? 1 : 3] : undefined;
-      if (cache && (cache.shape.length !== 4 || cache.shape[1] !== kvNumHeads || cache.shape[3] !== headDim)) {
-        at.fail(
-          "SHAPE_MISMATCH",
-          `past ${formatShape(cache.shape)} should be [B, ${kvNumHeads}, capacity, ${headDim}]`,
-        );
+      const held = at.attributes.halves ? headDim / 2 : headDim;
+      if (cache && (cache.shape.length !== 4 || cache.shape[1] !== kvNumHeads || cache.shape[3] !== held)) {
+        at.fail("SHAPE_MISMATCH", `past ${formatShape(cache.shape)} should be [B, ${kvNumHeads}, capacity, ${held}]`);
       }
-      const present = [batch!, kvNumHeads, cache ? cache.shape[2]! : addDims(length!), headDim];
+      const present = [batch!, kvNumHeads, cache ? cache.shape[2]! : addDims(length!), held];
       return [
         { dtype: query.dtype, shape: [batch!, length!, numHeads * headDim] },
         { dtype: query.dtype, shape: present },
@@ -179,18 +193,20 @@ export const transformerOps = {
       const inputs = [to.in(0), take(!packed), take(!packed), take(past), take(past), take(true), take(true)];
       inputs.push(take(rotary), take(rotary), "", take(bias));
       if (hasAttention(to)) {
-        const headDim = to.node.outputs[1]!.shape[3] as number;
+        const headDim = headDimOf(to);
         const [query, key, value, keys, values, last, , cos, sin] = inputs as [string, ...string[]];
         const attributes = {
           ...{ num_heads: int(numHeads), kv_num_heads: int(kvNumHeads), head_dim: int(headDim) },
           rotary_pairs: int(to.node.inputs.at(-1)!.shape[1] as number),
           scale: float(scale ?? 1 / Math.sqrt(headDim)),
           local_window_size: int(localWindowSize ?? 0),
+          halves: int(to.attributes.halves),
         };
         const taken = [query, key!, value!, keys!, values!, last!, cos!, sin!];
         to.emit("Attention", taken, attributes, to.outs, OPERATOR_DOMAIN);
         return;
       }
+      if (to.attributes.halves) throw new Error("only milora's own attention reads a cache of float16");
       if (!hasFusedAttention(to.device, to.node.inputs[0]!.shape[1]!, softcap)) {
         const [query, key, value, pastKey, pastValue, last, total, cos, sin, , given] = inputs as Eleven<string>;
         lowerAttention(to, { query, key, value, pastKey, pastValue, last, total, cos, sin, bias: given });
@@ -213,14 +229,18 @@ export const transformerOps = {
 
 type Eleven<T> = [T, T, T, T, T, T, T, T, T, T, T];
 
+function headDimOf({ node, attributes }: Lowering<Attention>): number {
+  return (node.outputs[0]!.shape[2] as number) / attributes.numHeads;
+}
+
 /** Whether milora's own operator can compute it: rotated inside. */
-function hasAttention({ node, attributes }: Lowering<Attention>): boolean {
+function hasAttention(to: Lowering<Attention>): boolean {
+  const { node, attributes } = to;
   const { past, rotary, rotaryInterleaved, bias, softcap } = attributes;
   const [query] = node.inputs;
   if (!past || !rotary || rotaryInterleaved || bias || softcap || query!.dtype !== "float32") return false;
-  const headDim = node.outputs[1]!.shape[3] as number;
   const pairs = node.inputs.at(-1)!.shape[1]; // the sines come last
-  return headDim % 16 === 0 && typeof pairs === "number" && query!.graph.hasOperators;
+  return headDimOf(to) % 16 === 0 && typeof pairs === "number" && query!.graph.hasOperators;
 }
 
 /** The fused kernel keeps r in float32 only. */
@@ -272,7 +292,10 @@ export interface GroupQueryAttentionInputs {
   /** [B, T, kvHeads * D] */
   key?: Value;
   value?: Value;
-  /** [B, kvHeads, capacity, D]; bind the same buffers to `presentKey` and `presentValue` to append in place. */
+  /**
+   * [B, kvHeads, capacity, D]; bind the same buffers to `presentKey` and `presentValue` to append in place. With `halves`
+   * [B, kvHeads, capacity, D/2], each number two of float16.
+   */
   pastKey?: Value;
   pastValue?: Value;
   /** int32 [B]: position of the last token, total length - 1 */
@@ -291,6 +314,33 @@ export interface GroupQueryAttentionInputs {
   softcap?: number;
   localWindowSize?: number;
   rotaryInterleaved?: boolean;
+  /** Only where milora's own operator computes it, see `halvesAttention`. */
+  halves?: boolean;
+}
+
+/** Whether attention over a cache of float16 is computed without widening it: rotated inside, by milora's own operator. */
+export function halvesAttention(
+  g: Graph,
+  { rotated, headDim, softcap }: { rotated: boolean; headDim: number; softcap?: number | undefined },
+): boolean {
+  // biome-ignore format: one line
+  return g.hasOperators && rotated && headDim % 16 === 0 && softcap === undefined;
+}
+
+/** float16 in pairs, [..., D/2] of float32, as float32 [..., D]; a copy. */
+export function widen(x: Value): Value {
+  return lastAxis(x, transformerOps.widen, 2);
+}
+
+/** The other way: rounded to nearest. */
+export function narrow(x: Value): Value {
+  return lastAxis(x, transformerOps.narrow, 0.5);
+}
+
+function lastAxis(x: Value, op: typeof transformerOps.widen, factor: number): Value {
+  const last = x.shape.at(-1) as number;
+  const rows = reshape(x, [mulDims(...x.shape.slice(0, -1)), last]);
+  return reshape(apply1(op, [rows], none), [...x.shape.slice(0, -1), factor * last]);
 }
 
 /** Causal grouped-query attention with a key-value cache. Inference only: no gradient. */
@@ -304,7 +354,7 @@ export function groupQueryAttention(inputs: GroupQueryAttentionInputs): {
     ? { ...inputs, query: joint, key: undefined, value: undefined }
     : inputs;
   const values = [query, key, value, pastKey, pastValue, seqlensK, totalSequenceLength, cos, sin, attentionBias];
-  const { numHeads, kvNumHeads, scale, softcap, localWindowSize, rotaryInterleaved = false } = inputs;
+  const { numHeads, kvNumHeads, scale, softcap, localWindowSize, rotaryInterleaved = false, halves = false } = inputs;
   const [y, presentKey, presentValue] = query.graph.apply(
     transformerOps.groupQueryAttention,
     values.filter((part) => part !== undefined),
@@ -318,6 +368,7 @@ export function groupQueryAttention(inputs: GroupQueryAttentionInputs): {
       rotaryInterleaved,
       packed: key === undefined,
       past: pastKey !== undefined,
+      halves,
       rotary: cos !== undefined,
       bias: attentionBias !== undefined,
     },

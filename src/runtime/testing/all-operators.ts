@@ -1,6 +1,7 @@
 /** @file The tests of milora's operators, for one instruction set; and that they may run side by side. */
 import { describe, expect, test } from "vitest";
 import { configureRuntime, operators, Tensor } from "../index.ts";
+import { attentionHalvesTests } from "./attention-halves.ts";
 import { attentionTests, cachedAttention } from "./attention-operator.ts";
 import { itemTests, packTests } from "./item-operator.ts";
 import { linearTests } from "./linear-operator.ts";
@@ -25,6 +26,7 @@ export function operatorTests(limit?: "avx2"): void {
     rangeTests();
     packTests();
     attentionTests();
+    attentionHalvesTests();
     rowTests();
     routeTests();
     sideBySide();

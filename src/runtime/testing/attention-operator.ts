@@ -4,7 +4,7 @@ import { OPERATOR_DOMAIN, operators, Session, Tensor } from "../index.ts";
 import { type TestNode, testModel } from "../testing.ts";
 import { type Exact, expectNear, expectSame, floats, normals, range } from "./operators.ts";
 
-interface Heads {
+export interface Heads {
   heads: number;
   kvHeads: number;
   width: number;
@@ -17,8 +17,17 @@ interface Heads {
 const INPUTS = ["query", "key", "value", "keys", "values", "last"];
 const OUTPUTS = ["y", "newKeys", "newValues"];
 
-/** Of milora's operator, or of the runtime's; `joint`: query, key and value lie together in the input `query`. */
-function sessionOf(shape: Heads, capacity: number, positions: number, theirs: boolean, joint = false): Session {
+/**
+ * Of milora's operator, or of the runtime's; `joint`: query, key and value lie together in the input `query`; `halves`: the
+ * cache is float16, two numbers in each float32.
+ */
+export function sessionOf(
+  shape: Heads,
+  capacity: number,
+  positions: number,
+  theirs: boolean,
+  { joint = false, halves = false } = {},
+): Session {
   const { heads, kvHeads, width, pairs, window, scale } = shape;
   const counts = { num_heads: heads, kv_num_heads: kvHeads, scale: { float: scale } };
   const own: TestNode = {
@@ -26,7 +35,10 @@ function sessionOf(shape: Heads, capacity: number, positions: number, theirs: bo
     domain: OPERATOR_DOMAIN,
     inputs: [...(joint ? ["query", "", "", ...INPUTS.slice(3)] : INPUTS), "cos", "sin"],
     outputs: OUTPUTS,
-    attributes: { ...counts, head_dim: width, rotary_pairs: pairs, local_window_size: window },
+    attributes: {
+      ...{ ...counts, head_dim: width, rotary_pairs: pairs, local_window_size: window },
+      ...(halves && { halves: 1 }),
+    },
   };
   const runtimes: TestNode = {
     op: "GroupQueryAttention",
@@ -35,7 +47,7 @@ function sessionOf(shape: Heads, capacity: number, positions: number, theirs: bo
     outputs: OUTPUTS,
     attributes: { ...counts, do_rotary: 1, local_window_size: window > 0 ? window : -1 },
   };
-  const cache = ["B", kvHeads, capacity, width];
+  const cache = ["B", kvHeads, capacity, halves ? width / 2 : width];
   return Session.create(
     testModel({
       inputs: {
@@ -62,7 +74,7 @@ function sessionOf(shape: Heads, capacity: number, positions: number, theirs: bo
 }
 
 /** Numbers for one run: the sequences' last tokens are at `last`, and so many of each are new. */
-class Feeds implements Disposable {
+export class Feeds implements Disposable {
   readonly tensors: Record<string, Tensor> = {};
   readonly shape: Heads;
   readonly last: readonly number[];
@@ -101,13 +113,17 @@ class Feeds implements Disposable {
     return floats(this.tensors[name]!);
   }
 
-  /** y, and the cache with the new tokens in it. */
-  expected(): { y: Exact; keys: Float64Array; values: Float64Array } {
+  /** y, and the cache with the new tokens in it. @param held that cache, if it is known */
+  expected(held?: { keys: Float32Array; values: Float32Array }): {
+    y: Exact;
+    keys: Float64Array;
+    values: Float64Array;
+  } {
     const { heads, kvHeads, width, pairs, window, scale } = this.shape;
     const [B, group, T] = [this.last.length, heads / kvHeads, this.tokens];
     const y = new Float64Array(B * T * heads * width);
-    const keys = Float64Array.from(this.array("keys"));
-    const values = Float64Array.from(this.array("values"));
+    const keys = Float64Array.from(held?.keys ?? this.array("keys"));
+    const values = Float64Array.from(held?.values ?? this.array("values"));
     const [cos, sin] = [this.array("cos"), this.array("sin")];
     const rotated = (x: Float32Array, position: number): number[] =>
       range(width).map((i) => {
@@ -123,8 +139,10 @@ class Feeds implements Disposable {
       for (let h = 0; h < heads; h++) {
         const kv = Math.floor(h / group);
         const start = (b * kvHeads + kv) * this.capacity * width;
-        keys.set(rotated(part("key", row * kvHeads + kv), position), start + position * width);
-        values.set(part("value", row * kvHeads + kv), start + position * width);
+        if (!held) {
+          keys.set(rotated(part("key", row * kvHeads + kv), position), start + position * width);
+          values.set(part("value", row * kvHeads + kv), start + position * width);
+        }
         const at = (row * heads + h) * width;
         const q = rotated(part("query", row * heads + h), position);
         const scores = range(position + 1 - first).map((p) => {
@@ -149,7 +167,7 @@ class Feeds implements Disposable {
 }
 
 /** Copies of the outputs; the caches stay as they are. */
-function call(session: Session, tensors: Record<string, Tensor>): Record<string, Float32Array> {
+export function call(session: Session, tensors: Record<string, Tensor>): Record<string, Float32Array> {
   const results = session.call(tensors);
   return Object.fromEntries(
     Object.entries(results).map(([name, tensor]) => {
@@ -180,12 +198,12 @@ function check(shape: Heads, last: readonly number[], capacity: number, tokens =
   expectNear(call(theirs, { ...feeds.tensors, total }).y!, expected.y, 1.5e-6);
 }
 
-const HEADS = [
+export const HEADS = [
   [9, 3],
   [4, 4],
   [8, 1],
 ] as const;
-const WIDTHS = [16, 64, 96, 112, 128, 256];
+export const WIDTHS = [16, 64, 96, 112, 128, 256];
 
 export function attentionTests(): void {
   describe("Attention", () => {
@@ -263,7 +281,7 @@ export function attentionTests(): void {
     test("query, key and value that lie together are the same as apart", () => {
       const shape = { heads: 6, kvHeads: 2, width: 48, scale: 0.2, window: 0, pairs: 24 };
       using session = sessionOf(shape, 20, 20, false);
-      using joint = sessionOf(shape, 20, 20, false, true);
+      using joint = sessionOf(shape, 20, 20, false, { joint: true });
       using feeds = new Feeds(shape, [4, 19, 0], 20);
       const apart = call(session, feeds.tensors);
       const { query, key, value, ...rest } = feeds.tensors;

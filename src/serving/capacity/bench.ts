@@ -6,7 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { busyShare, median, Random, version } from "../../base/index.ts";
 import { Engine, joinsOthers } from "../../generation/index.ts";
 import type { Adapter } from "../../methods/index.ts";
-import { Backbone, type BackboneConfig, cacheHeadDim } from "../../models/index.ts";
+import { Backbone } from "../../models/index.ts";
 import { configureRuntime } from "../../runtime/index.ts";
 import { parseServerConfig, type ServerConfigInput } from "../http/config.ts";
 import { createLog } from "../http/logs.ts";
@@ -21,6 +21,7 @@ export interface BenchOptions {
   readonly weights?: "float32" | "int8" | "int4" | undefined;
   readonly threads?: number | undefined;
   readonly adapterPrecision?: ServerConfigInput["adapterPrecision"];
+  readonly kvPrecision?: ServerConfigInput["kvPrecision"];
   /** Besides the bare backbone. */
   readonly methods: readonly { readonly name: string; readonly options: Readonly<Record<string, unknown>> }[];
   /** Most sequences that decode together. */
@@ -37,7 +38,16 @@ const LONG_PROMPT = 768;
 
 /** @throws InputError for a model, method or settings that cannot be used */
 export async function measureProfile(options: BenchOptions): Promise<Profile> {
-  const { model, weights, threads, adapterPrecision, maxRows, quick = false, onProgress = () => {} } = options;
+  const {
+    model,
+    weights,
+    threads,
+    adapterPrecision,
+    kvPrecision,
+    maxRows,
+    quick = false,
+    onProgress = () => {},
+  } = options;
   const patience = quick ? QUICK : PATIENCE;
   if (threads !== undefined) configureRuntime({ threads });
   onProgress("how busy the machine is");
@@ -47,13 +57,12 @@ export async function measureProfile(options: BenchOptions): Promise<Profile> {
   const data = mkdtempSync(join(tmpdir(), "milora-bench-"));
   const limits = { maxBatch: maxRows, maxAdaptersPerBatch: maxRows };
   const config = parseServerConfig({
-    ...{ model, data, port: 0, logLevel: "silent", limits, weights, adapterPrecision },
+    ...{ model, data, port: 0, logLevel: "silent", limits, weights, adapterPrecision, kvPrecision },
     residency: { maxResidentBytes: 2 ** 40, maxBytes: 2 ** 40 },
   });
   const server = await Server.start(config, { log: createLog(config), memory: true });
   try {
     const { engine } = server.services;
-    const { config: backbone } = engine.backbone;
     const reads = READS.filter((tokens) => tokens < Math.min(engine.contextOf(), quick ? 64 : 4096));
     const sizes = { reads, rows: doublings(maxRows), patience };
     const found: MethodProfile[] = [];
@@ -78,7 +87,7 @@ export async function measureProfile(options: BenchOptions): Promise<Profile> {
       model: {
         ...{ name: directory ?? model, type: shape.modelType, weights: form.kind },
         ...{ layers: shape.numLayers, hiddenSize: shape.hiddenSize, context: engine.contextOf() },
-        ...{ bytes, loadMs, kvBytesPerPosition: kvBytes(backbone) },
+        ...{ bytes, loadMs, kvBytesPerPosition: engine.kvBytesPerPosition },
       },
       ...{ processBytes, http, methods: found },
     });
@@ -244,10 +253,6 @@ async function loadModel(model: string, weights: BenchOptions["weights"]): Promi
   using engine = Engine.create(backbone);
   await engine.generate([{ prompt: [0], options: { maxNewTokens: 2, eosTokenIds: [] } }]);
   return performance.now() - began;
-}
-
-function kvBytes(config: BackboneConfig): number {
-  return 2 * 4 * config.numLayers * config.numKvHeads * cacheHeadDim(config);
 }
 
 /** 1, 2, 4, … and the last. */

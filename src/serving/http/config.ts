@@ -94,6 +94,10 @@ export const serverConfigSchema = z.strictObject({
     .enum(["float32", "float16", "int8"])
     .optional()
     .describe("what adapters are held as; by default int8 over int4 weights, float16 over int8, else float32"),
+  kvPrecision: z
+    .enum(["float32", "float16"])
+    .default("float32")
+    .describe("what keys and values are held as on the CPU; float16 takes half the memory"),
   prefixCacheBytes: z
     .int()
     .min(0)

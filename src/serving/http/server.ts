@@ -69,6 +69,7 @@ export class Server implements AsyncDisposable {
           device: config.device,
           maxBatch: config.limits.maxBatch,
           adapterPrecision: config.adapterPrecision,
+          kvPrecision: config.kvPrecision,
           ...(config.prefixCacheBytes > 0 && { prefixCache: { bytes: config.prefixCacheBytes } }),
           ...(config.context !== undefined && { context: config.context }),
         }),
