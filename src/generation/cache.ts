@@ -1,4 +1,5 @@
 /** @file Key-value caches: what a batch asks of one, how they grow, and how sessions get them. */
+import { type Backbone, readsHalves } from "../models/index.ts";
 import { type Binding, type DeviceName, operators, type Tensor } from "../runtime/index.ts";
 import type { Span } from "./slices.ts";
 
@@ -10,9 +11,10 @@ export interface LayerCache {
 
 export type KvPrecision = "float32" | "float16";
 
-/** Whether keys and values are float16: elsewhere nothing could read them. */
-export function holdsHalves(precision: KvPrecision | undefined, device: DeviceName): boolean {
-  return precision === "float16" && device === "cpu" && operators() !== undefined;
+/** Whether keys and values are float16: elsewhere nothing could read them. @param precision see `EngineOptions.kvPrecision` */
+export function holdsHalves({ config, weights }: Backbone, device: DeviceName, precision?: KvPrecision): boolean {
+  if (device !== "cpu" || operators() === undefined) return false;
+  return precision === undefined ? weights.kind !== "float32" && readsHalves(config) : precision === "float16";
 }
 
 /** Sequences, and positions of each. */

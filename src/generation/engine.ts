@@ -52,7 +52,7 @@ export interface EngineOptions {
   readonly adapterPrecision?: AdapterPrecision | undefined;
   /**
    * How keys and values are held on the CPU under milora's operators: float16 halves what a step reads of them, and their
-   * memory. Default: float32.
+   * memory. Default: float16 over int4 and int8 weights, where attention reads that as it is; else float32.
    */
   readonly kvPrecision?: KvPrecision | undefined;
   /** Keeps what was read of prompts for others that begin alike, or are the same under routed adapters. Default: not. */
@@ -96,7 +96,7 @@ export class Engine implements Disposable {
     this.maxBatch = options.maxBatch ?? 8;
     const device = options.device ?? "cpu";
     requireDevice(device);
-    const halves = holdsHalves(options.kvPrecision, device);
+    const halves = holdsHalves(backbone, device, options.kvPrecision);
     const sessions = new SessionCache(backbone, { routes: options.routeSessions ?? 8, device, halves });
     const runner = new Runner();
     this.#shared = {

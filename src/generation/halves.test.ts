@@ -9,6 +9,7 @@ import { Engine, type EngineOptions } from "./engine.ts";
 import type { GenerationRequest } from "./request.ts";
 import { distance, loadBackbone, moved, smallConfig } from "./testing.ts";
 
+const FAMILIES = join(import.meta.dirname, "../../test/fixtures/families");
 const METHODS = ["lora", "milora", "midora", "p-tuning-v2", "iapt", "ssp", "ia3"];
 
 describe.skipIf(!operators())("keys and values in float16", () => {
@@ -27,6 +28,18 @@ describe.skipIf(!operators())("keys and values in float16", () => {
   const inFloat16 = (options: EngineOptions = {}) => Engine.create(backbone, { ...options, kvPrecision: "float16" });
   const options = { maxNewTokens: 12, eosTokenIds: [] };
 
+  test("are the default over rounded weights, where attention reads them as they are", async () => {
+    using rounded = Backbone.random(smallConfig, { seed: 3, weights: "int8" });
+    using capped = await Backbone.load(join(FAMILIES, "gemma2"), { weights: "int8" });
+    const bytesOf = (of: Backbone, given: EngineOptions = {}): number => {
+      using engine = Engine.create(of, given);
+      return engine.kvBytesPerPosition;
+    };
+    expect(bytesOf(rounded)).toBe(bytesOf(backbone) / 2);
+    expect(bytesOf(rounded, { kvPrecision: "float32" })).toBe(bytesOf(backbone));
+    expect(bytesOf(capped)).toBe(bytesOf(capped, { kvPrecision: "float32" }));
+  });
+
   test("take half the memory", async () => {
     using whole = Engine.create(backbone);
     using half = inFloat16();
@@ -42,7 +55,6 @@ describe.skipIf(!operators())("keys and values in float16", () => {
     return result!.logprobs;
   }
 
-  const FAMILIES = join(import.meta.dirname, "../../test/fixtures/families");
   const families = readdirSync(FAMILIES);
 
   test.each(["llama-gqa", "llama-headdim", ...families])("say nearly what float32 says: %s", async (name) => {

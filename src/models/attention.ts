@@ -230,6 +230,19 @@ function cacheHeadDim({ headDim }: BackboneConfig): number {
   return Math.ceil(headDim / 8) * 8;
 }
 
+/** Whether rotation is part of attention: the runtime's wants features in multiples of 16, and has one table for all lengths. */
+function isFused(config: BackboneConfig, { rope }: LayerRope): boolean {
+  const whole = config.headDim % 16 === 0 && rotaryDimOf(config) % 16 === 0;
+  return whole && varyingScaling(rope) === undefined;
+}
+
+/** Whether attention of every layer may read a cache of float16 as it is, see `halvesAttention`; prefixes are another matter. */
+export function readsHalves(config: BackboneConfig): boolean {
+  return Array.from({ length: config.numLayers }, (_, layer) => layerAttention(config, layer)).every(
+    ({ rope, softcap }) => isFused(config, rope) && softcap === undefined,
+  );
+}
+
 /** Numbers that a position of a head takes in the KV cache, as float32: half as many where each holds two of float16. */
 export function cacheWidth(config: BackboneConfig, halves: boolean): number {
   return cacheHeadDim(config) / (halves ? 2 : 1);
@@ -276,10 +289,7 @@ function cachedAttention(
   };
   return (layer, q, k, v, prefix) => {
     const { scale, softcap, window, rope } = layerAttention(config, layer);
-    // ONNX Runtime's fused rotation wants heads and rotated features in multiples of 16, has one table for all lengths,
-    // and would rotate a prefix too.
-    const whole = headDim % 16 === 0 && rotaryDimOf(config) % 16 === 0;
-    const fused = whole && prefix === undefined && varyingScaling(rope.rope) === undefined;
+    const fused = prefix === undefined && isFused(config, rope);
     const rotation = fused ? undefined : rotationOf(rope);
     let query = rotation ? rotated(q, numHeads, rotation) : rows(q);
     let key = rotation ? rotated(k, numKvHeads, rotation) : rows(k);

@@ -1,5 +1,5 @@
 /** @file Door of the room `models`: backbones, their files, tokenizers and quantisation. */
-export { cacheWidth } from "./attention.ts";
+export { cacheWidth, readsHalves } from "./attention.ts";
 export * from "./backbone.ts";
 export { cacheDirectory, preparedFiles } from "./cache.ts";
 export type { BackboneConfig } from "./config.ts";

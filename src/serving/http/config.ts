@@ -96,8 +96,10 @@ export const serverConfigSchema = z.strictObject({
     .describe("what adapters are held as; by default int8 over int4 weights, float16 over int8, else float32"),
   kvPrecision: z
     .enum(["float32", "float16"])
-    .default("float32")
-    .describe("what keys and values are held as on the CPU; float16 takes half the memory"),
+    .optional()
+    .describe(
+      "what keys and values are held as on the CPU; by default float16 over int4 and int8 weights, else float32",
+    ),
   prefixCacheBytes: z
     .int()
     .min(0)
