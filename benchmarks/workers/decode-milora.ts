@@ -69,8 +69,9 @@ async function setup(): Promise<Answering> {
 
   // Of the embedding table, float32, a row is looked up.
   const weights = weightBytes(config, { kind: "int4", blockSize }) - 4 * config.vocabSize * config.hiddenSize;
+  const kvNumber = engine.kvBytesPerPosition / (2 * config.numLayers * config.numKvHeads * config.headDim);
   const readBytes = (load: Load): number =>
-    weights + (adapter ? adapterBytes(adapter, routes.get(keyOf(load)) ?? []) : 0) + 4 * cacheSize(load, config);
+    weights + (adapter ? adapterBytes(adapter, routes.get(keyOf(load)) ?? []) : 0) + kvNumber * cacheSize(load, config);
   return {
     answer,
     readBytes,
