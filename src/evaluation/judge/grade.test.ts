@@ -63,6 +63,10 @@ test.each(fastchat.cases)("question $question, $kind, turn $turn is asked as Fas
   expect(messages).toEqual(one.messages);
 });
 
+test("a rating of more digits than a number has is none", () => {
+  expect(ratingOf(`Rating: [[${"9".repeat(400)}]]`)).toBeUndefined();
+});
+
 test.each(fastchat.verdicts)("$text is read as FastChat reads it", ({ text, rating, winner }) => {
   expect(ratingOf(text) ?? -1).toBe(rating);
   expect(winnerOf(text) ?? "error").toBe(winner);

@@ -1,9 +1,10 @@
 /** @file What a judge's text says, read as FastChat reads it. */
 
-/** The first `[[5]]`, else the first `[5]`; undefined where there is none (FastChat's -1). Not checked to be 1 to 10. */
+/** The first `[[5]]`, else the first `[5]`; undefined where there is none (FastChat's -1), or no number can be so large. Not checked to be 1 to 10. */
 export function ratingOf(text: string): number | undefined {
   const found = /\[\[(\d+\.?\d*)\]\]/.exec(text) ?? /\[(\d+\.?\d*)\]/.exec(text);
-  return found ? Number(found[1]) : undefined;
+  const rating = Number(found?.[1]);
+  return Number.isFinite(rating) ? rating : undefined;
 }
 
 /** `[[A]]` anywhere, else `[[B]]`, else `[[C]]`; undefined where there is none of them (FastChat's "error"). */
