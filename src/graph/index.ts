@@ -68,7 +68,7 @@ export {
   type GroupQueryAttentionInputs,
   gatedSilu,
   groupQueryAttention,
-  halvesAttention,
+  hasOwnAttention,
   narrow,
   rmsNorm,
   rotary,

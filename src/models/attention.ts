@@ -17,7 +17,7 @@ import {
   greater,
   greaterEqual,
   groupQueryAttention,
-  halvesAttention,
+  hasOwnAttention,
   less,
   log,
   matmul,
@@ -236,7 +236,7 @@ function isFused(config: BackboneConfig, { rope }: LayerRope): boolean {
   return whole && varyingScaling(rope) === undefined;
 }
 
-/** Whether attention of every layer may read a cache of float16 as it is, see `halvesAttention`; prefixes are another matter. */
+/** Whether attention of every layer may read a cache of float16 as it is, see `hasOwnAttention`; prefixes are another matter. */
 export function readsHalves(config: BackboneConfig): boolean {
   return Array.from({ length: config.numLayers }, (_, layer) => layerAttention(config, layer)).every(
     ({ rope, softcap }) => isFused(config, rope) && softcap === undefined,
@@ -304,7 +304,7 @@ function cachedAttention(
     const width = cacheHeadDim(config);
     const { halves = false } = mode;
     const cacheShape = [B, numKvHeads, "S", cacheWidth(config, halves)];
-    const fits = halves && halvesAttention(g, { rotated: fused, headDim: width, softcap });
+    const fits = halves && hasOwnAttention(g, { rotated: fused, headDim: width, softcap });
     const [read, written] = halves && !fits ? [widen, narrow] : [(x: Value) => x, (x: Value) => x];
     const result = groupQueryAttention({
       query: widened(g, query, numHeads, headDim, width),

@@ -236,11 +236,11 @@ function headDimOf({ node, attributes }: Lowering<Attention>): number {
 /** Whether milora's own operator can compute it: rotated inside. */
 function hasAttention(to: Lowering<Attention>): boolean {
   const { node, attributes } = to;
-  const { past, rotary, rotaryInterleaved, bias, softcap } = attributes;
+  const { past, rotary: rotated, rotaryInterleaved, bias, softcap } = attributes;
   const [query] = node.inputs;
-  if (!past || !rotary || rotaryInterleaved || bias || softcap || query!.dtype !== "float32") return false;
-  const pairs = node.inputs.at(-1)!.shape[1]; // the sines come last
-  return headDimOf(to) % 16 === 0 && typeof pairs === "number" && query!.graph.hasOperators;
+  if (!past || rotaryInterleaved || bias || query!.dtype !== "float32") return false;
+  if (!hasOwnAttention(query!.graph, { rotated, headDim: headDimOf(to), softcap })) return false;
+  return typeof node.inputs.at(-1)!.shape[1] === "number"; // the sines come last
 }
 
 /** The fused kernel keeps r in float32 only. */
@@ -314,17 +314,16 @@ export interface GroupQueryAttentionInputs {
   softcap?: number;
   localWindowSize?: number;
   rotaryInterleaved?: boolean;
-  /** Only where milora's own operator computes it, see `halvesAttention`. */
+  /** Only where milora's own operator computes it, see `hasOwnAttention`. */
   halves?: boolean;
 }
 
-/** Whether attention over a cache of float16 is computed without widening it: rotated inside, by milora's own operator. */
-export function halvesAttention(
+/** Whether milora's own operator computes attention over a cache, which alone reads float16: `rotated` inside. */
+export function hasOwnAttention(
   g: Graph,
   { rotated, headDim, softcap }: { rotated: boolean; headDim: number; softcap?: number | undefined },
 ): boolean {
-  // biome-ignore format: one line
-  return g.hasOperators && rotated && headDim % 16 === 0 && softcap === undefined;
+  return g.hasOperators && rotated && headDim % 16 === 0 && !softcap;
 }
 
 /** float16 in pairs, [..., D/2] of float32, as float32 [..., D]; a copy. */
