@@ -3,6 +3,7 @@ import { readFile } from "node:fs/promises";
 import { gunzipSync } from "node:zlib";
 import { CsvError, parse as parseCsv } from "csv-parse/sync";
 import { InputError, reasonOf } from "../base/index.ts";
+import { parquetRows } from "./parquet.ts";
 
 /** A record of a file before anything is known of its fields, or what keeps it from being read. */
 export type FileRecord =
@@ -115,14 +116,8 @@ function csvRecords(path: string, bytes: Buffer, delimiter: string, columns?: re
 }
 
 async function parquetRecords(path: string, bytes: Buffer): Promise<FileRecord[]> {
-  const file = bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength) as ArrayBuffer;
   try {
-    const [{ parquetReadObjects }, { compressors }] = await Promise.all([
-      import("hyparquet"),
-      import("hyparquet-compressors"),
-    ]);
-    const rows = await parquetReadObjects({ file, compressors });
-    return rows.map((row, index) => ({ number: index + 1, value: plain(row) }));
+    return (await parquetRows(bytes)).map((row, index) => ({ number: index + 1, value: plain(row) }));
   } catch (error) {
     throw new InputError("DATA_INVALID", path, `not a readable parquet file (${reasonOf(error)})`, { cause: error });
   }
