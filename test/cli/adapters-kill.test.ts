@@ -9,7 +9,7 @@ import { readBackboneConfig } from "../../src/models/index.ts";
 import { fixture, root, temporary } from "./milora.ts";
 
 /** `MILORA_KILLS=1000 npx vitest run test/cli/adapters-kill.test.ts` looks longer. */
-const KILLS = Number(process.env.MILORA_KILLS) || 20;
+const KILLS = Number(process.env.MILORA_KILLS) || 8;
 
 /** Checks what it finds, says so, then installs and removes without end, telling before and after each. */
 const CHILD = `

@@ -14,7 +14,7 @@ import { Replica } from "../serving-postgres/replicas.ts";
 import { milora, root, temporary } from "./milora.ts";
 
 /** `MILORA_KILLS=100 npx vitest run test/cli/database-move.test.ts` looks longer. */
-const KILLS = Number(process.env.MILORA_KILLS) || 4;
+const KILLS = Number(process.env.MILORA_KILLS) || 2;
 
 test("what is missing or wrong is one line", async () => {
   const cases: [string[], string][] = [

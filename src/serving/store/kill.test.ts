@@ -7,7 +7,7 @@ import { openStore, type Store } from "./store.ts";
 import { bundle, child, onBoth } from "./testing.ts";
 
 /** MILORA_KILLS=300 for a night of it. */
-const KILLS = Number(process.env.MILORA_KILLS ?? 20);
+const KILLS = Number(process.env.MILORA_KILLS ?? 8);
 /** Kills come at any point of this time after the first line, which opens are long gone by. */
 const SPREAD_MS = 400;
 

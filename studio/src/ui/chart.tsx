@@ -2,6 +2,7 @@
 import type { PlotOptions } from "@observablehq/plot";
 import { type ReactNode, useEffect, useRef, useState } from "react";
 import { Button } from "./controls.tsx";
+import { TableScroll } from "./table.tsx";
 
 type Plot = typeof import("@observablehq/plot");
 
@@ -117,7 +118,7 @@ const MOST_ROWS = 500;
 
 function NumbersTable({ title, columns, rows }: ChartTable & { title: string }) {
   return (
-    <section className="table-scroll" aria-label={title}>
+    <TableScroll label={title}>
       <table>
         <caption className="unseen">{title}</caption>
         <thead>
@@ -141,6 +142,6 @@ function NumbersTable({ title, columns, rows }: ChartTable & { title: string }) 
           ))}
         </tbody>
       </table>
-    </section>
+    </TableScroll>
   );
 }

@@ -1,5 +1,5 @@
 /** @file Tables: sorted by their heads, a hundred rows at a time. */
-import { type ReactNode, useState } from "react";
+import { type ReactNode, useEffect, useRef, useState } from "react";
 import { Button } from "./controls.tsx";
 
 export interface Column<Row> {
@@ -50,7 +50,7 @@ export function DataTable<Row>({
   };
   return (
     <div className="stack">
-      <section className="table-scroll" aria-label={caption}>
+      <TableScroll label={caption}>
         <table>
           <caption className="unseen">{caption}</caption>
           <thead>
@@ -92,7 +92,7 @@ export function DataTable<Row>({
             ))}
           </tbody>
         </table>
-      </section>
+      </TableScroll>
       {sorted.length > shown && (
         <div className="row">
           <Button small onClick={() => setShown(shown + PAGE)}>
@@ -101,6 +101,24 @@ export function DataTable<Row>({
         </div>
       )}
     </div>
+  );
+}
+
+/** Holds a table that may be wider than its place; where it is, it can be scrolled with the keyboard, too. */
+export function TableScroll({ label, children }: { label: string; children: ReactNode }) {
+  const section = useRef<HTMLElement>(null);
+  const [isWider, setIsWider] = useState(false);
+  useEffect(() => {
+    const { current } = section;
+    if (!current) return;
+    const observer = new ResizeObserver(() => setIsWider(current.scrollWidth > current.clientWidth));
+    for (const element of [current, ...current.children]) observer.observe(element);
+    return () => observer.disconnect();
+  }, []);
+  return (
+    <section ref={section} className="table-scroll" aria-label={label} {...(isWider && { tabIndex: 0 })}>
+      {children}
+    </section>
   );
 }
 
