@@ -131,6 +131,7 @@ test.each([
     "JUDGE_KEY_REFUSED",
     /key is not/,
   ],
+  [401, { error: `an answer that is cut: ${KEY.slice(0, -3)}` }, "JUDGE_KEY_REFUSED", /is cut: …/],
   [403, { error: "forbidden" }, "JUDGE_KEY_REFUSED", /forbidden.*MILORA_JUDGE_KEY/],
   [404, { error: { message: "no model judge-1" } }, "JUDGE_NOT_FOUND", /no model judge-1.*--judge-model \(judge-1\)/],
   [404, "<html>nothing here</html>", "JUDGE_NOT_FOUND", /usually ends in \/v1/],
@@ -152,7 +153,7 @@ test.each([
     (thrown: Error) => thrown,
   );
   expect(error).toMatchObject({ code, exitCode: 2, message: expect.stringMatching(message) });
-  expect(error!.message).not.toContain(KEY);
+  expect(error!.message).not.toContain(KEY.slice(0, 8));
   expect(server.asked).toHaveLength(1);
 });
 

@@ -65,6 +65,8 @@ const SPENT = /insufficient_quota|billing/;
 /** Refusals that are about one conversation: it has no verdict, the others go on. */
 const UNJUDGEABLE = /content_filter|content_policy|context_length_exceeded/;
 const MOST_SHOWN = 300;
+/** So many characters of a key tell nothing of it that its kind does not. */
+const FEWEST_HIDDEN = 8;
 
 /** Sends one request. Never throws for what a server or network does. */
 export async function attempt(
@@ -107,9 +109,11 @@ function parsed(text: string): unknown {
   }
 }
 
-/** Of a server's text: one line, not too long, and without the key, which some repeat. */
-function shown({ key }: JudgeEndpoint, text: string): string {
-  const bare = key ? text.replaceAll(key, "…") : text;
+/** Of a server's text: one line, not too long, and without the key, which some repeat, nor its beginning, where an answer was cut. */
+function shown({ key = "" }: JudgeEndpoint, text: string): string {
+  let bare = text.slice(0, 100 * MOST_SHOWN);
+  const fewest = Math.max(1, Math.min(FEWEST_HIDDEN, key.length));
+  for (let n = key.length; n >= fewest; n--) bare = bare.replaceAll(key.slice(0, n), "…");
   const line = bare.replace(/\s+/g, " ").trim();
   return line.length > MOST_SHOWN ? `${line.slice(0, MOST_SHOWN)}…` : line;
 }
