@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
-import koffi from "koffi";
+import koffi, { type LibraryHandle } from "koffi";
 import { reasonOf } from "../base/index.ts";
 import { RuntimeError } from "./errors.ts";
 
@@ -82,14 +82,32 @@ export function enlargeStacks(): void {
  */
 export const loaded: unknown[] = [];
 
+const RTLD_LAZY = 1;
+/** What is loaded so stays mapped until the process has ended. */
+const RTLD_NODELETE: Partial<Record<NodeJS.Platform, number>> = { linux: 0x1000, darwin: 0x80 };
+
+/**
+ * Loads a library for the life of the process and of its threads, which may still run while Node takes itself down and koffi
+ * unloads what it has loaded.
+ */
+export function openLibrary(path: string): LibraryHandle {
+  const library = koffi.load(path);
+  loaded.push(library);
+  const stay = RTLD_NODELETE[process.platform];
+  if (stay !== undefined) {
+    const own = koffi.load(null);
+    own.func("void *dlopen(const char *, int)")(path, RTLD_LAZY | stay);
+  }
+  return library;
+}
+
 /** Loads the library. @throws RuntimeError LIBRARY_MISSING when it is missing, unloadable or too old. */
 export function loadLibrary(): Library {
   const path = libraryPath();
   enlargeStacks();
   let base: Pointer | null;
   try {
-    const library = koffi.load(path);
-    loaded.push(library);
+    const library = openLibrary(path);
     base = library.func("OrtGetApiBase", "void *", [])() as Pointer | null;
   } catch (cause) {
     throw new RuntimeError(

@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import koffi from "koffi";
 import type { DeviceName } from "./devices.ts";
-import { enlargeStacks, loaded, type Pointer } from "./library.ts";
+import { enlargeStacks, openLibrary, type Pointer } from "./library.ts";
 
 /** Domain of the operators in models. */
 export const OPERATOR_DOMAIN = "milora";
@@ -74,8 +74,7 @@ function load(): Operators | undefined {
   const path = fileURLToPath(new URL(`../../native/prebuilt/${process.platform}-${process.arch}.so`, import.meta.url));
   if (!existsSync(path)) return undefined;
   enlargeStacks();
-  const library = koffi.load(path);
-  loaded.push(library);
+  const library = openLibrary(path);
   const start = library.func("str milora_start(size_t, int)") as (threads: number, bits: number) => string | null;
   const bits = process.env.MILORA_OPERATORS === "avx2" ? 256 : 512;
   const instructions = start(1, bits);
