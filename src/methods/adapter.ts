@@ -137,7 +137,7 @@ function mismatch(path: string, problems: readonly string[]): InputError {
 function readConfig(directory: string): { method: Method; config: unknown } {
   const path = join(directory, CONFIG_FILE);
   const raw = readJson(path, z.looseObject({ peft_type: z.string({ error: "is missing or no text" }) }));
-  const method = methodOfConfig(raw);
+  const method = methodOfConfig(raw, path);
   return { method, config: parseWith(method.configSchema, raw, path) };
 }
 

@@ -1,5 +1,5 @@
 /** @file The table of methods. A further method is one folder and one line here; a variant of one may be a preset. */
-import { MiloraError } from "../base/index.ts";
+import { InputError, MiloraError } from "../base/index.ts";
 import { adalora } from "./adalora/index.ts";
 import { bitfit } from "./bitfit/index.ts";
 import { dora } from "./dora/index.ts";
@@ -47,11 +47,11 @@ export function methodOf(name: string): Method {
   throw new MiloraError("METHOD_UNKNOWN", `unknown method "${name}"; there are ${[...methods.keys()].join(", ")}`);
 }
 
-/** The method of an adapter_config.json, by its `peft_type`. Throws `MiloraError` METHOD_UNKNOWN. */
-export function methodOfConfig(config: Readonly<Record<string, unknown>>): Method {
+/** The method of an adapter_config.json that lies at `path`, by its `peft_type`. @throws InputError METHOD_UNKNOWN */
+export function methodOfConfig(config: Readonly<Record<string, unknown>>, path: string): Method {
   for (const method of methods.values()) {
     if (method.peftType === config.peft_type && (method.claims?.(config) ?? true)) return method;
   }
   const known = [...new Set([...methods.values()].map((method) => method.peftType))].join(", ");
-  throw new MiloraError("METHOD_UNKNOWN", `peft_type "${config.peft_type}" is not supported; there are ${known}`);
+  throw new InputError("METHOD_UNKNOWN", path, `peft_type "${config.peft_type}" is not supported; there are ${known}`);
 }

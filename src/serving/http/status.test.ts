@@ -178,6 +178,9 @@ test("a refused upload lists every problem, and leaves nothing behind", async ()
   const fields = await refused({ r: -1, lora_alpha: "much" });
   expect(fields).toMatchObject({ status: 400, body: { error: { code: "CONFIG_INVALID" } } });
   expect(fields.body.error.problems).toEqual([expect.stringMatching(/^r: /), expect.stringMatching(/^lora_alpha: /)]);
+  const method = await refused({ peft_type: "VERA" });
+  expect(method).toMatchObject({ status: 400, body: { error: { code: "METHOD_UNKNOWN" } } });
+  expect(method.body.error.message).toMatch(/^adapter_config\.json: peft_type "VERA" is not supported; there are /);
   const { adapters } = (await admin<{ adapters: { name: string }[] }>("GET", "adapters")).body;
   expect(adapters.map(({ name }) => name)).not.toContain("broken");
 });
