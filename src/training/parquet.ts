@@ -47,7 +47,7 @@ export function parquetRows(
   file: Uint8Array,
   patienceMs = PATIENCE_MS + MS_PER_BYTE * file.byteLength,
 ): Promise<Record<string, unknown>[]> {
-  const rows = turn.then(() => read(Uint8Array.from(file).buffer, patienceMs));
+  const rows = turn.then(() => read(new Uint8Array(file).buffer, patienceMs));
   turn = rows.catch(() => {});
   return rows;
 }

@@ -65,7 +65,7 @@ const SPENT = /insufficient_quota|billing/;
 /** Refusals that are about one conversation: it has no verdict, the others go on. */
 const UNJUDGEABLE = /content_filter|content_policy|context_length_exceeded/;
 const MOST_SHOWN = 300;
-/** So many characters of a key tell nothing of it that its kind does not. */
+/** Beginnings of a key that are shorter tell no more of it than what kind it is. */
 const FEWEST_HIDDEN = 8;
 
 /** Sends one request. Never throws for what a server or network does. */
