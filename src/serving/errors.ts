@@ -20,6 +20,8 @@ export type ServingErrorCode =
   | "GRID_NOT_FOUND"
   /** No such grid in the database, or no longer. */
   | "SWEEP_NOT_FOUND"
+  /** The head of a request is larger than the server takes. */
+  | "HEADERS_TOO_LARGE"
   /** The body is larger than the server takes. */
   | "PAYLOAD_TOO_LARGE"
   /** The body is of a kind that the route does not read. */

@@ -297,6 +297,7 @@ test(
             const [, status] = /^HTTP\/1\.1 ([1-5]\d\d) /.exec(received) ?? [];
             expect(Number(status), received.slice(0, 300)).toBeLessThan(500);
             expect(received).not.toMatch(INSIDE);
+            if (Number(status) >= 400) expect(received).toContain("x-content-type-options: nosniff");
             if (Number(status) >= 400) throw new MiloraError(status!, "refused");
           });
         },

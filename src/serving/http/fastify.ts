@@ -5,6 +5,7 @@ import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest }
 import { parseJson } from "../../base/index.ts";
 import { ServingError } from "../errors.ts";
 import type { ServerConfig } from "./config.ts";
+import { connectionErrors } from "./connection-errors.ts";
 import { answerOf, type ErrorAnswer, RequestError } from "./errors.ts";
 
 /** What clients may call their request themselves. */
@@ -44,6 +45,7 @@ export async function newApp(http: ServerConfig["http"]): Promise<FastifyInstanc
       const { body } = prepareError(error, request, answer);
       return answer.type("application/json; charset=utf-8").send(JSON.stringify(body));
     },
+    clientErrorHandler: connectionErrors(HEADERS),
     return503OnClosing: false,
     // When it closes nothing is under way any more; idle connections would hold it up.
     forceCloseConnections: true,
