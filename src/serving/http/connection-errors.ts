@@ -1,16 +1,18 @@
 /** @file What a connection is told whose bytes are no request, or come too slowly: there is no request yet, but the form is that of every answer. */
-import { randomUUID } from "node:crypto";
 import { STATUS_CODES } from "node:http";
 import type { Socket } from "node:net";
 import { ServingError } from "../errors.ts";
 import { answerOf, RequestError } from "./errors.ts";
 
-/** @param headers of every answer */
-export function connectionErrors(headers: Readonly<Record<string, string>>) {
+/**
+ * @param headers of every answer
+ * @param newId of a request that has named itself none
+ */
+export function connectionErrors(headers: Readonly<Record<string, string>>, newId: () => string) {
   return (error: NodeJS.ErrnoException, socket: Socket): void => {
     if (error.code === "ECONNRESET" || socket.destroyed) return;
     if (socket.writable && !isAnswered(socket)) {
-      const id = `req-${randomUUID()}`;
+      const id = newId();
       const { status, body } = answerOf(refusalOf(error), id);
       const text = JSON.stringify(body);
       const lines = {

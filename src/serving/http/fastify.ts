@@ -11,6 +11,8 @@ import { answerOf, type ErrorAnswer, RequestError } from "./errors.ts";
 /** What clients may call their request themselves. */
 const REQUEST_ID = /^[A-Za-z0-9._:-]{1,128}$/;
 
+const newId = (): string => `req-${randomUUID()}`;
+
 /** Values in a body: a thousand prompts of a thousand token ids. */
 const MOST_VALUES = 1_000_000;
 
@@ -36,7 +38,7 @@ export async function newApp(http: ServerConfig["http"]): Promise<FastifyInstanc
     },
     genReqId: ({ headers }) => {
       const given = headers["x-request-id"];
-      return typeof given === "string" && REQUEST_ID.test(given) ? given : `req-${randomUUID()}`;
+      return typeof given === "string" && REQUEST_ID.test(given) ? given : newId();
     },
     routerOptions: { maxParamLength: 400 },
     // Addresses that cannot be read: fastify answers them before there is a route, and would in a form of its own.
@@ -45,7 +47,7 @@ export async function newApp(http: ServerConfig["http"]): Promise<FastifyInstanc
       const { body } = prepareError(error, request, answer);
       return answer.type("application/json; charset=utf-8").send(JSON.stringify(body));
     },
-    clientErrorHandler: connectionErrors(HEADERS),
+    clientErrorHandler: connectionErrors(HEADERS, newId),
     return503OnClosing: false,
     // When it closes nothing is under way any more; idle connections would hold it up.
     forceCloseConnections: true,
