@@ -15,6 +15,8 @@ const OTHERS = new Set([
   "F8_E4M3",
   "F8_E5M2",
   "FST_ERR_CTP_BODY_TOO_LARGE",
+  "ERR_HTTP_REQUEST_TIMEOUT",
+  "HPE_HEADER_OVERFLOW",
 ]);
 for (const { peftType } of methods.values()) OTHERS.add(peftType);
 const CODE = /^[A-Z][A-Z0-9]*(_[A-Z0-9]+)+$/;
