@@ -46,6 +46,7 @@ test.skipIf(availableDevices().includes("cuda"))("a device that is not here, bef
     ["eval", "--data", tinyRows, ...cuda],
     ["train", "--train", tinyRows, "--method", "lora", "--output", join(temporary(), "run"), ...cuda],
     ["serve", "--data", temporary(), ...cuda],
+    ["reproduce", "fig4", "--output", temporary(), ...cuda],
   ];
   for (const args of commands)
     expect(await refused(args)).toMatch(/^error: cuda cannot be used here: it needs an NVIDIA/);

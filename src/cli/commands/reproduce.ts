@@ -14,9 +14,9 @@ import {
   reportOf,
   runPlan,
 } from "../../evaluation/index.ts";
-import { configureRuntime } from "../../runtime/index.ts";
+import { configureRuntime, type DeviceName, requireDevice } from "../../runtime/index.ts";
 import { type PaperSpec, presetOfSpec, RETRY_SECONDS } from "../../serving/index.ts";
-import { collect, examples, integer, jsonFlag, threadsFlag } from "../flags.ts";
+import { collect, deviceFlag, examples, integer, jsonFlag, threadsFlag } from "../flags.ts";
 import { onInterrupt } from "../interrupt.ts";
 import { confirmCost, costText } from "../judge/confirm.ts";
 import { addJudgeFlags, type JudgeFlags, judgeOf } from "../judge/flags.ts";
@@ -32,6 +32,7 @@ interface Flags extends JudgeFlags, QueueFlags {
   readonly preset: string;
   readonly model?: string;
   readonly backbone?: readonly string[];
+  readonly device?: DeviceName;
   readonly dataDir?: string;
   readonly output?: string;
   readonly seeds?: number;
@@ -51,6 +52,7 @@ export async function configure(command: Command): Promise<void> {
     .option("--output <dir>", "adapters, outputs and reports (default: runs/reproduce-<preset>)")
     .option("--seeds <n>", "seeds instead of the preset's number", integer(1))
     .option("--plan", "only say what would be done, and what it would cost")
+    .addOption(deviceFlag())
     .addOption(threadsFlag())
     .addOption(jsonFlag())
     .addHelpText("after", `\nTables and figures:\n${list}`)
@@ -75,13 +77,17 @@ export async function configure(command: Command): Promise<void> {
 }
 
 /** What is asked for, as other machines may be told. */
-function specOf(names: readonly string[], { preset, model, backbone, dataDir, seeds, judgeUrl }: Flags): PaperSpec {
+function specOf(
+  names: readonly string[],
+  { preset, model, backbone, device, dataDir, seeds, judgeUrl }: Flags,
+): PaperSpec {
   return {
     names: [...names],
     preset: findPreset(preset).name,
     changes: {
       ...(model !== undefined && { model }),
       ...(backbone !== undefined && { backbones: [...backbone] }),
+      ...(device !== undefined && { device }),
       ...(dataDir !== undefined && { dataDirectory: dataDir }),
       ...(seeds !== undefined && { seeds }),
       ...(judgeUrl !== undefined && { judged: true }),
@@ -94,6 +100,7 @@ async function reproduce(names: readonly string[], flags: Flags): Promise<void> 
   const preset = presetOfSpec(spec);
   const judge = judgeOf(flags);
   await findStudies(names); // before anything is opened
+  if (flags.device && !flags.queue) requireDevice(flags.device); // that of a queue is its workers'
   if (flags.threads !== undefined) configureRuntime({ threads: flags.threads });
   const output = flags.output ?? `runs/reproduce-${preset.name}`;
   using interrupt = onInterrupt("saving; the same command goes on from here …");

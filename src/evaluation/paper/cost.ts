@@ -110,7 +110,7 @@ async function tryTraining(run: PlannedRun, { models }: World, signal?: AbortSig
         output_dir: join(folder, "run"),
       },
       {
-        backbone: await models.backbone(run.model),
+        backbone: await models.backbone(run.model, run.holding),
         signal,
         onProgress: (event) => {
           if (event.type === "step") paces.push(event.metrics.seconds / event.metrics.tokens);
@@ -128,13 +128,13 @@ async function tryTraining(run: PlannedRun, { models }: World, signal?: AbortSig
 
 /** Seconds for a row, answered by the bare backbone. */
 async function tryRows(
-  { cell, model, rows = ROWS }: PlannedCell,
+  { cell, model, holding, rows = ROWS }: PlannedCell,
   { scope }: Plan,
   { models, data }: World,
   signal?: AbortSignal,
 ): Promise<number> {
   const task = (await loadTasks()).get((cell as { readonly task: string }).task)!;
-  const engine = await models.engine(model);
+  const engine = await models.engine(model, holding);
   const limit = Math.min(ROWS, rows);
   const { maxNewTokens } = scope;
   const generates = task.protocols[protocolOf(task)]!.kind === "generate";

@@ -24,7 +24,7 @@ export async function measureCell(planned: PlannedCell, context: MeasureContext)
   const { cell } = planned;
   if (cell.kind === "rows") return await context.data.count(cell.source, context.scope.tasksOf(cell.source));
   if (cell.kind === "speed") return await speedOf(planned, cell, context);
-  const engine = await context.models.engine(planned.model);
+  const engine = await context.models.engine(planned.model, planned.holding);
   using adapter = Adapter.load(context.store.adapter(planned.run!.id), engine.backbone.config);
   if (cell.kind === "routes") return await routesOf(planned, cell, adapter, context);
   if (cell.kind === "judged") return await judgedOf(planned, engine, adapter, context);
@@ -57,7 +57,7 @@ export async function measureCell(planned: PlannedCell, context: MeasureContext)
 }
 
 async function promptsOf(planned: PlannedCell, name: string, { data, models, scope }: MeasureContext) {
-  const { tokenizer } = await models.backbone(planned.model);
+  const { tokenizer } = await models.backbone(planned.model, planned.holding);
   const task = (await loadTasks()).get(name)!;
   const form = formOf(task, protocolOf(task));
   const { documents } = await data.test(task);
@@ -74,7 +74,7 @@ async function routesOf(
   context: MeasureContext,
 ): Promise<Values["routes"]> {
   const { signal, onProgress } = context;
-  const engine = await context.models.engine(planned.model);
+  const engine = await context.models.engine(planned.model, planned.holding);
   const rows = await promptsOf(planned, cell.task, context);
   const results = await engine.generate(
     rows.map(({ prompt }) => ({ prompt, adapter, options: { maxNewTokens: 1 }, ...(signal && { signal }) })),
@@ -101,6 +101,7 @@ async function speedOf(planned: PlannedCell, cell: CellOf<"speed">, context: Mea
   const rows = await promptsOf(planned, scope.tasks[0]!, context);
   const request: SpeedRequest = {
     model: planned.model,
+    device: scope.device,
     adapter: store.adapter(planned.run!.id),
     prompts: rows.slice(0, TIMED_PROMPTS).map(({ prompt }) => prompt),
     beams: cell.beams,

@@ -154,6 +154,17 @@ describe("running", () => {
     expect(openRuns(plan)).toHaveLength(26 + 3 + 3);
   });
 
+  test("cells of another device are others, trained and measured there", async () => {
+    const [{ plan: cpu }, { plan: cuda }] = [
+      await planned(["fig4", "table4"], temporary()),
+      await planned(["fig4", "table4"], temporary(), { device: "cuda" }),
+    ];
+    expect(cuda.runs.map(({ config }) => config!.device)).toEqual(cuda.runs.map(() => "cuda"));
+    expect([...cuda.runs, ...cuda.cells].map(({ holding }) => holding!.device)).not.toContain(undefined);
+    const ids = new Set([...cpu.cells, ...cpu.runs].map(({ id }) => id));
+    expect([...cuda.cells, ...cuda.runs].filter(({ id }) => ids.has(id))).toEqual([]);
+  });
+
   test("nothing is repeated after an interruption while measuring", async () => {
     const output = temporary();
     const first = await planned(["fig4"], output);

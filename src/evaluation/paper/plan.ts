@@ -14,7 +14,7 @@ import { digestOf } from "../store.ts";
 import { type Data, protocolOf, type Source } from "./data.ts";
 import { JUDGED, judgedCell } from "./judging.ts";
 import { measureCell } from "./measure.ts";
-import type { ModelFacts, Models } from "./models.ts";
+import type { Holding, ModelFacts, Models } from "./models.ts";
 import { TABLE6, TITLES, taskTitle } from "./paper.ts";
 import type { Preset } from "./presets.ts";
 import { machineName } from "./store.ts";
@@ -46,7 +46,7 @@ const problemOf = (error: unknown): MiloraError => {
 /** The preset with what its names stand for. */
 export async function scopeOf(preset: Preset, models: Models): Promise<Scope> {
   const tasks = await loadTasks();
-  const { config } = await models.facts(preset.model);
+  const { config } = await models.facts(preset.model, { device: preset.device });
   return {
     ...preset,
     backbone: config,
@@ -98,6 +98,7 @@ class Once<Asked, Made extends { readonly id: string }> {
 export class Planner {
   readonly #scope: Scope;
   readonly #world: World;
+  readonly #holding: Holding;
   readonly #runs = new Once((training: Training) => this.#newRun(training));
   readonly #cells = new Once((cell: Cell) => this.#newCell(cell));
   readonly #lengths = new Map<string, number | undefined>();
@@ -105,6 +106,7 @@ export class Planner {
   constructor(scope: Scope, world: World) {
     this.#scope = scope;
     this.#world = world;
+    this.#holding = { device: scope.device };
   }
 
   async plan(studies: readonly Study[]): Promise<Plan> {
@@ -125,7 +127,7 @@ export class Planner {
   async #newCell(cell: Cell): Promise<PlannedCell> {
     const model = ("training" in cell ? cell.training.model : undefined) ?? this.#scope.model;
     const run = "training" in cell ? await this.#runs.of(cell.training) : undefined;
-    const about = { cell, run, model };
+    const about = { cell, run, model, holding: this.#holding };
     const finish = (decided: unknown, label: string, more: Partial<PlannedCell> = {}): PlannedCell => {
       const id = digestOf([VERSION, cell.kind, run?.id ?? null, decided]).slice(0, 16);
       const state = this.#world.store.get(id) ? "done" : "missing";
@@ -193,8 +195,8 @@ export class Planner {
   async #newRun(training: Training): Promise<PlannedRun> {
     const { method, data, seed } = training;
     const model = training.model ?? this.#scope.model;
-    const facts = await this.#world.models.facts(model);
-    const common = { label: labelOf(training), training, model };
+    const facts = await this.#world.models.facts(model, this.#holding);
+    const common = { label: labelOf(training), training, model, holding: this.#holding };
     const papers = sum(data.map((name) => TABLE6[name]?.train ?? 0));
     let sources: Awaited<ReturnType<Data["training"]>>[] = [];
     const problems: MiloraError[] = facts.problem ? [facts.problem] : [];
@@ -214,6 +216,7 @@ export class Planner {
       ...settings,
       model,
       weights: facts.weights ?? "float32",
+      ...this.#holding,
       method,
       adapter,
       data: {

@@ -1,5 +1,6 @@
 /** @file How much of everything: the paper's experiments, the same on the bundled model, and a run through all code in minutes. */
 import { fileURLToPath } from "node:url";
+import type { DeviceName } from "../../runtime/index.ts";
 import { presetSettings, type Preset as Settings, type TrainingConfigInput } from "../../training/index.ts";
 import { PAPER_METHODS, PAPER_TASKS } from "./paper.ts";
 
@@ -13,6 +14,8 @@ export interface Preset {
   readonly model: string;
   /** Further backbones, for table 7. */
   readonly backbones: readonly string[];
+  /** Where everything is computed; undefined: the CPU. */
+  readonly device: DeviceName | undefined;
   /** Rows of tasks; undefined: what is bundled, else the hub. */
   readonly dataDirectory: string | undefined;
   readonly methods: readonly string[];
@@ -60,6 +63,7 @@ const paper: Preset = {
   name: "paper",
   model: "models/llama-2-7b",
   backbones: ["models/llama-2-13b", "models/gemma-2b"],
+  device: undefined,
   dataDirectory: undefined,
   methods: PAPER_METHODS,
   tasks: PAPER_TASKS,

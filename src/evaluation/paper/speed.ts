@@ -3,10 +3,12 @@ import { median } from "../../base/index.ts";
 import { Engine } from "../../generation/index.ts";
 import { Adapter } from "../../methods/index.ts";
 import { Backbone } from "../../models/index.ts";
+import type { DeviceName } from "../../runtime/index.ts";
 import type { Values } from "./study.ts";
 
 export interface SpeedRequest {
   readonly model: string;
+  readonly device: DeviceName | undefined;
   readonly adapter: string;
   readonly prompts: readonly (readonly number[])[];
   readonly beams: number;
@@ -15,11 +17,16 @@ export interface SpeedRequest {
 }
 
 /** Continues the prompts one after another, in rounds; the first round warms up. Medians over rounds. */
-export async function measureSpeed({ model, adapter: directory, ...request }: SpeedRequest): Promise<Values["speed"]> {
+export async function measureSpeed({
+  model,
+  device,
+  adapter: directory,
+  ...request
+}: SpeedRequest): Promise<Values["speed"]> {
   const { prompts, beams, tokens, rounds } = request;
   using backbone = await Backbone.load(model);
   using adapter = Adapter.load(directory, backbone.config);
-  using engine = Engine.create(backbone);
+  using engine = Engine.create(backbone, { device });
   const speeds: number[] = [];
   const prefills: number[] = [];
   for (let round = 0; round <= rounds; round++) {

@@ -15,6 +15,7 @@ import {
   type Work,
   type World,
 } from "../../evaluation/index.ts";
+import { DEVICE_NAMES, type DeviceName } from "../../runtime/index.ts";
 
 /** Tables and figures with a preset and what differs from it; not the preset itself, whose paths are each machine's own. */
 const paperSpecSchema = z.strictObject({
@@ -23,6 +24,7 @@ const paperSpecSchema = z.strictObject({
   changes: z.strictObject({
     model: z.string().optional(),
     backbones: z.array(z.string()).optional(),
+    device: z.enum(DEVICE_NAMES as readonly [DeviceName, ...DeviceName[]]).optional(),
     dataDirectory: z.string().optional(),
     seeds: z.int().min(1).optional(),
     judged: z.boolean().optional(),
