@@ -40,7 +40,7 @@ export { PRESETS, type Preset, type PresetName, presetSettings } from "./presets
 export { alpacaPrompt, outputOf, type RenderedRow, renderPrompt, renderRow } from "./render.ts";
 export { type RoutingMetrics, RoutingTally } from "./routing.ts";
 export { type Columns, loadRows, type Message, parseRow, type Row, type RowOptions, rowsOfText } from "./rows.ts";
-export { bestDirectory, breakRunLock, isTraining, metricsPath, readRunConfig } from "./run-directory.ts";
+export { bestDirectory, breakRunLock, holdsRun, isTraining, metricsPath, readRunConfig } from "./run-directory.ts";
 export { scheduleFactor, warmupSteps } from "./schedule.ts";
 export { assign, isSettings, merge, type Settings, settingPath, withoutNulls } from "./settings.ts";
 export { filesOf } from "./sources.ts";

@@ -1,5 +1,5 @@
 /** @file metrics.jsonl: what was measured at each step and evaluation, one JSON object a line. */
-import { closeSync, fstatSync, fsyncSync, ftruncateSync, openSync, readFileSync, writeSync } from "node:fs";
+import { closeSync, constants, fstatSync, fsyncSync, ftruncateSync, openSync, readFileSync, writeSync } from "node:fs";
 import { z } from "zod";
 import { InputError, parseWith, reasonOf } from "../base/index.ts";
 import { TrainingError } from "./errors.ts";
@@ -164,7 +164,7 @@ export class MetricsLog implements Disposable {
 
   /** Opens the log and cuts it to `bytes`. Throws CHECKPOINT_INVALID when it is shorter than that. */
   static open(path: string, bytes: number): MetricsLog {
-    const handle = openSync(path, bytes === 0 ? "w" : "r+");
+    const handle = openSync(path, constants.O_RDWR | constants.O_CREAT);
     const { size } = fstatSync(handle);
     if (size < bytes) {
       closeSync(handle);

@@ -15,6 +15,10 @@ const lockPath = (run: string): string => resolve(run, "training.lock");
 export const bestDirectory = (run: string): string => join(run, "best");
 export const metricsPath = (run: string): string => join(run, "metrics.jsonl");
 
+/** Whether a run has been started there, of which something is left. */
+export const holdsRun = (path: string): boolean =>
+  existsSync(join(path, CONFIG_FILE)) || existsSync(metricsPath(path)) || listCheckpoints(path).length > 0;
+
 /** The resolved config of a run that has been started, e.g. to resume it. Throws `InputError`. */
 export function readRunConfig(run: string): TrainingConfig {
   return readJson(join(run, CONFIG_FILE), trainingConfigSchema);
@@ -166,8 +170,7 @@ export class RunDirectory implements Disposable {
   }
 
   static #open(path: string, resume: boolean): RunDirectory {
-    const known =
-      existsSync(join(path, CONFIG_FILE)) || existsSync(metricsPath(path)) || listCheckpoints(path).length > 0;
+    const known = holdsRun(path);
     if (resume && !known) {
       throw new TrainingError("CHECKPOINT_MISSING", `${path} holds no run to resume; start it without resuming`);
     }

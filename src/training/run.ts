@@ -150,12 +150,12 @@ export class Run implements Disposable {
     for (const group of groups.keys()) updates.set(group, this.#state.updates[group] ?? 0);
   }
 
-  /** Opens the log, writes the config and says what is going to happen. */
+  /** Writes the config, opens the log and says what is going to happen. */
   start(): void {
     const { path } = this.#directory;
+    this.#directory.writeConfig(this.#config); // first: whoever finds the rest asks it how to go on
     this.#log = MetricsLog.open(metricsPath(path), this.#state.metrics_bytes);
     if (this.#config.tensorboard) this.#log.mirrorTo(EventLog.open(path, this.#config));
-    this.#directory.writeConfig(this.#config);
     this.#announce();
   }
 

@@ -3,7 +3,7 @@ import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { onTestFinished } from "vitest";
+import { onTestFailed, onTestFinished } from "vitest";
 import { root, temporary } from "./milora.ts";
 
 /** A few rows of the bundled tasks. */
@@ -34,6 +34,7 @@ export function start(args: readonly string[], env: Record<string, string>): Run
   });
   onTestFinished(() => void child.kill("SIGKILL"));
   let seen = "";
+  onTestFailed(() => console.error(`milora ${args[0]} (${child.exitCode ?? child.signalCode ?? "runs"}): ${seen}`));
   const waiting = new Set<() => void>();
   child.stderr!.on("data", (text) => {
     seen += text;
@@ -73,7 +74,8 @@ export const childrenOf = (pid: number): number[] => {
 
 /** Cells and adapters in a grid's directory, but for clocks and machines. */
 export function madeIn(output: string): (readonly [string, unknown])[] {
-  const cells = readdirSync(join(output, "cells")).map((name) => {
+  const finished = readdirSync(join(output, "cells")).filter((name) => name.endsWith(".json")); // no drafts of who was killed
+  const cells = finished.map((name) => {
     const { seconds: _, made: __, ...rest } = JSON.parse(readFileSync(join(output, "cells", name), "utf8"));
     return [name, rest] as const;
   });

@@ -66,8 +66,8 @@ describe.skipIf(NO_OWN_POSTGRES)(`PostgreSQL ${NO_OWN_POSTGRES ?? ""}`, () => {
         await sleep(2500); // longer than the lease
         await servers.cluster.resume();
       }
-      expect([await waiting.ended, waiting.stderr()]).toEqual([0, expect.stringContaining("[6/6]")]);
       expect(await worker.ended).toBe(0);
+      expect([await waiting.ended, waiting.stderr()]).toEqual([0, expect.stringContaining("[6/6]")]);
       expect((await single).code).toBe(0);
       expect(made(shared)).toEqual(made(alone));
 

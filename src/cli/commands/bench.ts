@@ -2,14 +2,16 @@
 import { type Command, Option } from "commander";
 import { InputError, writeFileAtomic } from "../../base/index.ts";
 import { methods as known } from "../../methods/index.ts";
+import type { DeviceName } from "../../runtime/index.ts";
 import { measureProfile, type Profile } from "../../serving/index.ts";
-import { examples, integer, jsonFlag, modelFlag, needed, threadsFlag, weightsFlag } from "../flags.ts";
+import { deviceFlag, examples, integer, jsonFlag, modelFlag, needed, threadsFlag, weightsFlag } from "../flags.ts";
 import { grouped, note, paint, print, printJson, table, warn } from "../terminal.ts";
 
 interface Flags {
   readonly model: string;
   readonly weights?: "float32" | "int8" | "int4";
   readonly threads?: number;
+  readonly device?: DeviceName;
   readonly adapterPrecision?: "float32" | "float16" | "int8";
   readonly kvPrecision?: "float32" | "float16";
   readonly adapterMethod: string;
@@ -29,6 +31,7 @@ export function configure(command: Command): void {
       .addOption(modelFlag())
       .addOption(weightsFlag())
       .addOption(threadsFlag())
+      .addOption(deviceFlag())
       .addOption(
         new Option("--adapter-precision <form>", "what adapters are held as (default: as a server does)").choices([
           "float32",
@@ -57,7 +60,7 @@ export function configure(command: Command): void {
 }
 
 async function bench(flags: Flags): Promise<void> {
-  const { model, weights, threads, adapterPrecision, kvPrecision, rank, maxBatch, output, quick, json } = flags;
+  const { model, weights, threads, device, adapterPrecision, kvPrecision, rank, maxBatch, output, quick, json } = flags;
   const names = flags.adapterMethod.split(",").map((name) => name.trim());
   const unknown = names.filter((name) => !known.has(name));
   if (unknown.length > 0) {
@@ -65,7 +68,7 @@ async function bench(flags: Flags): Promise<void> {
     throw new InputError("FLAG_INVALID", "--adapter-method", text);
   }
   const profile = await measureProfile({
-    ...{ model, weights, threads, adapterPrecision, kvPrecision, maxRows: maxBatch, quick: quick ?? false },
+    ...{ model, weights, threads, device, adapterPrecision, kvPrecision, maxRows: maxBatch, quick: quick ?? false },
     methods: names.map((name) => ({ name, options: { r: rank } })),
     onProgress: (what) => note(`measuring ${what} …`),
   });
@@ -79,7 +82,8 @@ async function bench(flags: Flags): Promise<void> {
 }
 
 function show({ machine, model, methods, http }: Profile, output: string): void {
-  print(`${paint("bold", machine.cpu)}, ${machine.threads} threads; ${model.name}, ${model.weights}\n`);
+  const where = machine.device === "cpu" ? "" : `, ${machine.device}`;
+  print(`${paint("bold", machine.cpu)}, ${machine.threads} threads${where}; ${model.name}, ${model.weights}\n`);
   const ms = (value: number | undefined): string => (value === undefined ? "" : value.toFixed(1));
   const most = methods[0]!.step.at(-1)!.rows;
   print(

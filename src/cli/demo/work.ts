@@ -1,12 +1,12 @@
 /** @file The demo's work: training, measuring, routes, samples, speed. Nothing here prints. */
-import { existsSync, rmSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { MiloraError, median } from "../../base/index.ts";
 import { type ExactMatchResult, exactMatch, type LabelledRow } from "../../evaluation/index.ts";
 import type { Engine, RouteReport } from "../../generation/index.ts";
 import type { Adapter } from "../../methods/index.ts";
 import type { Backbone, Tokenizer } from "../../models/index.ts";
-import { type RoutingMetrics, renderPrompt, type TrainingResult, train } from "../../training/index.ts";
+import { holdsRun, type RoutingMetrics, renderPrompt, type TrainingResult, train } from "../../training/index.ts";
 import { InterruptError } from "../interrupt.ts";
 import type { Progress } from "../progress.ts";
 import { writeReport } from "../report/index.ts";
@@ -58,7 +58,7 @@ export async function trainAdapter(
       },
     });
   try {
-    const result = await run(existsSync(join(config.output_dir, "config.json"))).catch((error: unknown) => {
+    const result = await run(holdsRun(config.output_dir)).catch((error: unknown) => {
       // What is there was made with other settings: it is the demo's own folder, so it is made anew.
       if (!(error instanceof MiloraError) || !error.code.startsWith("CHECKPOINT_")) throw error;
       rmSync(config.output_dir, { recursive: true, force: true });

@@ -1,5 +1,5 @@
 /** @file Reproducing the paper: exact plans, nothing done twice, failures that stop nothing else, reports of what was measured. */
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
@@ -194,6 +194,19 @@ describe("running", () => {
     const rest = await run(second.plan, second.world);
     expect(rest.events.flatMap((event) => (event.type === "step" ? [event.step] : []))).toEqual([2]);
     expect(rest.outcome).toEqual({ trained: 2, measured: 2, failures: [] });
+  });
+
+  test.each([["metrics.jsonl"], ["checkpoints"], ["config.json"]])("of a killed training %s was left", async (left) => {
+    const output = temporary();
+    const changes = { balance: [0] };
+    const first = await planned(["fig4"], output, changes);
+    await run(first.plan, first.world, ({ type }) => type === "step");
+    const directory = first.world.store.runDirectory(first.plan.runs[0]!.id);
+    expect(readdirSync(directory)).toContain(left);
+    for (const name of readdirSync(directory)) if (name !== left) rmSync(join(directory, name), { recursive: true });
+    const { plan, world } = await planned(["fig4"], output, changes);
+    expect(plan.runs.map(({ state }) => state)).toEqual(["begun"]);
+    expect((await run(plan, world)).outcome).toEqual({ trained: 1, measured: 1, failures: [] });
   });
 
   test("what fails is told, and all others are measured", async () => {

@@ -4,6 +4,7 @@ import { cpus } from "node:os";
 import { join } from "node:path";
 import { z } from "zod";
 import { readJson, writeFileAtomic } from "../../base/index.ts";
+import { holdsRun } from "../../training/index.ts";
 
 export const cellRecordSchema = z.object({
   id: z.string(),
@@ -50,7 +51,7 @@ export class CellStore {
 
   /** Whether a training has left something to go on from. */
   begun(id: string): boolean {
-    return existsSync(join(this.runDirectory(id), "config.json"));
+    return holdsRun(this.runDirectory(id));
   }
 
   /** Where the adapter of a finished run is. */

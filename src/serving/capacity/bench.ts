@@ -7,7 +7,7 @@ import { busyShare, median, Random, version } from "../../base/index.ts";
 import { Engine, joinsOthers } from "../../generation/index.ts";
 import type { Adapter } from "../../methods/index.ts";
 import { Backbone } from "../../models/index.ts";
-import { configureRuntime } from "../../runtime/index.ts";
+import { configureRuntime, type DeviceName } from "../../runtime/index.ts";
 import { parseServerConfig, type ServerConfigInput } from "../http/config.ts";
 import { createLog } from "../http/logs.ts";
 import { Server } from "../http/server.ts";
@@ -20,6 +20,7 @@ export interface BenchOptions {
   readonly model: string;
   readonly weights?: "float32" | "int8" | "int4" | undefined;
   readonly threads?: number | undefined;
+  readonly device?: DeviceName | undefined;
   readonly adapterPrecision?: ServerConfigInput["adapterPrecision"];
   readonly kvPrecision?: ServerConfigInput["kvPrecision"];
   /** Besides the bare backbone. */
@@ -42,6 +43,7 @@ export async function measureProfile(options: BenchOptions): Promise<Profile> {
     model,
     weights,
     threads,
+    device,
     adapterPrecision,
     kvPrecision,
     maxRows,
@@ -53,11 +55,11 @@ export async function measureProfile(options: BenchOptions): Promise<Profile> {
   onProgress("how busy the machine is");
   const busy = await busyShare(quick ? 50 : 1000);
   onProgress("how long the model takes to load");
-  const loadMs = await loadModel(model, weights);
+  const loadMs = await loadModel(model, weights, device);
   const data = mkdtempSync(join(tmpdir(), "milora-bench-"));
   const limits = { maxBatch: maxRows, maxAdaptersPerBatch: maxRows };
   const config = parseServerConfig({
-    ...{ model, data, port: 0, logLevel: "silent", limits, weights, adapterPrecision, kvPrecision },
+    ...{ model, data, port: 0, logLevel: "silent", limits, weights, device, adapterPrecision, kvPrecision },
     residency: { maxResidentBytes: 2 ** 40, maxBytes: 2 ** 40 },
   });
   const server = await Server.start(config, { log: createLog(config), memory: true });
@@ -83,7 +85,7 @@ export async function measureProfile(options: BenchOptions): Promise<Profile> {
     }
     const { directory, config: shape, weights: form, byteLength: bytes } = engine.backbone;
     return profileSchema.parse({
-      ...{ version: 1, created: new Date().toISOString(), machine: { ...describeMachine(threads), busy } },
+      ...{ version: 1, created: new Date().toISOString(), machine: { ...describeMachine(threads, device), busy } },
       model: {
         ...{ name: directory ?? model, type: shape.modelType, weights: form.kind },
         ...{ layers: shape.numLayers, hiddenSize: shape.hiddenSize, context: engine.contextOf() },
@@ -247,10 +249,10 @@ async function measureLoad(
 }
 
 /** From a directory to the first token of a server. */
-async function loadModel(model: string, weights: BenchOptions["weights"]): Promise<number> {
+async function loadModel(model: string, weights: BenchOptions["weights"], device?: DeviceName): Promise<number> {
   const began = performance.now();
   using backbone = await Backbone.load(model, weights ? { weights } : {});
-  using engine = Engine.create(backbone);
+  using engine = Engine.create(backbone, { device });
   await engine.generate([{ prompt: [0], options: { maxNewTokens: 2, eosTokenIds: [] } }]);
   return performance.now() - began;
 }
@@ -262,10 +264,10 @@ function doublings(most: number): number[] {
   return [...rows, most];
 }
 
-function describeMachine(threads: number | undefined): Omit<Profile["machine"], "busy"> {
+function describeMachine(threads: number | undefined, device: DeviceName = "cpu"): Omit<Profile["machine"], "busy"> {
   const cores = availableParallelism();
   return {
     ...{ cpu: cpus()[0]?.model.trim() || "unknown", cores, threads: threads ?? cores, memoryBytes: totalmem() },
-    ...{ system: `${platform()} ${process.arch} ${release()}`, node: process.version, milora: version },
+    ...{ system: `${platform()} ${process.arch} ${release()}`, node: process.version, milora: version, device },
   };
 }

@@ -36,6 +36,7 @@ export const profileSchema = z.strictObject({
     system: z.string(),
     node: z.string(),
     milora: z.string(),
+    device: z.string().default("cpu").describe("where it computed"),
     busy: z.number().min(0).max(1).describe("share of the processors that others used before it began"),
   }),
   model: z.strictObject({

@@ -103,6 +103,7 @@ const threads = Number(process.argv[2]);
 if (threads > 0) configureRuntime({ threads });
 process.on("SIGINT", () => {}); // Ctrl-C goes to the whole group: the worker says what is to be done
 process.on("disconnect", end);
+if (!process.connected) end(); // its worker was gone before this was heard of
 process.on("message", (message: ToSlot) => {
   if (message.type === "job") void receive(message);
   else if (message.type === "heard") heard = Date.now();
