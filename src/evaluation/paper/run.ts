@@ -66,6 +66,8 @@ export function trainingGroups({ together }: Pick<Work, "together">, runs: reado
   return [...groups.values()];
 }
 
+const isUnusable = (error: unknown): boolean => error instanceof MiloraError && error.code.startsWith("CHECKPOINT_");
+
 class Runner {
   readonly #plan: Work;
   readonly #world: World;
@@ -132,26 +134,29 @@ class Runner {
     }
   }
 
-  async #together(runs: readonly PlannedRun[], resume: boolean) {
-    const { signal } = this.#options;
+  async #together(runs: readonly PlannedRun[], resume: boolean): Promise<PromiseSettledResult<TrainingResult>[]> {
     for (const run of runs) run.write();
+    const results = await this.#start(runs, resume).catch((reason: unknown) => {
+      if (!isUnusable(reason)) throw reason;
+      return runs.map(() => ({ status: "rejected", reason }) as const);
+    });
+    // Begun by another version of the program, or cut off before anything could be gone on from.
+    const anew = runs.filter((_, i) => results[i]!.status === "rejected" && isUnusable(results[i]!.reason));
+    if (anew.length === 0) return results;
+    for (const { config } of anew) rmSync(config!.output_dir, { recursive: true, force: true });
+    const again = await this.#start(anew, false);
+    return results.map((result, i) => again[anew.indexOf(runs[i]!)] ?? result);
+  }
+
+  async #start(runs: readonly PlannedRun[], resume: boolean): Promise<PromiseSettledResult<TrainingResult>[]> {
     const backbone = await this.#world.models.backbone(runs[0]!.model, runs[0]!.holding);
-    const configs = runs.map(({ config }) => config!);
-    const start = (again: boolean) =>
-      trainTogether(configs, {
-        backbone,
-        resume: again,
-        signal,
+    return await trainTogether(
+      runs.map(({ config }) => config!),
+      {
+        ...{ backbone, resume, signal: this.#options.signal },
         onProgress: (event, run) => this.#progress(event, run),
-      });
-    try {
-      return await start(resume);
-    } catch (error) {
-      // Begun by another version of the program, or cut off before anything could be gone on from.
-      if (!(error instanceof MiloraError && error.code.startsWith("CHECKPOINT_"))) throw error;
-      for (const { output_dir } of configs) rmSync(output_dir, { recursive: true, force: true });
-      return await start(false);
-    }
+      },
+    );
   }
 
   #progress(event: TrainingEvent, run: number): void {
