@@ -17,7 +17,7 @@ export const metricsPath = (run: string): string => join(run, "metrics.jsonl");
 
 /** Whether a run has been started there, of which something is left. */
 export const holdsRun = (path: string): boolean =>
-  existsSync(join(path, CONFIG_FILE)) || existsSync(metricsPath(path)) || listCheckpoints(path).length > 0;
+  [join(path, CONFIG_FILE), metricsPath(path), checkpointsDirectory(path)].some((part) => existsSync(part));
 
 /** The resolved config of a run that has been started, e.g. to resume it. Throws `InputError`. */
 export function readRunConfig(run: string): TrainingConfig {
@@ -115,7 +115,18 @@ function sweep(directory: string): void {
 /** Locks of this process: a restarted process may get the number of the one that died. */
 const held = new Set<string>();
 
-const REFUSALS = new Set(["ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "ENOTDIR", "EISDIR", "EIO", "ENAMETOOLONG"]);
+const REFUSALS = new Set([
+  "ENOSPC",
+  "EDQUOT",
+  "EROFS",
+  "EACCES",
+  "EPERM",
+  "ENOTDIR",
+  "EEXIST",
+  "EISDIR",
+  "EIO",
+  "ENAMETOOLONG",
+]);
 
 /** A file system's refusal (disk full, no permission) as an error that says what to do; anything else as it is. */
 export function asUnwritable(path: string, error: unknown): unknown {
